@@ -1,0 +1,6 @@
+"""Run the command line: ``python -m lodestar_live``."""
+
+from lodestar_live.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The command line: one module per group of commands, gathered here.
+
+Each module of this package defines ``register(app: typer.Typer) -> None``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+
+import typer
+from rich.console import Console
+
+from lodestar_live.errors import LodestarError
+
+app = typer.Typer(
+    name="lodestar-live",
+    help="Click one particle in one frame and follow every such particle live.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(
+    verbose: bool = typer.Option(False, "--verbose", help="Log what happens inside."),
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+
+
+for _module in sorted(m.name for m in iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}").register(app)
+
+
+def main() -> None:
+    """Run the command line; errors the user can mend end with exit code 1."""
+    try:
+        app()
+    except LodestarError as error:
+        Console(stderr=True).print(f"[bold red]error[/]: {error}", markup=True)
+        sys.exit(1)

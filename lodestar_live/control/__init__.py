@@ -1,0 +1,1 @@
+"""Stage following, focus lock, calibration, and the gate every command passes."""

@@ -1,0 +1,1 @@
+"""The embedded demo: a simulated scene on the real core, tracked live."""

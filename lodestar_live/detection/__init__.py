@@ -1,0 +1,1 @@
+"""The exported model at run time, through ONNX Runtime; no torch."""

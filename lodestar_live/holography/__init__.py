@@ -1,0 +1,1 @@
+"""Fields from holograms, refocusing, z and polarizability."""

@@ -1,0 +1,1 @@
+"""LiveTracker: the image processor, its mailbox, worker, accounting and shutdown."""

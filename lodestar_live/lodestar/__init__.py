@@ -1,0 +1,1 @@
+"""The method: train LodeSTAR on one crop. The only room that imports torch."""

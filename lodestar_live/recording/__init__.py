@@ -1,0 +1,1 @@
+"""The run file, its exports, and recorded movies as frame sources."""

@@ -1,0 +1,261 @@
+"""Settings: frozen, validated, unknown keys refused with a suggestion; TOML on disk."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+from lodestar_live.errors import SettingsError
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MicroscopeSettings(Section):
+    """How to reach Micro-Manager."""
+
+    backend: Literal["running", "headless", "demo"] = Field(
+        "running",
+        description="running: attach to an open Micro-Manager (Java backend); "
+        "headless: start MMCore in this process from `config_file`; "
+        "demo: the built-in demo microscope.",
+    )
+    config_file: str | None = Field(
+        None, description="Micro-Manager .cfg, for `headless`."
+    )
+    app_path: str | None = Field(
+        None, description="Folder with Micro-Manager's device adapters, for `headless`."
+    )
+    port: PositiveInt = Field(4827, description="Port of the running Micro-Manager.")
+    pixel_size_um: PositiveFloat | None = Field(
+        None, description="Overrides what Micro-Manager reports, e.g. 0.108."
+    )
+
+
+class AcquisitionSettings(Section):
+    """What pycro-manager is asked to acquire."""
+
+    n_frames: PositiveInt | None = Field(
+        None, description="Frames to take. None: until stopped."
+    )
+    exposure_ms: PositiveFloat | None = Field(None, description="None: as it is set.")
+    sequence: bool = Field(
+        False,
+        description="Hardware-timed sequences (faster); off: single events, which "
+        "stop sooner and suit feedback.",
+    )
+    events_in_flight: PositiveInt = Field(
+        2, description="Events handed to the engine ahead of the frames seen."
+    )
+    save_folder: str | None = Field(
+        None, description="Where pycro-manager stores the frames. None: not stored."
+    )
+
+
+class LiveSettings(Section):
+    """How frames wait for the detector."""
+
+    mode: Literal["latest", "every"] = Field(
+        "latest",
+        description="latest: newest frame first, older ones dropped and counted; "
+        "every: first in, first out, up to `queue_frames`.",
+    )
+    queue_frames: PositiveInt = Field(64, description="Queue length of `every`.")
+    max_failures: PositiveInt = Field(
+        20, description="Failures in a row after which the run is called degraded."
+    )
+
+
+class TrainingSettings(Section):
+    """How a detector is trained on one crop."""
+
+    at_px: tuple[float, float] | None = Field(
+        None, description="(y, x) of the particle. None: a good one is chosen."
+    )
+    size_px: PositiveInt | None = Field(
+        None, description="Side of the crop. None: estimated from the particle."
+    )
+    network: Literal["live", "paper"] = "live"
+    quality: Literal["fast", "best"] = "fast"
+    steps: PositiveInt | None = Field(None, description="None: the network's default.")
+    seed: NonNegativeInt = 0
+
+
+class DetectionSettings(Section):
+    """How the model's maps become detections."""
+
+    model: str | None = Field(
+        None, description="Trained .onnx. None: train on the first frame."
+    )
+    threshold: float | None = Field(
+        None,
+        description="Absolute log score. None: the model's own, from its snapshot.",
+    )
+    alpha: NonNegativeFloat | None = Field(None, description="Exponent of the weight.")
+    beta: NonNegativeFloat | None = Field(
+        None, description="Exponent of the clustering metric."
+    )
+    quantile: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="The paper's per-frame quantile threshold instead.",
+    )
+    max_detections: PositiveInt = Field(
+        5000, description="The best by score are kept; the rest is counted."
+    )
+    only_like_training: bool = Field(
+        False, description="Drop detections whose votes disagree (other shapes)."
+    )
+    engine: str = Field("auto", description="auto, cpu, openvino, cuda, tensorrt.")
+    n_threads: PositiveInt | None = None
+
+
+class LinkingSettings(Section):
+    """How detections become tracks."""
+
+    method: Literal["motion", "nearest"] = Field(
+        "motion", description="nearest: plain linear sum assignment with a distance."
+    )
+    search_radius_px: PositiveFloat | None = Field(
+        None, description="Largest step between two frames. None: learnt from the data."
+    )
+    max_gap_frames: NonNegativeInt | None = Field(
+        None, description="Frames a track may be missed, e.g. 3. None: learnt."
+    )
+    min_track_frames: PositiveInt = Field(
+        40, description="Length at which a trajectory counts as long (the paper's 40)."
+    )
+
+
+class TravelLimits(Section):
+    """The box the stage may never leave, in stage coordinates."""
+
+    y_um: tuple[float, float]
+    x_um: tuple[float, float]
+    z_um: tuple[float, float] | None = None
+
+
+class ControlSettings(Section):
+    """What may move, and how far. Nothing moves unless `armed` and `limits` are set."""
+
+    follow: bool = Field(False, description="Keep one particle centred with the stage.")
+    armed: bool = Field(False, description="False: dry run, commands only recorded.")
+    limits: TravelLimits | None = None
+    target: Literal["nearest", "brightest", "fastest"] = "nearest"
+    max_step_um: PositiveFloat = 50.0
+    max_rate_hz: PositiveFloat = 50.0
+    max_age_s: PositiveFloat = 0.5
+    deadband_um: NonNegativeFloat = 0.3
+    calibration: str | None = Field(None, description="File made by `calibrate`.")
+
+
+class StreamSettings(Section):
+    """ZeroMQ endpoints."""
+
+    enabled: bool = True
+    stream: str = "tcp://127.0.0.1:5556"
+    latest: str = "tcp://127.0.0.1:5557"
+    control: str | None = Field(
+        None, description="Command endpoint, e.g. tcp://127.0.0.1:5558. None: off."
+    )
+
+
+class RecordingSettings(Section):
+    """The run file."""
+
+    enabled: bool = True
+    folder: str = Field("runs", description="Each run gets a folder of its own here.")
+
+
+class HolographySettings(Section):
+    """Optics and retrieval of the field; only for holograms."""
+
+    mode: Literal["offaxis", "inline"] = "offaxis"
+    wavelength_um: PositiveFloat = Field(description="Vacuum wavelength.")
+    n_medium: PositiveFloat = 1.33
+    na: PositiveFloat = 1.3
+
+
+class Settings(Section):
+    """Everything a run needs; each section has defaults."""
+
+    name: str = "run"
+    microscope: MicroscopeSettings = MicroscopeSettings()
+    acquisition: AcquisitionSettings = AcquisitionSettings()
+    live: LiveSettings = LiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    detection: DetectionSettings = DetectionSettings()
+    linking: LinkingSettings = LinkingSettings()
+    control: ControlSettings = ControlSettings()
+    streams: StreamSettings = StreamSettings()
+    recording: RecordingSettings = RecordingSettings()
+    holography: HolographySettings | None = None
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Read settings from a TOML file.
+
+    Raises
+    ------
+    SettingsError
+        The file is missing, not TOML, or has unknown keys or impossible values.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror}); expected a TOML settings file "
+            "such as those in config/."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}.") from error
+    return parse_settings(data, source=str(path))
+
+
+def parse_settings(data: dict[str, Any], *, source: str = "settings") -> Settings:
+    """Validate settings given as a nested dictionary; errors as `load_settings`."""
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(dict(problem)) for problem in error.errors()]
+        raise SettingsError("\n".join(f"{source}: {p}" for p in problems)) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    name = ".".join(place)
+    if problem["type"] != "extra_forbidden":
+        return f"{name} = {problem['input']!r}: {problem['msg']}."
+    known = _fields_at(place[:-1])
+    close = difflib.get_close_matches(place[-1], known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+    return f"{name}: unknown key; {hint}"
+
+
+def _fields_at(place: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in place:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(
+            c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)
+        )
+    return sorted(model.model_fields)

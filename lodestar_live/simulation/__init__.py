@@ -1,0 +1,1 @@
+"""Particles, holograms and motion with known truth."""

@@ -1,0 +1,1 @@
+"""Updates out and commands in, over ZeroMQ."""
