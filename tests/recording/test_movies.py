@@ -13,7 +13,7 @@ STACK = np.arange(3 * 5 * 7, dtype=np.uint16).reshape(3, 5, 7)
 
 def test_tiff_stack_gives_its_frames(tmp_path) -> None:
     path = tmp_path / "stack.tif"
-    tifffile.imwrite(path, STACK)
+    tifffile.imwrite(path, STACK, photometric="minisblack")
     movie = open_movie(path)
     assert len(movie) == 3
     assert np.array_equal(np.stack(list(movie)), STACK)
@@ -21,7 +21,7 @@ def test_tiff_stack_gives_its_frames(tmp_path) -> None:
 
 def test_compressed_tiff_stack_gives_its_frames(tmp_path) -> None:
     path = tmp_path / "stack.tif"
-    tifffile.imwrite(path, STACK, compression="zlib")
+    tifffile.imwrite(path, STACK, photometric="minisblack", compression="zlib")
     assert np.array_equal(np.stack(list(open_movie(path))), STACK)
 
 
