@@ -1,1 +1,5 @@
 """Detections into tracks, online."""
+
+from lodestar_live.linking.linker import LinkCounts, Linker
+
+__all__ = ["LinkCounts", "Linker"]
