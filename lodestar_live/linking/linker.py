@@ -14,6 +14,7 @@ from lodestar_live.data import (
     TRACK_DTYPE,
     Detections,
     Event,
+    FloatArray,
     Rows,
     Tracks,
     blank_rows,
