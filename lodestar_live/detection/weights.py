@@ -65,7 +65,7 @@ Layer = Conv | MaxPool | SpaceToDepth
 class NetworkWeights:
     """The layers of a LodeSTAR network, first to last.
 
-    The input is padded with zeros below and right to a multiple of `stride`. Cell
+    The input is padded below and right, by its edge, to a multiple of `stride`. Cell
     (i, j) of the output votes for y = k i + (k - 1)/2 + dy, x = k j + (k - 1)/2 + dx
     (px, k = `stride`) with the weight sigmoid(rho).
 

@@ -1,0 +1,87 @@
+"""Run the model's graph: ONNX Runtime on the CPU is the default and the reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto
+
+Array = npt.NDArray[Any]
+_TYPES = {
+    np.dtype(np.uint8): TensorProto.UINT8,
+    np.dtype(np.uint16): TensorProto.UINT16,
+    np.dtype(np.float32): TensorProto.FLOAT,
+}
+
+
+def physical_cores() -> int:
+    """Return the cores this process may use, hyper-threads counted once."""
+    allowed = (
+        os.sched_getaffinity(0)
+        if hasattr(os, "sched_getaffinity")
+        else set(range(os.cpu_count() or 1))
+    )
+    cores = {_siblings(cpu) for cpu in allowed}
+    return max(1, len(cores))
+
+
+def _siblings(cpu: int) -> str:
+    path = f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return str(cpu)
+
+
+class OnnxRuntimeCpu:
+    """The whole graph in float32 on the CPU.
+
+    One session per pixel type, made when first needed: uint8 and uint16 frames are
+    cast inside the graph.
+    """
+
+    name = "cpu"
+
+    def __init__(self, proto: onnx.ModelProto, *, n_threads: int) -> None:
+        self._proto, self._n_threads = proto, n_threads
+        self._sessions: dict[np.dtype[Any], onnxruntime.InferenceSession] = {}
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Return `outputs` for `feeds`; pixels uint8, uint16 or float32."""
+        dtype = feeds["pixels"].dtype
+        if dtype not in self._sessions:
+            self._sessions[dtype] = self._session(dtype)
+        results: list[Array] = self._sessions[dtype].run(outputs, feeds)
+        return results
+
+    def _session(self, dtype: np.dtype[Any]) -> onnxruntime.InferenceSession:
+        model = onnx.ModelProto()
+        model.CopyFrom(self._proto)
+        model.graph.input[0].type.tensor_type.elem_type = _TYPES[dtype]
+        return onnxruntime.InferenceSession(
+            model.SerializeToString(),
+            session_options(self._n_threads),
+            providers=["CPUExecutionProvider"],
+        )
+
+
+def session_options(n_threads: int) -> onnxruntime.SessionOptions:
+    """Return options for a pool of `n_threads` that sleeps between runs.
+
+    Idle pools spin by default, for some 16 ms after each run: they would take the
+    camera's and the other libraries' share of the cores.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options

@@ -1,0 +1,119 @@
+"""The detector once more, in float64 numpy: plain formulas, absolute coordinates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import correlate
+
+from lodestar_live.detection.weights import Conv, MaxPool, NetworkWeights
+
+
+def features(
+    image: np.ndarray, weights: NetworkWeights, background: float, scale: float
+) -> np.ndarray:
+    """(channels, y, x) float64 -> (outputs, rows, columns)."""
+    k = weights.stride
+    value = (image.astype(float) - background) / scale
+    target = [max(3, math.ceil(size / k)) * k for size in value.shape[1:]]
+    pad = [(0, t - s) for t, s in zip(target, value.shape[1:], strict=True)]
+    value = np.pad(value, [(0, 0), *pad], mode="edge")
+    for layer in weights.layers:
+        if isinstance(layer, Conv):
+            value = convolve(value, layer)
+        elif isinstance(layer, MaxPool):
+            value = blocks(value, layer.factor).max(axis=(2, 4))
+        else:
+            parts = blocks(value, layer.factor).transpose(0, 2, 4, 1, 3)
+            value = parts.reshape(-1, *parts.shape[3:])
+    return value
+
+
+def blocks(value: np.ndarray, factor: int) -> np.ndarray:
+    channels, height, width = value.shape
+    return value.reshape(channels, height // factor, factor, width // factor, factor)
+
+
+def convolve(value: np.ndarray, layer: Conv) -> np.ndarray:
+    n_out, n_in, height, width = layer.weight.shape
+    d = layer.dilation
+    kernel = np.zeros((n_out, n_in, d * (height - 1) + 1, d * (width - 1) + 1))
+    kernel[:, :, ::d, ::d] = layer.weight
+    pad_y, pad_x = layer.padding
+    padded = np.pad(value, [(0, 0), (pad_y, pad_y), (pad_x, pad_x)])
+    maps = [correlate(padded, one, mode="valid", method="direct")[0] for one in kernel]
+    result = np.stack(maps)[:, :: layer.stride, :: layer.stride]
+    result = result + layer.bias[:, None, None]
+    return np.maximum(result, 0) if layer.relu else result
+
+
+@dataclass
+class Row:
+    y_px: float
+    x_px: float
+    score: float
+    consistency_px: float
+
+
+def scores(maps: np.ndarray, weights: NetworkWeights, alpha: float, beta: float):
+    """Log score from absolute votes; the outermost cells take their neighbour's c."""
+    y, x, log_weight = votes(maps, weights)
+    rows, columns = log_weight.shape
+    variance = np.zeros((rows, columns))
+    for i in range(1, rows - 1):
+        for j in range(1, columns - 1):
+            around = np.s_[i - 1 : i + 2, j - 1 : j + 2]
+            variance[i, j] = y[around].var() + x[around].var()
+    variance = np.pad(variance[1:-1, 1:-1], 1, mode="edge")
+    return alpha * log_weight - beta * np.log(1e-6 + variance)
+
+
+def votes(maps: np.ndarray, weights: NetworkWeights):
+    k = weights.stride
+    named = dict(zip(weights.channels, maps, strict=True))
+    i, j = np.indices(named["rho"].shape)
+    y = k * i + (k - 1) / 2 + named["dy"]
+    x = k * j + (k - 1) / 2 + named["dx"]
+    return y, x, -np.logaddexp(0, -named["rho"])
+
+
+def detect(
+    maps: np.ndarray,
+    weights: NetworkWeights,
+    *,
+    threshold: float,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    window_px: float = 8.0,
+    vote_px: float,
+) -> list[Row]:
+    score = scores(maps, weights, alpha, beta)
+    y, x, log_weight = votes(maps, weights)
+    radius = max(1, round(window_px / weights.stride))
+    found = []
+    for i, j in np.argwhere(score > threshold):
+        if score[i, j] < score[near(i, j, 1)].max():
+            continue
+        y0, x0, _ = average(y, x, np.exp(log_weight), near(i, j, 1))
+        spread = (y - y0) ** 2 + (x - x0) ** 2
+        _, _, consistency = average(y, x, np.exp(log_weight), near(i, j, 1))
+        gated = np.exp(log_weight - spread / (2 * vote_px**2))
+        y1, x1, _ = average(y, x, gated, near(i, j, radius))
+        found.append(Row(y1, x1, float(score[i, j]), consistency))
+    return found
+
+
+def near(i: int, j: int, radius: int) -> tuple[slice, slice]:
+    return (
+        slice(max(0, i - radius), i + radius + 1),
+        slice(max(0, j - radius), j + radius + 1),
+    )
+
+
+def average(y, x, weight, window) -> tuple[float, float, float]:
+    share = weight[window] / weight[window].sum()
+    y0, x0 = (share * y[window]).sum(), (share * x[window]).sum()
+    spread = share * ((y[window] - y0) ** 2 + (x[window] - x0) ** 2)
+    return float(y0), float(x0), float(np.sqrt(spread.sum()))
