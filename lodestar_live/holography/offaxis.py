@@ -1,0 +1,230 @@
+"""Off-axis holograms: from fringes to the complex field.
+
+The reference wave comes in at an angle, so the hologram's spectrum holds the field
+around a carrier, apart from the zero order. One real transform, the box around the
+carrier, one small inverse transform: the field at the optical resolution, which is
+also the size every later step works at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from scipy import fft
+
+from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.errors import InputError
+from lodestar_live.holography.background import Background, flatten
+from lodestar_live.holography.optics import Optics
+from lodestar_live.holography.propagation import ComplexImage
+
+
+class OffAxis:
+    """Turns off-axis holograms of one shape into waves (object x reference).
+
+    Parameters
+    ----------
+    optics
+        Pixel size is the camera's, in the sample plane.
+    shape
+        (height, width) of the holograms.
+    carrier
+        (cycles per pixel along y, along x) of the fringes, towards the sideband that
+        holds the field. None: found on the first hologram; of the two conjugate
+        sidebands the one in which particles delay the light (n_particle > n_medium)
+        is taken.
+    background
+        Divided out of every wave; `Background()` removes drift only.
+    n_threads
+        Threads of each Fourier transform.
+
+    Attributes
+    ----------
+    factor
+        Camera pixels per field pixel: field pixel j lies at camera pixel factor * j.
+    optics
+        With the field's pixel size.
+
+    Examples
+    --------
+    >>> retrieve = OffAxis(Optics(0.633, 0.057), (512, 512))     # doctest: +SKIP
+    >>> retrieve.learn_background(frames[:16])                   # doctest: +SKIP
+    >>> field = retrieve(frame)            # complex64, 1 + 0j where nothing is
+    """
+
+    def __init__(
+        self,
+        optics: Optics,
+        shape: tuple[int, int],
+        *,
+        carrier: tuple[float, float] | None = None,
+        background: Background | None = None,
+        n_threads: int = 2,
+    ) -> None:
+        self.factor = max(1, int(optics.k_nyquist_per_um // optics.cutoff_per_um))
+        self.camera_optics = optics
+        self.optics = optics.with_pixel_size(optics.pixel_size_um * self.factor)
+        self.shape = shape
+        self.field_shape = (shape[0] // self.factor, shape[1] // self.factor)
+        if min(self.field_shape) < 8:
+            raise InputError(
+                f"hologram of shape {shape}: its field would have shape "
+                f"{self.field_shape}; expected at least 8 x 8. Use a larger ROI, or "
+                f"check pixel_size_um = {optics.pixel_size_um}."
+            )
+        self.carrier, self.n_threads = carrier, n_threads
+        self.background = Background() if background is None else background
+        self._pupil = _pupil(self.field_shape, self.optics)
+
+    def __call__(self, hologram: Pixels) -> ComplexImage:
+        """Return the field of one hologram, shape `field_shape`, complex64.
+
+        Parameters
+        ----------
+        hologram
+            Shape `shape`, any real dtype.
+        """
+        return self.background(self.wave(hologram))
+
+    def learn_background(self, holograms: Iterable[Pixels]) -> None:
+        """Average the waves of several holograms; divide by it from now on."""
+        self.background.learn(self.wave(hologram) for hologram in holograms)
+
+    def wave(self, hologram: Pixels) -> ComplexImage:
+        """Return object wave x reference wave, no background removed."""
+        hologram = np.asarray(hologram)
+        if hologram.shape != self.shape:
+            raise InputError(
+                f"hologram of shape {hologram.shape}: this retrieval was made for "
+                f"{self.shape}; make one per shape (an ROI or binning change)."
+            )
+        height, width = self._used_shape()
+        counts = hologram[:height, :width].astype(np.float32)
+        spectrum = fft.rfft2(counts, workers=self.n_threads)
+        if self.carrier is None:
+            self.carrier = self._find_carrier(spectrum)
+        return self._extract(spectrum, self.carrier)
+
+    def _extract(
+        self, spectrum: ComplexImage, carrier: tuple[float, float]
+    ) -> ComplexImage:
+        shape = self._used_shape()
+        box = _box(spectrum, shape[1], carrier, self.field_shape)
+        box *= self._pupil
+        field = fft.ifft2(box, workers=self.n_threads, overwrite_x=True)
+        _remove_fraction(field, shape, carrier, self.factor)
+        result: ComplexImage = field
+        return result
+
+    def _find_carrier(self, spectrum: ComplexImage) -> tuple[float, float]:
+        carrier = find_carrier(spectrum, self.camera_optics, self._used_shape())
+        field = flatten(self._extract(spectrum, carrier))
+        if is_conjugate(field, self.optics):
+            return (-carrier[0], -carrier[1])
+        return carrier
+
+    def _used_shape(self) -> tuple[int, int]:
+        height, width = self.field_shape
+        return (self.factor * height, self.factor * width)
+
+
+def find_carrier(
+    spectrum: ComplexImage, optics: Optics, shape: tuple[int, int]
+) -> tuple[float, float]:
+    """Return the fringes' carrier (cycles per pixel, y and x) with kx >= 0.
+
+    Parameters
+    ----------
+    spectrum
+        `scipy.fft.rfft2` of a hologram of `shape`.
+
+    Raises
+    ------
+    InputError
+        No peak stands out from the zero order: the hologram has no fringes.
+    """
+    fy, fx = fft.fftfreq(shape[0]), fft.rfftfreq(shape[1])
+    radius = np.hypot(fy[:, None], fx)
+    magnitude = np.abs(spectrum)
+    cutoff = optics.cutoff_per_um * optics.pixel_size_um / (2 * np.pi)
+    outside = radius > cutoff
+    if not outside.any():
+        raise InputError(
+            f"pixel_size_um = {optics.pixel_size_um}: the whole spectrum lies inside "
+            f"the numerical aperture {optics.na}, no room for a sideband."
+        )
+    candidates = np.where(outside, magnitude, 0)
+    row, column = np.unravel_index(int(np.argmax(candidates)), candidates.shape)
+    peak, typical = candidates[row, column], float(np.median(magnitude[outside]))
+    if peak < 8 * typical or peak == 0:
+        raise InputError(
+            f"no fringes found: the strongest peak outside the zero order is "
+            f"{peak / max(typical, 1e-30):.1f} times the background; expected > 8. "
+            "Give `carrier`, or check that this is an off-axis hologram."
+        )
+    return float(fy[row]), float(fx[column])
+
+
+def is_conjugate(field: ComplexImage, optics: Optics) -> bool:
+    """Return True if particles seem to advance the light: the wrong sideband.
+
+    The integral of Im(E - 1) over a particle is the same at every defocus and has the
+    sign of n_particle - n_medium. Smoothed over about 1 µm, Im(E - 1) is therefore
+    skewed towards positive values in the right sideband.
+    """
+    frequencies = [
+        2 * np.pi * fft.fftfreq(n, optics.pixel_size_um) for n in field.shape
+    ]
+    smooth = np.exp(-0.25 * (frequencies[0][:, None] ** 2 + frequencies[1] ** 2))
+    phase = fft.ifft2(fft.fft2(field - 1) * smooth).imag
+    phase -= np.median(phase)
+    return bool(np.sum(phase**3) < 0)
+
+
+def _pupil(shape: tuple[int, int], optics: Optics) -> FloatArray:
+    frequencies = [2 * np.pi * fft.fftfreq(n, optics.pixel_size_um) for n in shape]
+    lateral = np.hypot(frequencies[0][:, None], frequencies[1])
+    # Exactly at the edge counts as inside, whatever the rounding.
+    return (lateral <= optics.cutoff_per_um * (1 + 1e-9)).astype(np.float32)
+
+
+def _box(
+    spectrum: ComplexImage,
+    width: int,
+    carrier: tuple[float, float],
+    shape: tuple[int, int],
+) -> ComplexImage:
+    """Return the spectrum around the carrier, moved to the origin, shape `shape`.
+
+    The hologram is real: what `rfft2` left out is the conjugate of the mirrored half.
+    """
+    height = spectrum.shape[0]
+    rows, columns = (
+        np.rint(fft.fftfreq(n, 1 / n)).astype(int) + round(f * side)
+        for n, f, side in zip(shape, carrier, (height, width), strict=True)
+    )
+    columns = (columns + width // 2) % width - width // 2
+    positive = columns >= 0
+    box = np.empty(shape, spectrum.dtype)
+    box[:, positive] = spectrum[np.ix_(rows % height, columns[positive])]
+    mirrored = spectrum[np.ix_(-rows % height, -columns[~positive])]
+    box[:, ~positive] = mirrored.conj()
+    return box
+
+
+def _remove_fraction(
+    field: ComplexImage,
+    shape: tuple[int, int],
+    carrier: tuple[float, float],
+    factor: int,
+) -> None:
+    """Take out the part of the carrier that is less than one frequency step."""
+    for axis, (side, frequency) in enumerate(zip(shape, carrier, strict=True)):
+        fraction = frequency * side - round(frequency * side)
+        if math.isclose(fraction, 0, abs_tol=1e-9):
+            continue
+        position = np.arange(field.shape[axis]) * factor / side
+        ramp = np.exp(-2j * np.pi * fraction * position).astype(field.dtype)
+        field *= ramp[:, None] if axis == 0 else ramp
