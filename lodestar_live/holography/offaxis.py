@@ -68,10 +68,10 @@ class OffAxis:
         self.optics = optics.with_pixel_size(optics.pixel_size_um * self.factor)
         self.shape = shape
         self.field_shape = (shape[0] // self.factor, shape[1] // self.factor)
-        if min(self.field_shape) < 8:
+        if min(self.field_shape) < 16:
             raise InputError(
                 f"hologram of shape {shape}: its field would have shape "
-                f"{self.field_shape}; expected at least 8 x 8. Use a larger ROI, or "
+                f"{self.field_shape}; expected at least 16 x 16. Use a larger ROI, or "
                 f"check pixel_size_um = {optics.pixel_size_um}."
             )
         self.carrier, self.n_threads = carrier, n_threads
@@ -172,14 +172,17 @@ def is_conjugate(field: ComplexImage, optics: Optics) -> bool:
 
     The integral of Im(E - 1) over a particle is the same at every defocus and has the
     sign of n_particle - n_medium. Smoothed over about 1 µm, Im(E - 1) is therefore
-    skewed towards positive values in the right sideband.
+    skewed towards positive values in the right sideband. The borders are left out:
+    fringes cut off there ring.
     """
     frequencies = [
         2 * np.pi * fft.fftfreq(n, optics.pixel_size_um) for n in field.shape
     ]
     smooth = np.exp(-0.25 * (frequencies[0][:, None] ** 2 + frequencies[1] ** 2))
     phase = fft.ifft2(fft.fft2(field - 1) * smooth).imag
-    phase -= np.median(phase)
+    margin_y, margin_x = (max(4, n // 8) for n in phase.shape)
+    phase = phase[margin_y:-margin_y, margin_x:-margin_x]
+    phase = phase - np.median(phase)
     return bool(np.sum(phase**3) < 0)
 
 
