@@ -1,1 +1,6 @@
 """The run file, its exports, and recorded movies as frame sources."""
+
+from lodestar_live.recording.recorder import Recorder
+from lodestar_live.recording.recording import Recording
+
+__all__ = ["Recorder", "Recording"]

@@ -1,0 +1,138 @@
+"""Recording: read a run file, also while it is being written."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from lodestar_live.data import Event, Rows, RunInfo, blank_rows
+from lodestar_live.errors import RecordingError
+from lodestar_live.recording import tables
+
+
+class Recording:
+    """A recorded run.
+
+    Parameters
+    ----------
+    path
+        The run's folder or its run.sqlite.
+
+    Raises
+    ------
+    RecordingError
+        There is no run file, or it is not one of ours.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.path = path / tables.FILE_NAME if path.is_dir() else path
+        if not self.path.is_file():
+            raise RecordingError(
+                f"{path}: no run file; expected a run's folder or its run.sqlite."
+            )
+        try:
+            uri = f"{self.path.resolve().as_uri()}?mode=ro"
+            self._database = sqlite3.connect(uri, uri=True, timeout=5.0)
+        except sqlite3.Error as error:
+            raise RecordingError(f"{self.path}: cannot be opened ({error}).") from error
+        try:
+            self.info = self._read_info()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def frames(self) -> Rows:
+        """Return one row per frame received, in order; dtype `FRAME_DTYPE`."""
+        names = ", ".join(tables.FRAME_NAMES)
+        rows = self._select(
+            f"SELECT {names} FROM frames ORDER BY frame"  # noqa: S608 - our names
+        )
+        return _to_array(rows, tables.FRAME_DTYPE)
+
+    def tracks(self, min_frames: int = 0) -> Rows:
+        """Return the trajectories, ordered by track, then frame.
+
+        Parameters
+        ----------
+        min_frames
+            Leave out tracks with fewer rows.
+
+        Returns
+        -------
+        Structured array of dtype `TRACE_DTYPE`: frame, t_exposure_s and the columns of
+        `Tracks`.
+        """
+        names = ", ".join(f"tracks.{name}" for name in tables.TRACK_NAMES[1:])
+        long_enough = (
+            "WHERE track_id IN (SELECT track_id FROM tracks GROUP BY track_id "
+            "HAVING count(*) >= ?)"
+        )
+        rows = self._select(
+            f"SELECT frame, t_exposure_s, {names} "  # noqa: S608 - our names
+            "FROM tracks LEFT JOIN frames "
+            f"USING (frame) {long_enough if min_frames else ''} "
+            "ORDER BY track_id, frame",
+            (min_frames,) if min_frames else (),
+        )
+        return _to_array(rows, tables.TRACE_DTYPE)
+
+    def events(self) -> list[Event]:
+        """Return the events in the order they were told."""
+        rows = self._select("SELECT kind, t_s, frame, details FROM events ORDER BY id")
+        return [Event(k, t_s, frame, json.loads(d)) for k, t_s, frame, d in rows]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _select(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._database.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise RecordingError(
+                f"{self.path}: not a readable run file ({error})."
+            ) from error
+
+    def _read_info(self) -> RunInfo:
+        rows = self._select(
+            "SELECT run, started, settings, versions, model, calibration, "
+            "pixel_size_um FROM run"
+        )
+        if not rows:
+            raise RecordingError(f"{self.path}: holds no run.")
+        run, started, *texts, pixel_size_um = rows[0]
+        settings, versions, model, calibration = (json.loads(text) for text in texts)
+        size = float("nan") if pixel_size_um is None else pixel_size_um
+        return RunInfo(run, started, settings, versions, model, calibration, size)
+
+
+def _to_array(rows: Iterable[tuple[Any, ...]], dtype: np.dtype[Any]) -> Rows:
+    """Return rows of the database as a structured array; NULL is NaN or 0."""
+    table = list(zip(*rows, strict=True))
+    array = blank_rows(dtype, len(table[0]) if table else 0)
+    for name, values in zip(dtype.names or (), table, strict=False):
+        if None not in values:
+            array[name] = values
+        else:
+            known = np.array([value is not None for value in values])
+            array[name][known] = [value for value in values if value is not None]
+    array.flags.writeable = False
+    return array

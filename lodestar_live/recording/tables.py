@@ -1,0 +1,82 @@
+"""The four tables of a run file and the array layouts they are read into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lodestar_live.data import TRACK_DTYPE
+
+SCHEMA_VERSION = 1
+FILE_NAME = "run.sqlite"
+STATES = ("processed", "dropped", "failed", "waiting")
+TIMINGS = ("prepare", "detect", "link", "publish", "latency")
+
+_FRAME_FIELDS: list[tuple[str, str]] = [
+    ("frame", "i8"),
+    ("state", "U9"),
+    ("t_exposure_s", "f8"),
+    ("t_arrival_s", "f8"),
+    ("stage_z_um", "f8"),
+    ("stage_y_um", "f8"),
+    ("stage_x_um", "f8"),
+    ("n_detections", "i8"),
+    ("n_tracks", "i8"),
+    ("received", "i8"),
+    ("processed", "i8"),
+    ("dropped", "i8"),
+    ("failed", "i8"),
+    ("waiting", "i8"),
+    *((f"{stage}_ms", "f8") for stage in TIMINGS),
+    ("degraded", "i8"),
+    ("height_px", "i8"),
+    ("width_px", "i8"),
+    ("origin_y_px", "i8"),
+    ("origin_x_px", "i8"),
+    ("pixel_size_um", "f8"),
+]
+FRAME_DTYPE = np.dtype(_FRAME_FIELDS)
+_track_fields: list[Any] = [("frame", "i8"), ("t_exposure_s", "f8")]
+TRACE_DTYPE = np.dtype(_track_fields + TRACK_DTYPE.descr)
+
+_SQL_TYPES = {"i": "INTEGER", "f": "REAL", "U": "TEXT"}
+
+
+def _columns(dtype: np.dtype[Any], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name} {_SQL_TYPES[dtype[name].kind]}" for name in names)
+
+
+FRAME_NAMES = FRAME_DTYPE.names or ()
+TRACK_NAMES = ("frame", *(TRACK_DTYPE.names or ()))
+
+CREATE = f"""
+CREATE TABLE run (
+    run TEXT, started TEXT, schema_version INTEGER, settings TEXT, versions TEXT,
+    model TEXT, model_sha256 TEXT, calibration TEXT, pixel_size_um REAL, ended_s REAL,
+    frames_lost INTEGER DEFAULT 0
+);
+CREATE TABLE frames ({_columns(FRAME_DTYPE, FRAME_NAMES)}, PRIMARY KEY (frame));
+CREATE TABLE tracks ({_columns(TRACE_DTYPE, TRACK_NAMES)},
+    PRIMARY KEY (frame, track_id)) WITHOUT ROWID;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY, t_s REAL, frame INTEGER, kind TEXT, details TEXT
+);
+"""
+
+
+def _insert(table: str, names: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(names))
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608
+
+
+INSERT_FRAME = _insert("frames", FRAME_NAMES)
+INSERT_TRACK = _insert("tracks", TRACK_NAMES)
+INSERT_EVENT = _insert("events", ("t_s", "frame", "kind", "details"))
+INSERT_RUN = _insert(
+    "run",
+    (
+        "run", "started", "schema_version", "settings", "versions", "model",
+        "model_sha256", "calibration", "pixel_size_um",
+    ),
+)  # fmt: skip

@@ -1,0 +1,249 @@
+"""Commands from other programs: JSON requests on a ROUTER socket, each answered.
+
+A request is ``{"v": 1, "id": 7, "verb": "follow", "args": {"track_id": 3}}``; its
+reply ``{"v": 1, "id": 7, "ok": true, "result": {...}}`` or ``{..., "ok": false,
+"error": "..."}``. What a verb does is the run's business: handlers are given in.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import zmq
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from lodestar_live.errors import LodestarError, StreamError
+from lodestar_live.streams.messages import VERSION, from_json, to_json
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+
+MAX_REQUEST_BYTES = 16_384  # longer ones are refused by a reply ...
+MAX_FRAME_BYTES = 1_048_576  # ... and beyond this the connection is cut by libzmq
+_REQUESTS_PER_S = 50.0
+_BURST = 50.0
+_PENALTY_S = 0.005  # pause after a refusal; bounds what a flood can cost
+_MAX_ID_LENGTH = 64
+
+Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Name = Annotated[str, Field(max_length=64)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Args(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NoArgs(_Args):
+    """Arguments of ping, status, release, recenter and stop: none."""
+
+
+class FollowArgs(_Args):
+    """Which particle: a track's id, or a place in the frame."""
+
+    track_id: NonNegativeInt | None = None
+    y_px: Coordinate | None = None
+    x_px: Coordinate | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> FollowArgs:
+        has_place = self.y_px is not None and self.x_px is not None
+        if (self.y_px is None) != (self.x_px is None) or has_place == (
+            self.track_id is not None
+        ):
+            raise ValueError("expected either track_id, or y_px and x_px")
+        return self
+
+
+class RetrainArgs(_Args):
+    """The particle to learn from."""
+
+    y_px: Coordinate
+    x_px: Coordinate
+    size_px: PositiveInt | None = None
+
+
+class SetArgs(_Args):
+    """Settings to change while the run goes on; the run decides which it allows."""
+
+    values: dict[Name, bool | int | Number | Name] = Field(min_length=1, max_length=32)
+
+
+VERBS: Mapping[str, type[_Args]] = {
+    "ping": NoArgs,
+    "status": NoArgs,
+    "follow": FollowArgs,
+    "release": NoArgs,
+    "recenter": NoArgs,
+    "retrain": RetrainArgs,
+    "stop": NoArgs,
+    "set": SetArgs,
+}
+
+
+class CommandServer:
+    """Answer requests on a thread of its own.
+
+    Parameters
+    ----------
+    socket
+        A bound ROUTER socket; the thread owns it from here on.
+    handlers
+        One per verb that this run understands.
+    clock
+        Monotonic seconds, for the rate limit.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        handlers: Mapping[str, Handler],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        unknown = sorted(set(handlers) - set(VERBS))
+        if unknown:
+            raise StreamError(f"commands {unknown}: unknown; verbs are {list(VERBS)}.")
+        self._socket, self._handlers, self._clock = socket, dict(handlers), clock
+        self._tokens, self._refilled_s = _BURST, clock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._serve, name="lodestar-commands", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering; bounded by the handler that may still be at work."""
+        self._stopping.set()
+        self._thread.join(timeout=2.0)
+
+    def answer(self, body: bytes) -> bytes:
+        """Return the reply to one request, whatever its bytes are."""
+        request: dict[str, Any] = {}
+        try:
+            if len(body) > MAX_REQUEST_BYTES:
+                raise StreamError(
+                    f"request of {len(body)} bytes: at most {MAX_REQUEST_BYTES}."
+                )
+            request = from_json(body)
+            result = self._execute(request)
+            reply = {"ok": True, "result": result}
+            return to_json({"v": VERSION, "id": _id(request), **reply})
+        except LodestarError as error:
+            problem = str(error)
+        except Exception as error:
+            _log.exception("command %r failed", request.get("verb"))
+            problem = f"{request.get('verb')}: failed with {type(error).__name__}."
+        failure = {"ok": False, "error": problem[:2000]}
+        return to_json({"v": VERSION, "id": _id(request), **failure})
+
+    def _execute(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        verb = request.get("verb")
+        if verb == "stop":  # always allowed, however it is dressed
+            return self._call("stop", {})
+        if not self._may_pass():
+            raise StreamError(f"too many requests; at most {_REQUESTS_PER_S:.0f}/s.")
+        unknown = sorted(set(request) - {"v", "id", "verb", "args"})
+        if unknown or request.get("v") != VERSION:
+            raise StreamError(
+                f"request with v = {request.get('v')!r}"
+                + (f" and unknown keys {unknown}" if unknown else "")
+                + f"; expected v = {VERSION} and id, verb, args."
+            )
+        if not isinstance(verb, str) or verb not in VERBS:
+            raise StreamError(f"verb {verb!r}: unknown; expected one of {list(VERBS)}.")
+        if request.get("id") is not None and _id(request) is None:
+            raise StreamError("id: expected an integer or a string of 64 letters.")
+        return self._call(verb, _check_args(verb, request.get("args", {})))
+
+    def _call(self, verb: str, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        if verb == "ping" and verb not in self._handlers:
+            return {"pong": True}
+        if verb not in self._handlers:
+            raise StreamError(f"{verb}: not available in this run.")
+        return self._handlers[verb](args) or {}
+
+    def _may_pass(self) -> bool:
+        now = self._clock()
+        gained = (now - self._refilled_s) * _REQUESTS_PER_S
+        self._tokens, self._refilled_s = min(_BURST, self._tokens + gained), now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def _serve(self) -> None:
+        while not self._stopping.is_set():
+            if not self._socket.poll(100):
+                continue
+            try:
+                *envelope, body = self._socket.recv_multipart(zmq.NOBLOCK)
+                reply = self.answer(body)
+                self._socket.send_multipart([*envelope[:2], reply], zmq.NOBLOCK)
+            except zmq.ZMQError as error:  # the client is gone or does not read
+                _log.debug("command reply not sent: %s", error)
+            if self._tokens < 1.0:
+                self._stopping.wait(_PENALTY_S)
+        self._socket.close(linger=0)
+
+
+def _check_args(verb: str, args: Any) -> Mapping[str, Any]:
+    try:
+        return VERBS[verb].model_validate(args).model_dump(exclude_none=True)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, p['loc'])) or 'args'}: {p['msg']}"
+            for p in error.errors()
+        ]
+        raise StreamError(f"{verb}: {'; '.join(problems)}.") from error
+
+
+def _id(request: Mapping[str, Any]) -> int | str | None:
+    value = request.get("id")
+    if isinstance(value, str) and len(value) <= _MAX_ID_LENGTH:
+        return value
+    if type(value) is int and abs(value) < 2**53:
+        return value
+    return None
+
+
+def request(
+    endpoint: str,
+    verb: str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float = 2.0,
+) -> dict[str, Any]:
+    """Send one command to a running tracker and return the result.
+
+    Raises
+    ------
+    StreamError
+        No answer in time, or the command was refused.
+    """
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(endpoint)
+        socket.send(to_json({"v": VERSION, "id": 1, "verb": verb, "args": args or {}}))
+        if not socket.poll(int(timeout_s * 1e3)):
+            raise StreamError(
+                f"{endpoint}: no answer to {verb!r} within {timeout_s:g} s. Is the run "
+                "going, and streams.control set?"
+            )
+        reply = from_json(socket.recv())
+    if not reply.get("ok"):
+        raise StreamError(str(reply.get("error", "refused")))
+    return dict(reply.get("result") or {})

@@ -1,0 +1,99 @@
+"""The live camera image for viewers: small, grey, newest only, off the worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+
+from lodestar_live.data import Frame, Pixels
+
+_log = logging.getLogger(__name__)
+
+LONGEST_SIDE_PX = 512
+_MIN_PERIOD_S = 0.05
+_QUALITY = 85
+
+
+def shrink(pixels: Pixels, longest_side_px: int = LONGEST_SIDE_PX) -> Pixels:
+    """Return block means, so that no side exceeds `longest_side_px`; float32.
+
+    A complex field becomes its intensity; NaN counts as 0.
+    """
+    if np.iscomplexobj(pixels):
+        pixels = np.square(np.abs(pixels))
+    factor = -(-max(pixels.shape) // longest_side_px)
+    height, width = (side // factor * factor for side in pixels.shape)
+    blocks = np.asarray(pixels[:height, :width], np.float32)
+    blocks = blocks.reshape(height // factor, factor, width // factor, factor)
+    small: Pixels = np.nan_to_num(blocks.mean((1, 3)), posinf=0.0, neginf=0.0)
+    return small
+
+
+def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
+    """Return header keys and JPEG of a frame, stretched between two percentiles."""
+    small = shrink(pixels)
+    black, white = (float(v) for v in np.percentile(small[::2, ::2], (0.5, 99.9)))
+    span = max(white - black, 1e-12)
+    grey = np.clip((small - black) * (255.0 / span), 0, 255).astype(np.uint8)
+    jpeg = iio.imwrite("<bytes>", grey, extension=".jpg", quality=_QUALITY)
+    header = {
+        "encoding": "jpeg",
+        "shape_px": list(pixels.shape[:2]),
+        "image_shape": list(grey.shape),
+        "scale": 1.0 / -(-max(pixels.shape) // LONGEST_SIDE_PX),
+        "black": black,
+        "white": white,
+    }
+    return header, bytes(jpeg)
+
+
+class ImageEncoder:
+    """Encode the newest frame offered, at most 20 a second, on its own thread.
+
+    Parameters
+    ----------
+    deliver
+        Called with the frame, header keys and JPEG, on the encoder's thread.
+    """
+
+    def __init__(self, deliver: Callable[[Frame, dict[str, Any], bytes], None]) -> None:
+        self._deliver = deliver
+        self._frame: Frame | None = None
+        self._offered = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._serve, name="lodestar-image", daemon=True
+        )
+        self._thread.start()
+
+    def offer(self, frame: Frame) -> None:
+        """Replace the frame that will be encoded next; never waits."""
+        self._frame = frame
+        self._offered.set()
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stopping.set()
+        self._offered.set()
+        self._thread.join(timeout=2.0)
+
+    def _serve(self) -> None:
+        while True:
+            self._offered.wait()
+            if self._stopping.is_set():
+                return
+            self._offered.clear()
+            started = time.perf_counter()
+            frame, self._frame = self._frame, None
+            try:
+                if frame is not None:
+                    self._deliver(frame, *encode_image(frame.pixels))
+            except Exception:
+                _log.exception("camera image not published")
+            self._stopping.wait(_MIN_PERIOD_S - (time.perf_counter() - started))

@@ -1,0 +1,358 @@
+"""Publisher: the sink that tells other programs what happens, over ZeroMQ.
+
+The worker only puts updates into a bounded outbox; one thread owns the sockets,
+encodes and sends. Whatever subscribers do, nothing here waits for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+
+from lodestar_live.data import Counts, Event, Frame, Rows, RunInfo, Update
+from lodestar_live.settings import StreamSettings
+from lodestar_live.streams import messages
+from lodestar_live.streams.commands import MAX_FRAME_BYTES, CommandServer, Handler
+from lodestar_live.streams.endpoints import bind
+from lodestar_live.streams.image import ImageEncoder
+from lodestar_live.streams.status import Status
+from lodestar_live.streams.target import Target, target_json
+from lodestar_live.streams.wakeup import Wakeup
+
+_log = logging.getLogger(__name__)
+
+_OUTBOX_FRAMES = 64
+_HIGH_WATER = 100  # messages kept per subscriber that does not read
+_PEER_TIMEOUT_MS = 3000  # a subscriber silent for so long is let go
+_MAX_SUBSCRIPTION_BYTES = 4096
+_HEARTBEAT_S = 1.0
+_LAST_WORDS_MS = 200  # how long close() may wait for `end` to leave
+
+
+class Publisher:
+    """Publish updates, the camera image and the state of the run.
+
+    Parameters
+    ----------
+    stream, latest, control
+        Addresses to bind; port 0 picks a free one, None leaves that socket out.
+    commands
+        What each verb of the control channel does; see `commands.VERBS`.
+    target_id
+        Returns the track followed at present, for `latest`. None: the publisher's own
+        `follow` and `release` verbs decide.
+    counts
+        Returns where frames went, for heartbeats while no update arrives.
+    clock
+        Returns seconds since the run's start. None: since `open`.
+    keys, clients
+        CURVE: this side's secret key file and the folder of allowed clients' keys.
+
+    Raises
+    ------
+    StreamError
+        A port is in use, or an address is reachable from outside without keys.
+    """
+
+    def __init__(
+        self,
+        stream: str = "tcp://127.0.0.1:5556",
+        latest: str | None = "tcp://127.0.0.1:5557",
+        *,
+        control: str | None = None,
+        commands: Mapping[str, Handler] | None = None,
+        target_id: Callable[[], int | None] | None = None,
+        counts: Callable[[], Counts] | None = None,
+        clock: Callable[[], float] | None = None,
+        keys: str | Path | None = None,
+        clients: str | Path | None = None,
+    ) -> None:
+        self._clock = clock or _clock_from_now()
+        self._target = Target(target_id)
+        self._status = Status(self._clock, counts)
+        self._run = ""
+        self._seq: Counter[str] = Counter()
+        self._outbox: deque[tuple[str, int, Any]] = deque()
+        self._lock = threading.Lock()
+        self._cache: dict[str, list[bytes]] = {}
+        self._wanted: frozenset[str] = frozenset()
+        self._prefixes: set[str] = set()
+        self._next_beat_s = 0.0
+        self._is_closing = self._is_closed = False
+        self.n_dropped = 0
+        self.n_failed = 0
+
+        self._context = zmq.Context()
+        self._wakeup = Wakeup()
+        self.endpoints: dict[str, str] = {}
+        try:
+            self._open_sockets(stream, latest, control)
+        except BaseException:
+            self._wakeup.close()
+            self._context.destroy(linger=0)
+            raise
+        self._images = ImageEncoder(self._take_image)
+        self._commands = self._serve_commands(commands or {})
+        self._thread = threading.Thread(
+            target=self._serve, name="lodestar-publisher", daemon=True
+        )
+        self._thread.start()
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: StreamSettings,
+        *,
+        commands: Mapping[str, Handler] | None = None,
+        target_id: Callable[[], int | None] | None = None,
+        counts: Callable[[], Counts] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> Publisher:
+        """Return a publisher on the addresses of the settings."""
+        return cls(
+            settings.stream,
+            settings.latest,
+            control=settings.control,
+            commands=commands,
+            target_id=target_id,
+            counts=counts,
+            clock=clock,
+        )
+
+    # -- the sink -----------------------------------------------------------
+
+    def open(self, run: RunInfo) -> None:
+        """Announce a run; running numbers start at 0."""
+        with self._lock:
+            self._run = run.run
+            self._seq.clear()
+        self._status.restart()
+        self._put("run", run)
+
+    def write(self, update: Update) -> None:
+        """Publish one frame's outcome; returns at once."""
+        if "image" in self._wanted:
+            self._images.offer(update.frame)
+        shape = update.frame.pixels.shape[:2]
+        hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
+        frame = replace(update.frame, pixels=hollow)
+        self._put("update", (time.perf_counter(), replace(update, frame=frame)))
+        for event in update.events:
+            self._put("event", event)
+
+    def tell(self, event: Event) -> None:
+        """Publish news; returns at once."""
+        self._put("event", event)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the last heartbeat said, and newer counts."""
+        return self._status.header() | {"run": self._run}
+
+    def close(self) -> None:
+        """Say `end`, stop the threads and let go of the ports; at most about 2 s."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._put("end", self._status.header())
+        self._is_closing = True
+        self._wakeup.call()
+        if self._commands is not None:
+            self._commands.close()
+        self._images.close()
+        self._thread.join(timeout=2.0)
+        if self._thread.is_alive():
+            _log.error("publisher: its thread did not stop; sockets stay open")
+            return
+        self._context.term()
+        self._wakeup.close()
+
+    # -- sockets ------------------------------------------------------------
+
+    def _open_sockets(
+        self, stream: str, latest: str | None, control: str | None
+    ) -> None:
+        self._stream = self._bind("stream", zmq.XPUB, stream)
+        self._latest = None if latest is None else self._bind("latest", zmq.PUB, latest)
+        self._control = (
+            None if control is None else self._bind("control", zmq.ROUTER, control)
+        )
+
+    def _bind(self, name: str, kind: int, endpoint: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_SUBSCRIPTION_BYTES)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, _PEER_TIMEOUT_MS // 3)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PEER_TIMEOUT_MS)
+        socket.set_hwm(_HIGH_WATER)
+        if name == "stream":
+            socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells of late joiners
+        elif name == "latest":
+            socket.setsockopt(zmq.CONFLATE, 1)
+        else:
+            socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self.endpoints[name] = bind(socket, endpoint, secured=False)
+        return socket
+
+    def _serve_commands(self, commands: Mapping[str, Handler]) -> CommandServer | None:
+        if self._control is None:
+            return None
+        own: dict[str, Handler] = {"status": lambda _args: self.status()}
+        if self._target.is_own:
+            own |= {"follow": self._target.follow, "release": self._target.release}
+        return CommandServer(self._control, own | dict(commands))
+
+    # -- worker's side ------------------------------------------------------
+
+    def _put(self, kind: str, item: Any) -> None:
+        """Queue `item`; when the thread lags, the oldest is dropped and counted."""
+        with self._lock:
+            seq = self._seq[kind]
+            self._seq[kind] += 1
+            if len(self._outbox) >= _OUTBOX_FRAMES:
+                self._outbox.popleft()
+                self.n_dropped += 1
+            self._outbox.append((kind, seq, item))
+        self._wakeup.call()
+
+    def _take_image(self, frame: Frame, header: dict[str, Any], jpeg: bytes) -> None:
+        self._put("image", (frame, header, jpeg))
+
+    # -- the thread that owns the sockets -----------------------------------
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._stream, zmq.POLLIN)
+        poller.register(self._wakeup.fileno(), zmq.POLLIN)
+        while True:
+            poller.poll(self._wait_ms())
+            self._wakeup.clear()
+            is_last_round = self._is_closing
+            self._guard(self._take_subscriptions)
+            while self._outbox:
+                with self._lock:
+                    kind, seq, item = self._outbox.popleft()
+                self._guard(getattr(self, f"_send_{kind}"), seq, item)
+            if self._run and time.monotonic() >= self._next_beat_s:
+                self._next_beat_s = time.monotonic() + _HEARTBEAT_S
+                self._guard(self._send_status)
+            if is_last_round:
+                break
+        self._stream.close(linger=_LAST_WORDS_MS)
+        if self._latest is not None:
+            self._latest.close(linger=0)
+
+    def _wait_ms(self) -> int:
+        remaining_s = self._next_beat_s - time.monotonic()
+        return int(max(0.0, min(_HEARTBEAT_S, remaining_s)) * 1e3) + 1
+
+    def _guard(self, action: Callable[..., None], *args: Any) -> None:
+        """Run one step; a publisher may fail and the run goes on."""
+        try:
+            action(*args)
+        except Exception:
+            self.n_failed += 1
+            if self.n_failed < 10:
+                _log.exception("publisher: %s failed", action.__name__)
+
+    def _take_subscriptions(self) -> None:
+        """Note which topics are wanted, and greet late joiners."""
+        greeted: set[str] = set()
+        for _ in range(1000):  # a flood of subscriptions must not hold up the rest
+            try:
+                parts = self._stream.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            verb, prefix = parts[0][:1], parts[0][1:].decode("ascii", "replace")
+            topics = {t for t in messages.TOPICS if t.startswith(prefix)}
+            if verb == b"\x01" and topics:
+                self._prefixes.add(prefix)
+                greeted |= topics
+            elif verb == b"\x00":
+                self._prefixes.discard(prefix)
+        self._wanted = frozenset(
+            t for t in messages.TOPICS if t.startswith(tuple(self._prefixes))
+        )
+        for topic in messages.GREETING_TOPICS:
+            if topic in greeted and topic in self._cache:
+                self._stream.send_multipart(self._cache[topic], zmq.NOBLOCK)
+
+    def _send_run(self, seq: int, run: RunInfo) -> None:
+        self._cache.pop("status", None)
+        self._next_beat_s = 0.0
+        facts = messages.finite(asdict(run))
+        self._send("run", seq, {**facts, "run": run.run})
+
+    def _send_update(self, seq: int, item: tuple[float, Update]) -> None:
+        started_s, update = item
+        facts = messages.frame_json(update.frame) | {
+            "dropped": update.counts.dropped,
+            "degraded": update.degraded,
+        }
+        self._send_latest(seq, update, facts)
+        self._send("tracks", seq, facts, update.tracks.rows)
+        self._send("detections", seq, facts, update.detections.rows)
+        if "stage" in self._wanted:
+            stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)
+            self._send("stage", seq, facts, stage)
+        self._status.note(update, publish_ms=(time.perf_counter() - started_s) * 1e3)
+
+    def _send_latest(self, seq: int, update: Update, facts: dict[str, Any]) -> None:
+        if self._latest is None:
+            return
+        target = target_json(update.tracks, self._target.track_id)
+        header = self._header("latest", seq) | facts | {"target": target}
+        self._latest.send(messages.to_json(header), zmq.NOBLOCK)
+
+    def _send_event(self, seq: int, event: Event) -> None:
+        self._send("event", seq, messages.finite(asdict(event)))
+
+    def _send_image(self, seq: int, item: tuple[Frame, dict[str, Any], bytes]) -> None:
+        frame, facts, jpeg = item
+        header = self._header("image", seq) | messages.frame_json(frame) | facts
+        parts = [b"image", messages.to_json(header), jpeg]
+        self._stream.send_multipart(parts, zmq.NOBLOCK)
+
+    def _send_end(self, seq: int, facts: dict[str, Any]) -> None:
+        self._send("end", seq, facts)
+        self._cache.clear()
+
+    def _send_status(self) -> None:
+        seq = self._seq["status"]
+        self._seq["status"] += 1
+        self._send("status", seq, self._status.header() | {"n_lost": self.n_dropped})
+
+    def _send(
+        self, topic: str, seq: int, facts: dict[str, Any], rows: Rows | None = None
+    ) -> None:
+        is_cached = topic in messages.GREETING_TOPICS
+        if topic not in self._wanted and not is_cached:
+            return
+        parts = messages.encode(topic, self._header(topic, seq) | facts, rows)
+        if is_cached:
+            self._cache[topic] = parts
+        self._stream.send_multipart(parts, zmq.NOBLOCK)
+
+    def _header(self, topic: str, seq: int) -> dict[str, Any]:
+        now_s = self._clock()
+        return {
+            "v": messages.VERSION,
+            "type": topic,
+            "run": self._run,
+            "seq": seq,
+            "t_publish_s": now_s,
+            "clock_zero_s": time.monotonic() - now_s,
+        }
+
+
+def _clock_from_now() -> Callable[[], float]:
+    zero_s = time.perf_counter()
+    return lambda: time.perf_counter() - zero_s
