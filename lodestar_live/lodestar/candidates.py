@@ -328,7 +328,8 @@ def _symmetry(plane: FloatArray, at: tuple[int, int], radius: float) -> float:
     count = np.maximum(np.bincount(ring), 1)
     means = np.bincount(ring, values) / count
     rest = float(((values - means[ring]) ** 2).sum())
-    return 1.0 - rest / (float(((values - values.mean()) ** 2).sum()) + 1e-12)
+    total = float(((values - values.mean()) ** 2).sum())
+    return 1.0 - rest / (total + 1e-12)
 
 
 def _block_mean(plane: FloatArray, factor: int) -> FloatArray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.errors import InputError
@@ -155,7 +156,7 @@ def _look(contrast: Contrast, candidate: Candidate) -> FloatArray:
     profile = sums / np.maximum(np.bincount(rings, minlength=7)[:6], 1)
     strength = float(np.abs(profile).max()) + 1e-12
     size_and_strength = [np.log(radius) / 0.25, np.log(strength) / 0.5]
-    return np.concatenate([size_and_strength, profile / strength / 0.35])
+    return np.asarray(np.concatenate([size_and_strength, profile / strength / 0.35]))
 
 
 def _scores(
@@ -193,7 +194,7 @@ def _isolation(contrast: Contrast, candidates: list[Candidate]) -> FloatArray:
     centres = np.array([c.at_px for c in candidates])
     radii = np.array([c.radius_px for c in candidates])
     responses = np.array([c.response for c in candidates])
-    gaps = np.hypot(*(centres[:, None] - centres[None]).T).T - radii - radii[:, None]
+    gaps = cdist(centres, centres) - radii - radii[:, None]
     gaps[responses[None] < responses[:, None] / 3] = np.inf
     np.fill_diagonal(gaps, np.inf)
     room = np.clip(0.5 + 0.5 * gaps.min(axis=1) / radii, 0.05, 1.0)
