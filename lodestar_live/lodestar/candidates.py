@@ -313,7 +313,8 @@ def _threshold(contrast: Contrast, answer: FloatArray, scale_px: float) -> float
     white = contrast.noise / (np.sqrt(2 * np.pi) * scale_px)
     crowded = max(_MIN_SIGNIFICANCE * white, 0.4 * float(answer.max()))
     least = 1e-6 * float(np.abs(contrast.signed).max()) + 1e-300  # not by rounding
-    return max(min(_MIN_SIGNIFICANCE * max(texture, white), crowded), least)
+    level = min(_MIN_SIGNIFICANCE * max(texture, white), crowded)
+    return float(max(level, least))
 
 
 def _symmetry(plane: FloatArray, at: tuple[int, int], radius: float) -> float:

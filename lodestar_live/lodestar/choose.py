@@ -172,7 +172,7 @@ def _scores(
     sharp = np.array(
         [s / np.max(sharp[row]) for s, row in zip(sharp, rivals, strict=True)]
     )
-    return typical * np.sqrt(sharp) * _isolation(contrast, candidates)
+    return np.asarray(typical * np.sqrt(sharp) * _isolation(contrast, candidates))
 
 
 def _sharpness(contrast: Contrast, candidate: Candidate) -> float:
@@ -209,10 +209,10 @@ def _isolation(contrast: Contrast, candidates: list[Candidate]) -> FloatArray:
 def _emptiness(contrast: Contrast, candidate: Candidate) -> float:
     """Return 1 if nothing lies beside a candidate, towards 0 if something touches."""
     reach = int(np.ceil(1.7 * candidate.radius_px))
-    y, x = (round(v) for v in candidate.at_px)
+    y, x = round(candidate.at_px[0]), round(candidate.at_px[1])
     top, left = max(y - reach, 0), max(x - reach, 0)
     patch = contrast.magnitude[top : y + reach + 1, left : x + reach + 1]
-    rows, columns = np.indices(patch.shape, sparse=True)
+    rows, columns = np.indices(patch.shape)
     distance = np.hypot(
         rows + top - candidate.at_px[0], columns + left - candidate.at_px[1]
     )
