@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from lodestar_live.data import Detections, Event, Frame, RunInfo, Tracks, Update
+from lodestar_live.data import Counts, Detections, Event, Frame, RunInfo, Tracks, Update
 
 
 class Sink(Protocol):
@@ -40,9 +40,14 @@ class Pipeline:
     prepare
         Frame to frame: normalise, retrieve the field, refocus. None: unchanged.
     sinks
-        Told every update, in this order.
+        Told every update, in this order: who publishes comes before who records, so
+        that the record holds the latency of publication.
     take_events
         Called after linking; returns what the linker noticed (births, losses).
+    counts
+        Where the frames went so far.
+    clock
+        Monotonic seconds since the run's start, the clock of `Frame.t_arrival_s`.
     """
 
     def __init__(
@@ -53,28 +58,40 @@ class Pipeline:
         prepare: Callable[[Frame], Frame] | None = None,
         sinks: Sequence[Sink] = (),
         take_events: Callable[[], tuple[Event, ...]] = tuple,
+        counts: Callable[[], Counts] = Counts,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.detect, self.link, self.prepare = detect, link, prepare
         self.sinks = list(sinks)
-        self.take_events = take_events
+        self.take_events, self.counts, self.clock = take_events, counts, clock
 
     def process(self, frame: Frame) -> Update:
         """Turn one frame into an update and hand it to every sink."""
-        clock = time.perf_counter
-        start = clock()
+        marks = [self.clock()]
         if self.prepare is not None:
             frame = self.prepare(frame)
-        prepared = clock()
+        marks.append(self.clock())
         detections = self.detect(frame)
-        detected = clock()
+        marks.append(self.clock())
         tracks = self.link(detections, frame.index)
-        linked = clock()
-        timings_ms = {
-            "prepare": (prepared - start) * 1e3,
-            "detect": (detected - prepared) * 1e3,
-            "link": (linked - detected) * 1e3,
-        }
-        update = Update(frame, detections, tracks, self.take_events(), timings_ms)
+        marks.append(self.clock())
+        timings_ms = _timings(frame, marks)
+        update = Update(
+            frame, detections, tracks, self.take_events(), timings_ms, self.counts()
+        )
         for sink in self.sinks:
             sink.write(update)
+            done = self.clock()
+            # Later sinks see what publication cost; filled in place for that reason.
+            timings_ms["publish"] = (done - marks[-1]) * 1e3
+            timings_ms["latency"] = (done - frame.t_exposure_s) * 1e3
         return update
+
+
+def _timings(frame: Frame, marks: list[float]) -> dict[str, float]:
+    names = ("prepare", "detect", "link")
+    steps = {
+        name: (end - start) * 1e3
+        for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)
+    }
+    return {"wait": (marks[0] - frame.t_arrival_s) * 1e3, **steps}

@@ -80,6 +80,11 @@ class LiveSettings(Section):
     max_failures: PositiveInt = Field(
         20, description="Failures in a row after which the run is called degraded."
     )
+    hand_on_frames: bool = Field(
+        True,
+        description="Hand every frame on, unchanged, to pycro-manager's storage; off: "
+        "nothing is stored and memory stays flat.",
+    )
 
 
 class TrainingSettings(Section):

@@ -1,1 +1,29 @@
 """The only room that knows pycro-manager and MMCore."""
+
+from lodestar_live.microscope.acquire import acquire
+from lodestar_live.microscope.core import (
+    Microscope,
+    MicroscopeError,
+    active_core,
+    has_active_core,
+    open_demo,
+    open_microscope,
+)
+from lodestar_live.microscope.metadata import ImageFacts, read_facts
+from lodestar_live.microscope.stage import CoreStage
+from lodestar_live.microscope.substitute import read_stage, substitute_pixels
+
+__all__ = [
+    "CoreStage",
+    "ImageFacts",
+    "Microscope",
+    "MicroscopeError",
+    "acquire",
+    "active_core",
+    "has_active_core",
+    "open_demo",
+    "open_microscope",
+    "read_facts",
+    "read_stage",
+    "substitute_pixels",
+]

@@ -1,0 +1,121 @@
+"""Run a pycro-manager acquisition that can always be stopped, and always ends.
+
+Events are handed over a few at a time, against the frames that came back: neither the
+engine's unbounded event queue nor its 30 hidden image slots ever fill, and a stop takes
+effect within the events in flight. Events carry no x, y or z, so the engine never moves
+the stage against the feedback.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lodestar_live.microscope.core import Microscope, MicroscopeError
+from lodestar_live.settings import AcquisitionSettings
+
+ImageProcessor = Callable[[Any, dict[str, Any]], Any]
+logger = logging.getLogger(__name__)
+_CHUNK = 20  # frames per hardware sequence: a stop waits for the rest of one
+_POLL_S = 0.0005
+
+
+def acquire(
+    microscope: Microscope,
+    processor: ImageProcessor,
+    settings: AcquisitionSettings,
+    *,
+    n_received: Callable[[], int],
+    stop: threading.Event,
+    finish_within_s: float = 10.0,
+) -> None:
+    """Acquire frames until `settings.n_frames` or `stop`.
+
+    Parameters
+    ----------
+    processor
+        Called by pycro-manager with exactly (image, metadata), once per frame.
+    n_received
+        How many frames `processor` has been given since this call.
+    stop
+        Set from anywhere to end the acquisition.
+    finish_within_s
+        How long the engine may take to shut down before it is reported as stuck.
+
+    Raises
+    ------
+    MicroscopeError
+        The engine died or does not come to an end.
+    """
+    from pycromanager import Acquisition
+
+    if settings.exposure_ms is not None:
+        microscope.core.set_exposure(settings.exposure_ms)
+    extra = {} if microscope.is_python else {"show_display": False}
+    acquisition = Acquisition(
+        directory=settings.save_folder,
+        name="lodestar",
+        image_process_fn=processor,
+        **extra,
+    )
+    try:
+        _feed(acquisition, settings, n_received=n_received, stop=stop)
+    finally:
+        _finish(acquisition, finish_within_s)
+
+
+def _feed(
+    acquisition: Any,
+    settings: AcquisitionSettings,
+    *,
+    n_received: Callable[[], int],
+    stop: threading.Event,
+) -> None:
+    base = n_received()
+    chunk = _CHUNK if settings.sequence else 1
+    ahead = chunk if settings.sequence else settings.events_in_flight
+    last = settings.n_frames
+    for first in itertools.count(step=chunk):
+        if last is not None and first >= last:
+            break
+        while n_received() - base < first - ahead + 1 and not stop.is_set():
+            _raise_if_dead(acquisition)
+            time.sleep(_POLL_S)
+        if stop.is_set():
+            break
+        end = first + chunk if last is None else min(first + chunk, last)
+        events = [{"axes": {"time": index}} for index in range(first, end)]
+        acquisition.acquire(events if len(events) > 1 else events[0])
+
+
+def _raise_if_dead(acquisition: Any) -> None:
+    """Raise what stopped the engine, which would otherwise be waited for in vain."""
+    acquisition._check_for_exceptions()  # noqa: SLF001 - no public way in 1.0.2
+
+
+def _finish(acquisition: Any, within_s: float) -> None:
+    """End the acquisition; its own waiting can hang for ever, ours cannot."""
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            acquisition.mark_finished()
+            acquisition.await_completion()
+        except BaseException as error:  # handed to the caller below
+            errors.append(error)
+
+    waiter = threading.Thread(target=wait, name="lodestar-finish", daemon=True)
+    waiter.start()
+    waiter.join(within_s)
+    if waiter.is_alive():
+        stuck = [t.name for t in threading.enumerate() if not t.daemon]
+        raise MicroscopeError(
+            f"the acquisition did not end within {within_s:g} s; these threads are "
+            f"still alive: {', '.join(stuck)}. Restart the program."
+        )
+    if errors:
+        raise MicroscopeError(f"the acquisition failed: {errors[0]}") from errors[0]

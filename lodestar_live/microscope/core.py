@@ -1,0 +1,190 @@
+"""MMCore, reached through pycro-manager: attached to, started headless, or the demo."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from lodestar_live.data import Pixels
+from lodestar_live.errors import LodestarError, SettingsError
+from lodestar_live.settings import MicroscopeSettings
+
+
+class MicroscopeError(LodestarError):
+    """Micro-Manager cannot be reached or does not answer as expected."""
+
+
+class Microscope:
+    """One MMCore with what the rest of the package needs of it.
+
+    `core` answers in snake_case, the only spelling both backends share.
+    Use `open_microscope`; leave by `close` or as a context manager.
+    """
+
+    def __init__(self, core: Any, *, is_python: bool, owns_core: bool) -> None:
+        self.core = core
+        self.is_python = is_python
+        self._owns_core = owns_core
+
+    def __enter__(self) -> Microscope:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pixel_size_um(self) -> float:
+        """Pixel size in the sample plane; NaN when Micro-Manager has none."""
+        size_um = float(self.core.get_pixel_size_um())
+        return size_um if size_um > 0 else float("nan")
+
+    def snap(self) -> Pixels:
+        """Take one image outside any acquisition; shape (y, x)."""
+        core = self.core
+        core.snap_image()
+        height, width = int(core.get_image_height()), int(core.get_image_width())
+        if self.is_python:
+            camera = core.get_camera_device()
+            pixels = core.get_tagged_image(0, camera, height, width).pix
+        else:
+            pixels = core.get_tagged_image().pix
+        return np.array(pixels).reshape(height, width)
+
+    def second_handle(self) -> Any:
+        """Return a core handle for another thread.
+
+        The Java bridge serialises every call of every thread on one socket, so the
+        feedback thread gets a socket of its own; the Python core is thread-safe.
+        """
+        if self.is_python:
+            return self.core
+        from pycromanager import Core
+
+        return Core(new_socket=True)
+
+    def close(self) -> None:
+        """Stop the core if this object started it; may be called twice."""
+        if self._owns_core:
+            self._owns_core = False
+            _stop_headless()
+
+
+def open_microscope(settings: MicroscopeSettings) -> Microscope:
+    """Reach the microscope that `settings` describe.
+
+    Raises
+    ------
+    MicroscopeError
+        Micro-Manager does not answer, or its configuration cannot be loaded.
+    SettingsError
+        `headless` without a configuration file.
+    """
+    if settings.backend == "running":
+        return _attach(settings.port)
+    if settings.backend == "demo":
+        return open_demo()
+    if settings.config_file is None:
+        raise SettingsError(
+            "microscope.config_file is not set: `headless` needs the Micro-Manager "
+            ".cfg to load."
+        )
+    config = Path(settings.config_file).expanduser().resolve()
+    if not config.is_file():
+        raise MicroscopeError(f"microscope.config_file = {config}: no such file.")
+    return start_headless(settings.app_path or _adapter_folder(), config)
+
+
+def open_demo(size_px: int = 512, exposure_ms: float = 20.0) -> Microscope:
+    """Start the real core with the real DemoCamera showing fluorescent beads, 16 bit.
+
+    The DemoCamera draws 1 µm per pixel whatever its objective says; the shipped
+    configuration's 10x pixel size of 1 µm is the one that agrees.
+    """
+    microscope = start_headless(_adapter_folder(), "MMConfig_demo.cfg")
+    core = microscope.core
+    core.set_config("Objective", "10X")
+    core.set_property("Camera", "Mode", "Fluorescent Beads")
+    core.set_property("Camera", "PixelType", "16bit")
+    core.set_property("Camera", "BitDepth", "16")
+    core.set_property("Camera", "OnCameraCCDXSize", size_px)
+    core.set_property("Camera", "OnCameraCCDYSize", size_px)
+    core.set_exposure(exposure_ms)
+    core.wait_for_system()
+    return microscope
+
+
+def start_headless(app_path: str | Path, config: str | Path) -> Microscope:
+    """Start MMCore in this process and load a configuration."""
+    import pycromanager
+
+    _forget_dead_engine()
+    try:
+        pycromanager.start_headless(
+            str(app_path), str(config), python_backend=True, buffer_size_mb=512
+        )
+    except Exception as error:
+        _stop_headless()
+        raise MicroscopeError(
+            f"{config}: MMCore could not load it with the device adapters in "
+            f"{app_path}: {error}. Check the path and that adapters and pymmcore "
+            "speak the same device interface (`lodestar-live doctor`)."
+        ) from error
+    return Microscope(pycromanager.Core(), is_python=True, owns_core=True)
+
+
+def has_active_core() -> bool:
+    """Tell whether a core was started in this process."""
+    from mmpycorex import is_pymmcore_active
+
+    return bool(is_pymmcore_active())
+
+
+def active_core() -> Microscope:
+    """Return the core that already runs in this process; not ours to stop."""
+    from pycromanager import Core
+
+    return Microscope(Core(), is_python=True, owns_core=False)
+
+
+def _attach(port: int) -> Microscope:
+    from pycromanager import Core
+
+    try:  # the bridge itself would wait long, and leave its socket open
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        core = Core(port=port)
+    except Exception as error:
+        raise MicroscopeError(
+            f"microscope.port = {port}: no Micro-Manager answers there. Start it, tick "
+            "Tools > Options > 'Run server on port', or use backend = 'headless'."
+        ) from error
+    return Microscope(core, is_python=False, owns_core=False)
+
+
+def _adapter_folder() -> str:
+    import mm_test_adapters
+
+    return str(mm_test_adapters.device_adapter_path())
+
+
+def _stop_headless() -> None:
+    import pycromanager
+
+    pycromanager.stop_headless()
+    _forget_dead_engine()
+
+
+def _forget_dead_engine() -> None:
+    """Drop the engine singleton, which would otherwise keep a core that is gone."""
+    from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
+
+    if hasattr(Engine, "singleton"):
+        del Engine.singleton
