@@ -124,7 +124,7 @@ class SwimmerScene:
         y, x = (int(self._rng.integers(_NOISE_PX)) for _ in self.shape)
         noise = self._noise[y : y + self.shape[0], x : x + self.shape[1]]
         noisy = image + np.sqrt(image) * noise + np.float32(0.5)  # to the nearest count
-        return np.clip(noisy, 0, 65535).astype(np.uint16)
+        return np.asarray(np.clip(noisy, 0, 65535), dtype=np.uint16)
 
     def _draw(
         self, image: npt.NDArray[np.float32], centre_px: FloatArray, peak: float
