@@ -161,9 +161,10 @@ class Detector:
     def _run(
         self, outputs: list[str], images: Pixels, background: float, scale: float
     ) -> list[npt.NDArray[Any]]:
-        levels = {
+        levels: dict[str, npt.NDArray[Any]] = {
             "background": np.full((1, 1, 1, 1), background, np.float32),
             "scale": np.full((1, 1, 1, 1), scale, np.float32),
+            "crop": np.zeros(4, np.int64),
         }
         return self.engine.run(outputs, {"pixels": images, **levels, **self._criteria})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +59,34 @@ class SpaceToDepth:
     factor: int = 2
 
 
-Layer = Conv | MaxPool | SpaceToDepth
+@dataclass(frozen=True, slots=True)
+class LocalContrast:
+    """Subtract the local mean, divide by the local contrast; always the first layer.
+
+    With m the means over blocks of `cell_px` x `cell_px`, B a square box mean over
+    `background_cells` and C one over `contrast_cells` (blocks outside the image do not
+    count)::
+
+        out = (x - B(m)) / sqrt(C((m - B(m))^2) + floor)
+
+    B and C are constant inside a block. `floor` is in units of the frame's noise
+    variance, so that a frame without particles is not blown up.
+    """
+
+    cell_px: int
+    background_cells: int
+    contrast_cells: int
+    floor: float
+
+
+Layer = Conv | MaxPool | SpaceToDepth | LocalContrast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NetworkWeights:
     """The layers of a LodeSTAR network, first to last.
 
-    The input is padded below and right, by its edge, to a multiple of `stride`. Cell
+    The input is padded below and right, by its edge, to a multiple of `grid_px`. Cell
     (i, j) of the output votes for y = k i + (k - 1)/2 + dy, x = k j + (k - 1)/2 + dx
     (px, k = `stride`) with the weight sigmoid(rho).
 
@@ -101,15 +122,33 @@ class NetworkWeights:
         return 1
 
     @property
+    def contrast(self) -> LocalContrast | None:
+        """The local normalisation in front, if there is one."""
+        first = self.layers[0]
+        return first if isinstance(first, LocalContrast) else None
+
+    @property
+    def grid_px(self) -> int:
+        """Tiles and paddings are multiples of this."""
+        cell_px = self.contrast.cell_px if self.contrast else 1
+        return math.lcm(self.stride, cell_px)
+
+    @property
+    def contrast_margin_px(self) -> int:
+        """Farthest pixel, beyond `margin_px`, that the local normalisation reads."""
+        if self.contrast is None:
+            return 0
+        reach = self.contrast.background_cells // 2 + self.contrast.contrast_cells // 2
+        return self.contrast.cell_px * reach
+
+    @property
     def margin_px(self) -> int:
         """Farthest input pixel that reaches a cell, measured from the cell's block."""
         reach, scale = 0, 1
         for layer in self.layers:
             if isinstance(layer, Conv):
                 reach += scale * max(layer.padding)
-                scale *= layer.stride
-            else:
-                scale *= layer.factor
+            scale *= _reduction(layer)
         return reach
 
     @property
@@ -117,17 +156,15 @@ class NetworkWeights:
         """Multiplications and additions per input pixel."""
         flop, area = 0.0, 1
         for layer in self.layers:
+            area *= _reduction(layer) ** 2
             if isinstance(layer, Conv):
-                area *= layer.stride**2
                 flop += 2.0 * layer.weight.size / area
-            else:
-                area *= layer.factor**2
         return flop
 
     def _problem(self) -> str:
         product = 1
         for index, layer in enumerate(self.layers):
-            product *= layer.stride if isinstance(layer, Conv) else layer.factor
+            product *= _reduction(layer)
             if (
                 isinstance(layer, Conv)
                 and min(s % 2 for s in layer.weight.shape[2:]) < 1
@@ -137,6 +174,10 @@ class NetworkWeights:
                 return f"layer {index} is not finite; train again"
         if product != self.stride:
             return f"stride = {self.stride}, but the layers reduce by {product}"
+        if any(isinstance(layer, LocalContrast) for layer in self.layers[1:]):
+            return "LocalContrast must be the first layer"
+        if self.contrast is not None and self.n_inputs != 1:
+            return "LocalContrast takes images, not fields"
         missing = {"dy", "dx", "rho"} - set(self.channels)
         if missing:
             return f"channels = {self.channels}; missing {sorted(missing)}"
@@ -144,6 +185,13 @@ class NetworkWeights:
         if not isinstance(last, Conv) or len(last.weight) != len(self.channels):
             return f"the last layer must be a Conv with {len(self.channels)} outputs"
         return ""
+
+
+def _reduction(layer: Layer) -> int:
+    """Return how many times fewer rows come out than go in."""
+    if isinstance(layer, Conv):
+        return layer.stride
+    return 1 if isinstance(layer, LocalContrast) else layer.factor
 
 
 def _is_finite(layer: Conv) -> bool:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from lodestar_live.detection.weights import Conv, MaxPool, NetworkWeights, SpaceToDepth
+from lodestar_live.detection.weights import (
+    Conv,
+    LocalContrast,
+    MaxPool,
+    NetworkWeights,
+    SpaceToDepth,
+)
 
 
 def random_conv(
@@ -36,3 +42,9 @@ def paper_like(seed: int = 0) -> NetworkWeights:
     half = [random_conv(rng, 8, 8) for _ in range(3)]
     head = random_conv(rng, 3, 8, 1, relu=False)
     return NetworkWeights((*full, MaxPool(2), *half, head), stride=2)
+
+
+def with_local_contrast(weights: NetworkWeights) -> NetworkWeights:
+    """The same network behind a local normalisation."""
+    contrast = LocalContrast(cell_px=4, background_cells=9, contrast_cells=5, floor=0.3)
+    return NetworkWeights((contrast, *weights.layers), weights.stride, weights.channels)

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import correlate
 
-from lodestar_live.detection.weights import Conv, MaxPool, NetworkWeights
+from lodestar_live.detection.weights import Conv, LocalContrast, MaxPool, NetworkWeights
 
 
 def features(
     image: np.ndarray, weights: NetworkWeights, background: float, scale: float
 ) -> np.ndarray:
     """(channels, y, x) float64 -> (outputs, rows, columns)."""
-    k = weights.stride
+    grid = 4 if isinstance(weights.layers[0], LocalContrast) else weights.stride
     value = (image.astype(float) - background) / scale
-    target = [max(3, math.ceil(size / k)) * k for size in value.shape[1:]]
+    least = 3 * weights.stride
+    target = [math.ceil(max(least, s) / grid) * grid for s in value.shape[1:]]
     pad = [(0, t - s) for t, s in zip(target, value.shape[1:], strict=True)]
     value = np.pad(value, [(0, 0), *pad], mode="edge")
     for layer in weights.layers:
@@ -25,10 +26,29 @@ def features(
             value = convolve(value, layer)
         elif isinstance(layer, MaxPool):
             value = blocks(value, layer.factor).max(axis=(2, 4))
+        elif isinstance(layer, LocalContrast):
+            value = local_contrast(value[0], layer)[None]
         else:
             parts = blocks(value, layer.factor).transpose(0, 2, 4, 1, 3)
             value = parts.reshape(-1, *parts.shape[3:])
     return value
+
+
+def local_contrast(image: np.ndarray, layer: LocalContrast) -> np.ndarray:
+    means = blocks(image[None], layer.cell_px).mean(axis=(2, 4))[0]
+    background = box_mean(means, layer.background_cells)
+    power = box_mean((means - background) ** 2, layer.contrast_cells)
+    one = np.ones((layer.cell_px, layer.cell_px))
+    return (image - np.kron(background, one)) / np.sqrt(
+        np.kron(power, one) + layer.floor
+    )
+
+
+def box_mean(means: np.ndarray, side: int) -> np.ndarray:
+    result = np.empty_like(means)
+    for i, j in np.ndindex(means.shape):
+        result[i, j] = means[near(i, j, side // 2)].mean()
+    return result
 
 
 def blocks(value: np.ndarray, factor: int) -> np.ndarray:

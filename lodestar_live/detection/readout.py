@@ -1,0 +1,209 @@
+"""The second half of the graph: `features` to scores, maxima and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from lodestar_live.detection.nodes import Nodes
+from lodestar_live.detection.weights import NetworkWeights
+
+VARIANCE_FLOOR_PX2 = 1e-6
+_FAR = -1e30  # log weight of a cell outside the map
+
+
+def add_readout(
+    nodes: Nodes, weights: NetworkWeights, *, window_px: float, vote_px: float
+) -> None:
+    """Write everything from `features` and `contrast` to `detections`."""
+    _score(nodes, weights)
+    cells = _maxima(nodes)
+    radius = max(1, round(window_px / weights.stride))
+    _localise(nodes, weights, cells, radius=radius, vote_px=vote_px)
+
+
+def _score(nodes: Nodes, weights: NetworkWeights) -> None:
+    """Score each cell: alpha ln w - beta ln(variance of the 3 x 3 votes + floor)."""
+    channels = weights.channels
+    rho = nodes.add("Gather", "features", nodes.integers(channels.index("rho")), axis=1)
+    soft = nodes.add("Softplus", nodes.add("Neg", rho))
+    nodes.add("Neg", soft, name="log_weight")
+
+    axes = nodes.integers(channels.index("dy"), channels.index("dx"))
+    offsets = nodes.add("Gather", "features", axes, axis=1)
+    kernel, bias = _deviation_kernel(weights.stride)
+    deviations = nodes.add(
+        "Conv", offsets, nodes.constant(kernel), nodes.constant(bias)
+    )
+    squares = nodes.add("Mul", deviations, deviations)
+    mean = nodes.constant(np.full((1, 18, 1, 1), 1 / 9))
+    variance = nodes.add("Conv", squares, mean)
+    # The outermost cells have no full neighbourhood: they take their neighbour's.
+    edge = nodes.integers(0, 0, 1, 1, 0, 0, 1, 1)
+    variance = nodes.add("Pad", variance, edge, mode="edge")
+    floored = nodes.add("Add", variance, nodes.constant(VARIANCE_FLOOR_PX2))
+    nodes.add("Neg", nodes.add("Log", floored), name="clustering")
+    weighted = nodes.add("Mul", "log_weight", "alpha")
+    clustered = nodes.add("Mul", "clustering", "beta")
+    nodes.add("Add", weighted, clustered, name="score")
+
+
+def _deviation_kernel(
+    stride: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Weights of the convolution (dy, dx) -> 18 deviations of votes from their mean."""
+    kernel = np.zeros((2, 9, 2, 3, 3))
+    bias = np.zeros((2, 9))
+    for cell in range(9):
+        place = np.unravel_index(cell, (3, 3))
+        for axis in range(2):
+            kernel[axis, cell, axis] = -1 / 9
+            kernel[axis, cell, axis, place[0], place[1]] += 1
+            bias[axis, cell] = stride * (float(place[axis]) - 1)
+    return kernel.reshape(18, 2, 3, 3), bias.reshape(18)
+
+
+def _maxima(nodes: Nodes) -> str:
+    """Cells that are the largest of their 3 x 3 and above the threshold, (n, 4)."""
+    largest = nodes.add(
+        "MaxPool", "score", kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4
+    )
+    is_peak = nodes.add("GreaterOrEqual", "score", largest)
+    is_high = nodes.add("Greater", "score", _threshold(nodes))
+    found = nodes.add("NonZero", nodes.add("And", is_peak, is_high))
+    return nodes.add("Transpose", found, perm=[1, 0])
+
+
+def _threshold(nodes: Nodes) -> str:
+    """Take the larger of the absolute threshold and, unless it is 1, the quantile."""
+    flat = nodes.add("Reshape", "score", nodes.integers(-1))
+    one = nodes.constant(1.0)
+    share = nodes.add("Sub", one, "quantile")
+    count = nodes.add("Cast", nodes.add("Shape", flat), to=TensorProto.FLOAT)
+    above = nodes.add("Ceil", nodes.add("Mul", count, share))
+    k = nodes.add("Cast", nodes.add("Max", above, one), to=TensorProto.INT64)
+    nodes.nodes.append(
+        helper.make_node("TopK", [flat, k], ["top_scores", "top_cells"], axis=0)
+    )
+    last = nodes.add("ReduceMin", "top_scores", keepdims=0)
+    is_on = nodes.add("Less", "quantile", one)
+    off = nodes.constant(-np.finfo(np.float32).max)
+    return nodes.add("Max", "threshold", nodes.add("Where", is_on, last, off))
+
+
+def _localise(
+    nodes: Nodes, weights: NetworkWeights, cells: str, *, radius: int, vote_px: float
+) -> None:
+    """Average the votes around each maximum and write the rows."""
+    stride, channels = weights.stride, weights.channels
+    offsets = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1).T
+    around, is_outside = _gather(nodes, cells, offsets)
+    names = [*channels, "log_weight", "score", "contrast"]
+    columns = dict(zip(names, nodes.split(around, len(names), 2), strict=True))
+
+    grid = stride * offsets.astype(float)
+    y = nodes.add("Add", columns["dy"], nodes.constant(grid[:, :1]))
+    x = nodes.add("Add", columns["dx"], nodes.constant(grid[:, 1:]))
+    near = np.where(np.abs(offsets).max(axis=1) <= 1, 0.0, _FAR)[:, None]
+    outside = nodes.add("Mul", is_outside, nodes.constant(_FAR))
+    logits = nodes.add("Add", columns["log_weight"], outside)
+
+    first = _share(nodes, nodes.add("Add", logits, nodes.constant(near)))
+    y0, x0 = _average(nodes, first, y), _average(nodes, first, x)
+    apart = _square_distance(nodes, (y, y0), (x, x0))
+    consistency = nodes.add("Sqrt", _average(nodes, first, apart))
+    gate = nodes.constant(-0.5 / vote_px**2)
+    share = _share(nodes, nodes.add("Add", logits, nodes.add("Mul", apart, gate)))
+
+    centre = nodes.integers(len(offsets) // 2)
+    at_peak = [
+        nodes.add("Gather", columns[name], centre, axis=1)
+        for name in ("score", "log_weight")
+    ]
+    extras = [
+        _average(nodes, share, columns[name])
+        for name in channels
+        if name not in ("dy", "dx", "rho")
+    ]
+    contrast = _strongest(nodes, columns["contrast"])
+    place = _place(nodes, cells, [_average(nodes, share, v) for v in (y, x)], stride)
+    measured = nodes.add("Concat", *at_peak, consistency, contrast, *extras, axis=2)
+    measured = nodes.add("Squeeze", measured, nodes.integers(1))
+    measured = nodes.add("Cast", measured, to=TensorProto.DOUBLE)
+    nodes.add("Concat", place, measured, name="detections", axis=1)
+
+
+def _gather(nodes: Nodes, cells: str, offsets: npt.NDArray[np.int_]) -> tuple[str, str]:
+    """Collect the maps in a window around each cell: (n, window, maps).
+
+    Also says which places of the window lie outside the map: (n, window, 1).
+    """
+    contrast = nodes.add("Gather", "contrast", nodes.integers(0), axis=1)
+    maps = nodes.add("Concat", "features", "log_weight", "score", contrast, axis=1)
+    table = nodes.add("Transpose", maps, perm=[0, 2, 3, 1])
+    table = nodes.add("Flatten", table, axis=3)
+    image, _, row, column = nodes.split(cells, 4, 1)
+    height, width = nodes.size("score", 2), nodes.size("score", 3)
+    rows, is_row_outside = _inside(nodes, row, offsets[:, 0], height)
+    columns, is_column_outside = _inside(nodes, column, offsets[:, 1], width)
+    index = nodes.add("Add", nodes.add("Mul", image, height), rows)
+    index = nodes.add("Add", nodes.add("Mul", index, width), columns)
+    is_outside = nodes.add("Or", is_row_outside, is_column_outside)
+    is_outside = nodes.add("Cast", is_outside, to=TensorProto.FLOAT)
+    is_outside = nodes.add("Unsqueeze", is_outside, nodes.integers(2))
+    return nodes.add("Gather", table, index, axis=0), is_outside
+
+
+def _inside(
+    nodes: Nodes, index: str, offsets: npt.NDArray[np.int_], size: str
+) -> tuple[str, str]:
+    """Shift indices, clipped into the map, and say which were clipped: (n, window)."""
+    shifted = nodes.add("Add", index, nodes.integers(*offsets.tolist()))
+    last = nodes.add("Sub", size, nodes.integers(1))
+    clipped = nodes.add("Min", nodes.add("Max", shifted, nodes.integers(0)), last)
+    return clipped, nodes.add("Not", nodes.add("Equal", shifted, clipped))
+
+
+def _share(nodes: Nodes, logits: str) -> str:
+    return nodes.add("Softmax", logits, axis=1)
+
+
+def _average(nodes: Nodes, share: str, value: str) -> str:
+    """Weighted mean over the window: (n, window, 1) -> (n, 1, 1)."""
+    products = nodes.add("Mul", share, value)
+    return nodes.add("ReduceSum", products, nodes.integers(1), keepdims=1)
+
+
+def _square_distance(nodes: Nodes, *pairs: tuple[str, str]) -> str:
+    squares = []
+    for value, reference in pairs:
+        difference = nodes.add("Sub", value, reference)
+        squares.append(nodes.add("Mul", difference, difference))
+    return nodes.add("Add", *squares)
+
+
+def _strongest(nodes: Nodes, values: str) -> str:
+    """Value farthest from 0 in the window, sign kept: (n, window, 1) -> (n, 1, 1)."""
+    axis = nodes.integers(1)
+    highest = nodes.add("ReduceMax", values, axis, keepdims=1)
+    lowest = nodes.add("ReduceMin", values, axis, keepdims=1)
+    is_bright = nodes.add("GreaterOrEqual", highest, nodes.add("Neg", lowest))
+    return nodes.add("Where", is_bright, highest, lowest)
+
+
+def _place(nodes: Nodes, cells: str, averages: Sequence[str], stride: int) -> str:
+    """Columns image, row, column, y_px, x_px in float64."""
+    image, _, row, column = nodes.split(cells, 4, 1)
+    double = [nodes.add("Cast", v, to=TensorProto.DOUBLE) for v in (image, row, column)]
+    step = nodes.constant(stride, np.float64)
+    half = nodes.constant((stride - 1) / 2, np.float64)
+    positions = []
+    for index, average in zip(double[1:], averages, strict=True):
+        local = nodes.add("Squeeze", average, nodes.integers(2))
+        local = nodes.add("Cast", local, to=TensorProto.DOUBLE)
+        centre = nodes.add("Add", nodes.add("Mul", index, step), half)
+        positions.append(nodes.add("Add", centre, local))
+    return nodes.add("Concat", *double, *positions, axis=1)
