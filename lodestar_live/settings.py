@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -149,12 +151,21 @@ class LinkingSettings(Section):
     )
 
 
+def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError("expected [lowest, highest] with lowest < highest")
+    return limits
+
+
+Range = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_ordered)]
+
+
 class TravelLimits(Section):
     """The box the stage may never leave, in stage coordinates."""
 
-    y_um: tuple[float, float]
-    x_um: tuple[float, float]
-    z_um: tuple[float, float] | None = None
+    y_um: Range
+    x_um: Range
+    z_um: Range | None = Field(None, description="None: the focus drive never moves.")
 
 
 class ControlSettings(Section):
@@ -163,12 +174,55 @@ class ControlSettings(Section):
     follow: bool = Field(False, description="Keep one particle centred with the stage.")
     armed: bool = Field(False, description="False: dry run, commands only recorded.")
     limits: TravelLimits | None = None
-    target: Literal["nearest", "brightest", "fastest"] = "nearest"
-    max_step_um: PositiveFloat = 50.0
-    max_rate_hz: PositiveFloat = 50.0
-    max_age_s: PositiveFloat = 0.5
-    deadband_um: NonNegativeFloat = 0.3
     calibration: str | None = Field(None, description="File made by `calibrate`.")
+    max_calibration_age_days: PositiveFloat = Field(
+        30.0, description="An older calibration is refused."
+    )
+    target: Literal["nearest", "brightest", "fastest"] = Field(
+        "nearest", description="Which track is chosen when none is named."
+    )
+    mode: Literal["one", "centroid", "visit"] = Field(
+        "one",
+        description="one: a single target; centroid: the middle of a set stays in "
+        "view; visit: the members of a set in turn.",
+    )
+    dwell_s: PositiveFloat = Field(2.0, description="Time per target of `visit`.")
+    lost: Literal["search", "hold", "stop"] = Field(
+        "search",
+        description="What follows `coast_frames` without the target: search: look "
+        "where it can be by now, the stage at rest; hold: wait for the same track; "
+        "stop: end control.",
+    )
+    coast_frames: NonNegativeInt = Field(
+        5, description="Frames a lost target is followed on its prediction."
+    )
+    reacquire_frames: PositiveInt = Field(
+        3, description="Consistent frames before a found target counts as the same."
+    )
+    max_step_um: PositiveFloat = Field(50.0, description="Longest move in the plane.")
+    max_rate_hz: PositiveFloat = Field(50.0, description="Most moves per second.")
+    max_age_s: PositiveFloat = Field(
+        0.5, description="Commands from older frames are refused."
+    )
+    deadband_um: NonNegativeFloat = Field(
+        0.3, description="Smaller corrections are not worth a move."
+    )
+    focus: Literal["off", "z", "sharpness"] = Field(
+        "off",
+        description="z: keep the target's measured z at zero; sharpness: keep a "
+        "focus measure at its maximum by a two-sided search.",
+    )
+    z_deadband_um: NonNegativeFloat = 0.3
+    max_z_step_um: PositiveFloat = Field(2.0, description="Longest focus move.")
+    max_z_rate_hz: PositiveFloat = Field(10.0, description="Most focus moves a second.")
+    rules: tuple[str, ...] = Field(
+        (), description='E.g. "when n_tracks > 20: set Camera Exposure 5".'
+    )
+    properties: dict[str, Range | tuple[str, ...]] = Field(
+        {},
+        description="What rules may set and within which limits: "
+        '"Camera Exposure" = [1, 50], or a list of allowed words.',
+    )
 
 
 class StreamSettings(Section):

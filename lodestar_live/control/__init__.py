@@ -1,1 +1,19 @@
-"""Stage following, focus lock, calibration, and the gate every command passes."""
+"""Feedback: keep a particle centred and in focus, behind one safety gate."""
+
+from lodestar_live.control.calibration import Calibration, load_calibration
+from lodestar_live.control.controller import Controller
+from lodestar_live.control.driver import PropertyDriver, StageDriver
+from lodestar_live.control.gate import SafetyGate, Verdict
+from lodestar_live.control.moves import MoveLog, StageResponse
+
+__all__ = [
+    "Calibration",
+    "Controller",
+    "MoveLog",
+    "PropertyDriver",
+    "SafetyGate",
+    "StageDriver",
+    "StageResponse",
+    "Verdict",
+    "load_calibration",
+]

@@ -1,0 +1,384 @@
+"""The safety gate: the only way from this package to any actuator.
+
+A command passes when it is finite, inside the travel box, not too long a step, not too
+frequent, made from fresh data, alone in flight, and nothing has called a halt. Whatever
+passes is recorded, and whatever is refused is recorded with its reason. Without arming
+the same checks run and nothing is sent (dry run).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lodestar_live.control.driver import PropertyDriver, StageDriver
+from lodestar_live.control.moves import MoveLog
+from lodestar_live.data import Event, StagePosition
+from lodestar_live.errors import SettingsError, StageError
+from lodestar_live.settings import ControlSettings, TravelLimits
+
+MAX_FAILURES = 3
+SLOW_REPLY_S = 0.5
+NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a command. `reason` says why it was refused, or how it passed."""
+
+    passed: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+
+class SafetyGate:
+    """Checks every command and sends those that pass.
+
+    Parameters
+    ----------
+    driver
+        The stage.
+    settings
+        Limits, steps, rates; `armed` says whether anything is sent at all.
+    clock
+        Monotonic seconds since the run's start, the clock of frames.
+    tell
+        Takes an event for every command, refusal and stop.
+    moves
+        Log in which own moves are noted.
+    properties
+        Where device properties are set. None: none may be set.
+
+    Raises
+    ------
+    SettingsError
+        Armed without travel limits.
+    StageError
+        Armed while the stage stands outside its limits.
+    """
+
+    def __init__(
+        self,
+        driver: StageDriver,
+        settings: ControlSettings,
+        *,
+        clock: Callable[[], float],
+        tell: Callable[[Event], None],
+        moves: MoveLog,
+        properties: PropertyDriver | None = None,
+    ) -> None:
+        self.settings, self.moves = settings, moves
+        self._driver, self._properties = driver, properties
+        self._clock, self._tell = clock, tell
+        self._lock = threading.Lock()
+        self._halted: str | None = None
+        self._t_sent_s = {"xy": -math.inf, "z": -math.inf}
+        self._t_data_s = {"xy": -math.inf, "z": -math.inf}
+        self._failures = 0
+        self._call_began_s: float | None = None
+        if settings.armed:
+            self._require_limits()
+
+    @property
+    def halted(self) -> str | None:
+        """Why nothing may move, or None."""
+        return self._halted
+
+    @property
+    def is_armed(self) -> bool:
+        """True when commands that pass are really sent."""
+        return self.settings.armed
+
+    def move_xy(
+        self,
+        y_um: Any,
+        x_um: Any,
+        *,
+        t_data_s: Any,
+        stage_known: bool = False,
+        **details: Any,
+    ) -> Verdict:
+        """Ask for a move in the plane.
+
+        Parameters
+        ----------
+        y_um, x_um
+            Absolute goal.
+        t_data_s
+            Exposure of the newest frame the command rests on.
+        stage_known
+            The stage position at that exposure came from the move log. Otherwise a
+            frame exposed before the last own move had settled is refused.
+        details
+            For the record: track, error, prediction.
+        """
+        goal = StagePosition(NAN, _number(y_um), _number(x_um))
+        return self._command("xy", goal, _number(t_data_s), stage_known, details)
+
+    def move_z(self, z_um: Any, *, t_data_s: Any, **details: Any) -> Verdict:
+        """Ask for a focus move.
+
+        Stricter than the plane: own limits, short steps, low rate, and never from a
+        frame exposed before the last focus move had settled.
+        """
+        goal = StagePosition(_number(z_um), NAN, NAN)
+        return self._command("z", goal, _number(t_data_s), False, details)
+
+    def set_property(self, device: str, name: str, value: Any) -> Verdict:
+        """Ask for a device property; only those listed in the settings pass."""
+        details = {"device": device, "name": name, "value": str(value)}
+        with self._lock:
+            text, reason = self._checked_property(f"{device} {name}", value)
+            if reason:
+                return self._refuse("property.refused", reason, details)
+            details["value"] = text
+            if not self.is_armed or self._properties is None:
+                return self._dry_run("property.dry_run", details)
+            properties = self._properties
+            return self._send(
+                "property.set",
+                lambda: properties.set_property(device, name, text),
+                details,
+            )
+
+    def stop(self, reason: str) -> None:
+        """Make the stage stand still at once and refuse everything until `allow`.
+
+        Waits for nothing: a command that another thread is just sending is followed
+        by a second stop from that thread.
+        """
+        self._halted = reason
+        if self.is_armed:
+            self._stop_driver()
+        self._event("stage.stopped", {"reason": reason})
+
+    def hold(self, reason: str) -> None:
+        """Refuse everything until `allow`; the move under way may end."""
+        self._halted = reason
+        self._event("stage.held", {"reason": reason})
+
+    def allow(self) -> None:
+        """Take back a stop or hold, after a person asked for it."""
+        if self._halted is not None:
+            self._event("stage.allowed", {"after": self._halted})
+        self._halted, self._failures = None, 0
+
+    def check_reply(self) -> None:
+        """Hold when the stage has not answered a call for half a second."""
+        began_s = self._call_began_s
+        if began_s is not None and self._clock() - began_s > SLOW_REPLY_S:
+            self._call_began_s = None
+            self.hold(f"no reply from the stage for {SLOW_REPLY_S} s")
+
+    def is_busy(self) -> bool:
+        """Return whether the last move still runs; a stage that cannot say is busy."""
+        try:
+            return bool(self._driver.is_busy())
+        except Exception:  # hardware may raise anything
+            return True
+
+    def read_position(self) -> StagePosition:
+        """Read the stage and note it in the log; NaN when it cannot be read."""
+        try:
+            position = StagePosition(*(float(v) for v in self._driver.position_um()))
+        except Exception:  # hardware may raise anything
+            return StagePosition()
+        self.moves.read(self._clock(), position)
+        return position
+
+    def limits_for(self, axis: str) -> tuple[tuple[float, float], ...] | None:
+        """Return the limits of "xy" as (y, x), of "z" as (z,); None: not set."""
+        limits = self.settings.limits
+        if limits is None:
+            return None
+        if axis == "xy":
+            return (limits.y_um, limits.x_um)
+        return None if limits.z_um is None else (limits.z_um,)
+
+    def _command(
+        self,
+        axis: str,
+        goal: StagePosition,
+        t_data_s: float,
+        stage_known: bool,
+        details: dict[str, Any],
+    ) -> Verdict:
+        facts = {"axis": axis, "t_data_s": _json(t_data_s), **_named(goal, axis)}
+        details = facts | details
+        with self._lock:
+            now_s = self._clock()
+            reason = self._why_not(axis, goal, now_s, t_data_s, stage_known)
+            if reason:
+                return self._refuse("stage.refused", reason, details)
+            self._t_sent_s[axis], self._t_data_s[axis] = now_s, t_data_s
+            if not self.is_armed:
+                return self._dry_run("stage.dry_run", details)
+            self.moves.moved(now_s, goal)
+            return self._send("stage.move", lambda: self._move(axis, goal), details)
+
+    def _why_not(
+        self,
+        axis: str,
+        goal: StagePosition,
+        now_s: float,
+        t_data_s: float,
+        stage_known: bool,
+    ) -> str:
+        """Return why a move must not be made; empty when it may."""
+        values = _axis_values(goal, axis)
+        if self._halted is not None:
+            return f"halted: {self._halted}"
+        if not all(map(math.isfinite, values)):
+            return "not a finite position"
+        return (
+            self._outside(axis, values)
+            or self._wrong_time(axis, now_s, t_data_s, stage_known)
+            or self._too_far(axis, values)
+            or ("the last move still runs" if self.is_busy() else "")
+        )
+
+    def _outside(self, axis: str, values: tuple[float, ...]) -> str:
+        limits = self.limits_for(axis)
+        if limits is None:
+            return f"no travel limits for {axis}" if self._needs_limits(axis) else ""
+        for value, (low, high) in zip(values, limits, strict=True):
+            if not low <= value <= high:
+                return f"outside the travel limits: {value:.6g} not in [{low}, {high}]"
+        return ""
+
+    def _needs_limits(self, axis: str) -> bool:
+        return self.is_armed or axis == "z"
+
+    def _wrong_time(
+        self, axis: str, now_s: float, t_data_s: float, stage_known: bool
+    ) -> str:
+        settings = self.settings
+        rate_hz = settings.max_z_rate_hz if axis == "z" else settings.max_rate_hz
+        # A frame clock jitters; one part in ten keeps a 50 Hz loop under "50 Hz".
+        if now_s - self._t_sent_s[axis] < 0.9 / rate_hz:
+            return f"more than {rate_hz} moves per second"
+        if not 0 <= now_s - t_data_s <= settings.max_age_s:
+            return f"made from a frame {now_s - t_data_s:.3g} s old"
+        settled_s = self._t_sent_s[axis] + self.moves.response.settle_s
+        since = self._t_data_s[axis] if stage_known else settled_s
+        if t_data_s < since:
+            return "made from a frame older than the last own move"
+        return ""
+
+    def _too_far(self, axis: str, values: tuple[float, ...]) -> str:
+        longest = self.settings.max_z_step_um if axis == "z" else None
+        longest = longest or self.settings.max_step_um
+        here = _axis_values(self.read_position(), axis)
+        step_um = math.dist(values, here)
+        if not step_um <= longest * (1 + 1e-9):  # NaN: position unknown
+            return f"a step of {step_um:.6g} um; at most {longest} um"
+        return ""
+
+    def _checked_property(self, name: str, value: Any) -> tuple[str, str]:
+        """Return the text to set, which is what was checked, and why not to."""
+        if self._halted is not None:
+            return "", f"halted: {self._halted}"
+        allowed = self.settings.properties.get(name)
+        if allowed is None:
+            return "", f"{name!r} is not among control.properties"
+        for word in allowed:
+            if isinstance(word, str) and value == word:
+                return word, ""
+        number = NAN if isinstance(allowed[0], str) else _number(value)
+        if math.isfinite(number) and float(allowed[0]) <= number <= float(allowed[1]):
+            return f"{int(number) if number.is_integer() else number!r}", ""
+        return "", f"{value!r} is not allowed for {name!r}: {list(allowed)}"
+
+    def _move(self, axis: str, goal: StagePosition) -> None:
+        if axis == "z":
+            self._driver.move_z_to_um(goal.z_um)
+        else:
+            self._driver.move_to_um(goal.y_um, goal.x_um)
+
+    def _send(
+        self, kind: str, call: Callable[[], None], details: dict[str, Any]
+    ) -> Verdict:
+        self._call_began_s = self._clock()
+        try:
+            call()
+        except Exception as error:  # hardware may raise anything; it must not spread
+            return self._failed(error, details)
+        finally:
+            self._call_began_s = None
+        self._failures = 0
+        self._event(kind, details)
+        if self._halted is not None:  # stopped while the call was under way
+            self._stop_driver()
+        return Verdict(True, "sent")
+
+    def _failed(self, error: Exception, details: dict[str, Any]) -> Verdict:
+        self._failures += 1
+        reason = f"{type(error).__name__}: {error}"
+        self._event("stage.failed", details | {"reason": reason})
+        if self._failures >= MAX_FAILURES:
+            self.hold(f"the stage failed {self._failures} times in a row: {reason}")
+        return Verdict(False, reason)
+
+    def _refuse(self, kind: str, reason: str, details: dict[str, Any]) -> Verdict:
+        self._event(kind, details | {"reason": reason})
+        return Verdict(False, reason)
+
+    def _dry_run(self, kind: str, details: dict[str, Any]) -> Verdict:
+        self._event(kind, details)
+        return Verdict(True, "dry run")
+
+    def _stop_driver(self) -> None:
+        try:
+            self._driver.stop()
+            position = StagePosition(*(float(v) for v in self._driver.position_um()))
+            self.moves.stopped(self._clock(), position)
+        except Exception as error:  # hardware may raise anything
+            self._event("stage.failed", {"reason": f"stop: {error}"})
+
+    def _event(self, kind: str, details: dict[str, Any]) -> None:
+        self._tell(Event(kind, self._clock(), details=details))
+
+    def _require_limits(self) -> None:
+        limits = self.settings.limits
+        if limits is None:
+            raise SettingsError(
+                "control.armed = true, but control.limits is missing; expected the "
+                "travel box, e.g. limits = { y_um = [-500, 500], x_um = [-500, 500] }. "
+                "Micro-Manager cannot tell it."
+            )
+        _require_inside(StagePosition(*self._driver.position_um()), limits)
+
+
+def _require_inside(position: StagePosition, limits: TravelLimits) -> None:
+    for name in ("y_um", "x_um", "z_um"):
+        box, here = getattr(limits, name), getattr(position, name)
+        if box is not None and not box[0] <= here <= box[1]:
+            raise StageError(
+                f"stage {name} = {here:.6g}, outside control.limits.{name} = "
+                f"[{box[0]}, {box[1]}]. Move the stage inside or widen the limits."
+            )
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except Exception:  # hostile commands: whatever cannot be a number is not one
+        return NAN
+
+
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _axis_values(position: StagePosition, axis: str) -> tuple[float, ...]:
+    return (position.z_um,) if axis == "z" else (position.y_um, position.x_um)
+
+
+def _named(goal: StagePosition, axis: str) -> dict[str, Any]:
+    names = ("z_um",) if axis == "z" else ("y_um", "x_um")
+    return dict(zip(names, map(_json, _axis_values(goal, axis)), strict=True))
