@@ -1,1 +1,0 @@
-"""LiveTracker: the image processor, its mailbox, worker, accounting and shutdown."""

@@ -1,0 +1,79 @@
+"""Where every frame went, and how long each step took."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lodestar_live.data import Counts
+
+_SAMPLES = 20_000  # timings kept per step: the newest ones
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Median and tail of one step, ms."""
+
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run came to."""
+
+    counts: Counts
+    duration_s: float
+    fps: float
+    latencies: Mapping[str, Latency] = field(default_factory=dict)
+    n_tracks: int = 0
+    first_error: str | None = None
+    degraded: bool = False
+
+
+class Accounts:
+    """Counters that always balance; every change is one step under one lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counts()
+        self._timings: defaultdict[str, deque[float]] = defaultdict(
+            lambda: deque(maxlen=_SAMPLES)
+        )
+
+    def counts(self) -> Counts:
+        """Return a consistent snapshot of the counters."""
+        return self._counts
+
+    def receive(self) -> int:
+        """Count one arrival, in flight from now on; return its index."""
+        with self._lock:
+            now = self._counts
+            self._counts = replace(
+                now, received=now.received + 1, in_flight=now.in_flight + 1
+            )
+            return now.received
+
+    def settle(self, outcome: str) -> None:
+        """End the flight of one frame: processed, dropped, failed or waiting."""
+        with self._lock:
+            now = self._counts
+            changes = {outcome: getattr(now, outcome) + 1}
+            self._counts = replace(now, in_flight=now.in_flight - 1, **changes)
+
+    def time(self, timings_ms: Mapping[str, float]) -> None:
+        """Keep the timings of one frame."""
+        for name, value in timings_ms.items():
+            self._timings[name].append(value)
+
+    def latencies(self) -> dict[str, Latency]:
+        """Return median and 99th percentile of every step timed so far."""
+        return {
+            name: Latency(*(float(q) for q in np.percentile(list(values), (50, 99))))
+            for name, values in list(self._timings.items())
+            if values
+        }

@@ -1,0 +1,237 @@
+"""Put the parts of a run together, as the settings say."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lodestar_live.control import Controller
+from lodestar_live.data import (
+    UNKNOWN_POSITION,
+    Counts,
+    Detections,
+    Event,
+    Frame,
+    Pixels,
+    StagePosition,
+    Tracks,
+)
+from lodestar_live.detection import Detector
+from lodestar_live.errors import RecordingError, SettingsError
+from lodestar_live.linking import Linker
+from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
+from lodestar_live.pipeline import Sink
+from lodestar_live.recording import Recorder
+from lodestar_live.settings import DetectionSettings, Settings
+from lodestar_live.streams import Publisher
+
+Detect = Callable[[Pixels], Detections]
+_PACKAGES = (
+    "lodestar-live",
+    "numpy",
+    "onnxruntime",
+    "pycromanager",
+    "pymmcore",
+    "pyzmq",
+)
+
+
+@dataclass
+class Parts:
+    """What one run is made of."""
+
+    settings: Settings
+    run_folder: Path
+    linker: Linker
+    detect: Detect | None = None
+    model_version: int = 0
+    card: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    pixel_size_um: float = float("nan")
+    publisher: Publisher | None = None
+    recorder: Recorder | None = None
+    controller: Controller | None = None
+    controller_refused: bool = False
+    read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
+    prepare: Callable[[Frame], Frame] | None = None
+    _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
+
+    @property
+    def sinks(self) -> list[Sink]:
+        """Publisher, recorder, controller: in the order they are told."""
+        found = (self.publisher, self.controller, self.recorder)
+        return [sink for sink in found if sink is not None]
+
+    @property
+    def stage_at(self) -> Callable[[float], StagePosition] | None:
+        """The stage position at an instant, from the controller's move log."""
+        return None if self.controller is None else self.controller.stage_at
+
+    def load_detector(self, path: Path) -> None:
+        """Use the model in `path` from the next frame on."""
+        detector = open_detector(path, self.settings.detection)
+        self.detect, self.card = detector, dict(detector.card)
+
+    def detect_frame(self, frame: Frame) -> Detections:
+        """Detect; a frame of another shape or place on the sensor ends all tracks."""
+        view = (frame.pixels.shape, frame.origin_px)
+        if self._view is not None and view != self._view:
+            self.linker.end_all()
+        self._view = view
+        assert self.detect is not None  # noqa: S101 - a pipeline exists only with one
+        return self.detect(frame.pixels)
+
+    def link_frame(self, detections: Detections, frame_index: int) -> Tracks:
+        """Link, and note which model made the rows."""
+        tracks = self.linker(detections, frame_index)
+        if self.model_version == 0:
+            return tracks
+        rows = tracks.rows.copy()
+        rows["model_version"] = self.model_version
+        return Tracks(rows)
+
+    def take_events(self) -> tuple[Event, ...]:
+        """Return what the linker noticed in this frame."""
+        return self.linker.take_events()
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of everything that shaped this run."""
+        found = {"python": platform.python_version()}
+        for package in _PACKAGES:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "not installed"
+        return found
+
+
+def assemble(
+    settings: Settings,
+    *,
+    microscope: Microscope | None,
+    detect: Detect | None,
+    clock: Callable[[], float],
+    counts: Callable[[], Counts],
+    tell: Callable[[Event], None],
+    commands: Mapping[str, Callable[[Mapping[str, Any]], Any]],
+) -> Parts:
+    """Build the parts; everything that can be refused is refused here.
+
+    Raises
+    ------
+    LodestarError
+        A model, port, calibration, limit or folder cannot be used.
+    """
+    parts = Parts(
+        settings=settings,
+        run_folder=new_run_folder(settings),
+        linker=make_linker(settings, clock),
+        detect=detect,
+    )
+    if detect is None and settings.detection.model is not None:
+        parts.load_detector(Path(settings.detection.model))
+    if microscope is None and has_active_core():
+        microscope = active_core()
+    if microscope is not None:
+        parts.pixel_size_um = microscope.pixel_size_um
+        if microscope.is_python:
+            parts.read_stage = CoreStage(microscope).position_um
+    if settings.microscope.pixel_size_um is not None:
+        parts.pixel_size_um = settings.microscope.pixel_size_um
+    if settings.control.follow:
+        parts.controller = _make_controller(
+            settings, microscope, clock=clock, tell=tell
+        )
+        parts.calibration = dict(parts.controller.calibration_facts)
+    if settings.streams.enabled:
+        parts.publisher = _make_publisher(parts, clock, counts, commands)
+    if settings.recording.enabled:
+        parts.recorder = Recorder(parts.run_folder)
+    return parts
+
+
+def open_detector(path: Path, settings: DetectionSettings) -> Detector:
+    """Open a model with the user's detection settings."""
+    return Detector(
+        path,
+        threshold=settings.threshold,
+        alpha=settings.alpha,
+        beta=settings.beta,
+        quantile=settings.quantile,
+        max_detections=settings.max_detections,
+        only_like_training=settings.only_like_training,
+        engine=settings.engine,
+        n_threads=settings.n_threads,
+    )
+
+
+def make_linker(settings: Settings, clock: Callable[[], float]) -> Linker:
+    """Make the linker the settings describe."""
+    linking = settings.linking
+    return Linker(
+        search_radius_px=linking.search_radius_px,
+        max_gap_frames=linking.max_gap_frames,
+        method=linking.method,
+        clock=clock,
+    )
+
+
+def new_run_folder(settings: Settings) -> Path:
+    """Make a fresh folder for a run: ``<recording.folder>/<time>_<name>``."""
+    name = re.sub(r"[^\w.-]+", "_", settings.name) or "run"
+    stem = f"{datetime.now():%Y%m%d_%H%M%S}_{name}"
+    root = Path(settings.recording.folder)
+    for attempt in range(1000):
+        folder = root / (f"{stem}_{attempt}" if attempt else stem)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RecordingError(
+                f"recording.folder = {root}: a run folder cannot be made there "
+                f"({error.strerror}). Choose a folder you may write to."
+            ) from error
+        return folder
+    raise RecordingError(f"recording.folder = {root}: too many runs in one second.")
+
+
+def _make_controller(
+    settings: Settings,
+    microscope: Microscope | None,
+    *,
+    clock: Callable[[], float],
+    tell: Callable[[Event], None],
+) -> Controller:
+    if microscope is None:
+        raise SettingsError(
+            "control.follow = true, but no microscope is reachable. Start "
+            "Micro-Manager or pass LiveTracker(..., microscope=...)."
+        )
+    stage = CoreStage(microscope)
+    return Controller(settings.control, stage, clock=clock, tell=tell, properties=stage)
+
+
+def _make_publisher(
+    parts: Parts,
+    clock: Callable[[], float],
+    counts: Callable[[], Counts],
+    commands: Mapping[str, Callable[[Mapping[str, Any]], Any]],
+) -> Publisher:
+    controller = parts.controller
+    verbs = dict(commands)
+    if controller is not None:
+        verbs |= controller.verbs()
+    return Publisher.from_settings(
+        parts.settings.streams,
+        commands=verbs,
+        target_id=None if controller is None else lambda: controller.target_id,
+        counts=counts,
+        clock=clock,
+    )

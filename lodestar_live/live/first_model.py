@@ -1,0 +1,128 @@
+"""Train a model while the acquisition goes on: in a process of its own.
+
+A process rather than a thread: the live process never imports torch, the camera's
+thread keeps its interpreter to itself, and a stop can end the training at once.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import tifffile
+
+from lodestar_live.data import Pixels
+from lodestar_live.errors import ModelError
+from lodestar_live.settings import TrainingSettings
+
+_NICENESS = 5
+
+
+class TrainingProcess:
+    """One training run of ``lodestar-live train`` beside a live acquisition.
+
+    Parameters
+    ----------
+    snapshot
+        The frame to train on, shape (y, x).
+    settings
+        Where the particle is and how to train.
+    folder
+        Receives ``snapshot.tif``, ``model.onnx``, ``training.png`` and the log.
+    on_ready
+        Called on this object's thread with the path of the finished model.
+    on_failure
+        Called with a readable reason instead.
+    show
+        Let the training draw its progress bar on this terminal.
+    """
+
+    def __init__(
+        self,
+        snapshot: Pixels,
+        settings: TrainingSettings,
+        folder: Path,
+        *,
+        on_ready: Callable[[Path], None],
+        on_failure: Callable[[ModelError], None],
+        show: bool = False,
+    ) -> None:
+        self.model_path = folder / "model.onnx"
+        self._log_path = folder / "training.log"
+        image_path = folder / "snapshot.tif"
+        tifffile.imwrite(image_path, snapshot, photometric="minisblack")
+        self._on_ready, self._on_failure = on_ready, on_failure
+        self._cancelled = False
+        self._process = self._start(
+            _command(image_path, self.model_path, settings), show
+        )
+        self._thread = threading.Thread(
+            target=self._wait, name="lodestar-training", daemon=True
+        )
+        self._thread.start()
+
+    def cancel(self, timeout_s: float = 2.0) -> None:
+        """End the training; nothing is called back afterwards."""
+        self._cancelled = True
+        if self._process.poll() is None:
+            self._process.kill()
+        self._thread.join(timeout_s)
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """Wait until the training is over and has called back."""
+        self._thread.join(timeout_s)
+
+    def _start(self, command: list[str], show: bool) -> subprocess.Popen[bytes]:
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+        environment = {**os.environ, "PYTHONPATH": path}
+        log = None if show else self._log_path.open("wb")
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own command line
+                command, stdout=log, stderr=None if show else log, env=environment
+            )
+        finally:
+            if log is not None:
+                log.close()
+        if hasattr(os, "setpriority") and not show:
+            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        return process
+
+    def _wait(self) -> None:
+        status = self._process.wait()
+        if self._cancelled:
+            return
+        if status == 0 and self.model_path.is_file():
+            self._on_ready(self.model_path)
+        else:
+            self._on_failure(ModelError(self._reason(status)))
+
+    def _reason(self, status: int) -> str:
+        log = (
+            self._log_path.read_text(errors="replace")
+            if self._log_path.exists()
+            else ""
+        )
+        last = log.strip().splitlines()[-3:]
+        return (
+            f"training on the first frame ended with status {status}: "
+            f"{' '.join(last) or 'see above'}. Give the particle with training.at_px, "
+            "or a trained model with detection.model."
+        )
+
+
+def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
+    command = [sys.executable, "-m", "lodestar_live", "train", str(image)]
+    command += ["-o", str(model), "--seed", str(settings.seed)]
+    command += ["--network", settings.network, "--quality", settings.quality]
+    if settings.at_px is not None:
+        command += ["--at", f"{settings.at_px[0]},{settings.at_px[1]}"]
+    if settings.size_px is not None:
+        command += ["--size", str(settings.size_px)]
+    if settings.steps is not None:
+        command += ["--steps", str(settings.steps)]
+    return command
