@@ -89,6 +89,10 @@ class Linker:
         self._events: list[Event] = []
         self.counts = LinkCounts()
 
+    def end_all(self) -> None:
+        """End every track; ids go on (another shape or place on the sensor)."""
+        self._states = self._states[:0]
+
     def __call__(self, detections: Detections, frame_index: int) -> Tracks:
         """Link the detections of one frame and return every live track."""
         if self._frame is not None and frame_index <= self._frame:

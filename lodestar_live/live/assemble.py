@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lodestar_live.control import Controller
+from lodestar_live.control import Calibration, Controller, load_calibration
 from lodestar_live.data import (
     UNKNOWN_POSITION,
     Counts,
@@ -57,7 +57,6 @@ class Parts:
     publisher: Publisher | None = None
     recorder: Recorder | None = None
     controller: Controller | None = None
-    controller_refused: bool = False
     read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
     prepare: Callable[[Frame], Frame] | None = None
     _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
@@ -115,6 +114,7 @@ def assemble(
     settings: Settings,
     *,
     microscope: Microscope | None,
+    calibration: Calibration | None,
     detect: Detect | None,
     clock: Callable[[], float],
     counts: Callable[[], Counts],
@@ -145,10 +145,18 @@ def assemble(
     if settings.microscope.pixel_size_um is not None:
         parts.pixel_size_um = settings.microscope.pixel_size_um
     if settings.control.follow:
-        parts.controller = _make_controller(
-            settings, microscope, clock=clock, tell=tell
+        if calibration is None and settings.control.calibration is not None:
+            calibration = load_calibration(settings.control.calibration)
+        parts.calibration = {} if calibration is None else _facts(calibration)
+        parts.controller = Controller(
+            settings.control,
+            _stage_of(microscope),
+            clock=clock,
+            tell=tell,
+            properties=_stage_of(microscope),
+            calibration=calibration,
+            pixel_size_um=parts.pixel_size_um,
         )
-        parts.calibration = dict(parts.controller.calibration_facts)
     if settings.streams.enabled:
         parts.publisher = _make_publisher(parts, clock, counts, commands)
     if settings.recording.enabled:
@@ -202,20 +210,22 @@ def new_run_folder(settings: Settings) -> Path:
     raise RecordingError(f"recording.folder = {root}: too many runs in one second.")
 
 
-def _make_controller(
-    settings: Settings,
-    microscope: Microscope | None,
-    *,
-    clock: Callable[[], float],
-    tell: Callable[[Event], None],
-) -> Controller:
+def _stage_of(microscope: Microscope | None) -> CoreStage:
     if microscope is None:
         raise SettingsError(
             "control.follow = true, but no microscope is reachable. Start "
             "Micro-Manager or pass LiveTracker(..., microscope=...)."
         )
-    stage = CoreStage(microscope)
-    return Controller(settings.control, stage, clock=clock, tell=tell, properties=stage)
+    return CoreStage(microscope)
+
+
+def _facts(calibration: Calibration) -> dict[str, Any]:
+    return {
+        "matrix_um_per_px": calibration.map.matrix_um_per_px.tolist(),
+        "residual_px": calibration.residual_px,
+        "measured": calibration.measured.isoformat(),
+        "objective": calibration.objective,
+    }
 
 
 def _make_publisher(

@@ -206,8 +206,7 @@ def test_a_wedged_detector_cannot_hold_the_program(tmp_path) -> None:
         tracker(IMAGE, METADATA)
         assert wedged.wait(5.0)
     release.set()
-    worker = next(t for t in [tracker._worker])
-    assert worker.daemon
+    assert tracker._run._worker.daemon
 
 
 def test_a_change_of_shape_ends_the_tracks_but_not_the_run(tmp_path) -> None:

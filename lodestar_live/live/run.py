@@ -1,0 +1,337 @@
+"""One run: the worker thread, the model it waits for, and where every frame went."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import traceback
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lodestar_live.data import Event, Frame, Pixels, RunInfo, StagePosition, Update
+from lodestar_live.errors import InputError, ModelError
+from lodestar_live.live.accounts import Accounts, Summary
+from lodestar_live.live.assemble import Parts
+from lodestar_live.live.clock import RunClock
+from lodestar_live.live.first_model import TrainingProcess
+from lodestar_live.live.mailbox import Mailbox
+from lodestar_live.microscope import read_facts
+from lodestar_live.pipeline import Pipeline, Sink
+from lodestar_live.settings import Settings
+
+logger = logging.getLogger(__name__)
+_CLOSE_WITHIN_S = 5.0
+_DRAIN_WITHIN_S = 2.0
+_IDLE_S = 0.05
+_LOSSES_KEPT = 10_000
+_OLDEST_S = 60.0  # a camera time stamp older than this is not believed
+
+
+class Arrival(NamedTuple):
+    """One image as the hook left it."""
+
+    frame_index: int
+    pixels: Pixels
+    metadata: Mapping[str, Any]
+    t_arrival_s: float
+    stage_um: StagePosition
+
+
+class Loss(NamedTuple):
+    """A frame that will never be processed; its pixels are already gone."""
+
+    outcome: str
+    frame_index: int
+    t_arrival_s: float
+    stage_um: StagePosition
+
+
+class Run:
+    """Everything that lives from one ``with`` of a `LiveTracker` to its end."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: RunClock,
+        accounts: Accounts,
+        on_update: Callable[[Update], None] | None,
+    ) -> None:
+        self.settings, self.clock, self.accounts = settings, clock, accounts
+        self._on_update = on_update
+        self.first_error: str | None = None
+        self.pipeline: Pipeline | None = None
+        self.tracking = threading.Event()
+        self.parts: Parts
+        self.sinks: list[Sink] = []
+        self.n_tracks = 0
+        self.failures_in_a_row = 0
+        live = settings.live
+        self._mailbox: Mailbox[Arrival] = Mailbox(live.mode, live.queue_frames)
+        self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
+        self._kinds_logged: set[str] = set()
+        self._training: TrainingProcess | None = None
+        self._drain_until_s = float("inf")
+        self._first_s, self._last_s = float("inf"), 0.0
+        self._duration_s: float | None = None
+        self._worker = threading.Thread(
+            target=self._work, name="lodestar-worker", daemon=True
+        )
+
+    # --- life ---------------------------------------------------------------
+
+    def open(self, parts: Parts, sinks: list[Sink]) -> None:
+        """Tell every sink what this run is, then start the worker."""
+        self.parts, self.sinks = parts, sinks
+        run = self._describe()
+        for sink in sinks:
+            sink.open(run)
+        if parts.detect is not None:
+            self.use_detector()
+        self._worker.start()
+
+    def close(self) -> None:
+        """Stop the stage, finish the frames in hand, close every sink; bounded."""
+        if self.parts.controller is not None:
+            self.parts.controller.stop("end of run")
+        if self._training is not None:
+            self._training.cancel()
+        self._drain_until_s = self.clock() + _DRAIN_WITHIN_S
+        self._mailbox.close()
+        if self._worker.ident is not None:
+            self._worker.join(_CLOSE_WITHIN_S)
+        if self._worker.is_alive():
+            logger.error("the worker is stuck in a frame; it is left behind")
+        self._report_losses()
+        self._duration_s = self.clock()
+        for sink in self.sinks:
+            try:
+                sink.close()
+            except Exception:
+                self.note_error("closing a sink")
+
+    def use_detector(self) -> None:
+        """Put a pipeline around the current detector: one assignment, so atomic."""
+        self.pipeline = Pipeline(
+            self.parts.detect_frame,
+            self.parts.link_frame,
+            prepare=self.parts.prepare,
+            sinks=self.sinks,
+            take_events=self.parts.take_events,
+            counts=self.accounts.counts,
+            clock=self.clock,
+        )
+        self.tracking.set()
+
+    def summary(self) -> Summary:
+        """Return what the run came to so far."""
+        counts = self.accounts.counts()
+        span_s = self._last_s - self._first_s
+        n = counts.processed
+        return Summary(
+            counts=counts,
+            duration_s=self.clock() if self._duration_s is None else self._duration_s,
+            fps=(n - 1) / span_s if n > 1 and span_s > 0 else 0.0,
+            latencies=self.accounts.latencies(),
+            n_tracks=self.n_tracks,
+            first_error=self.first_error,
+            degraded=self.failures_in_a_row >= self.settings.live.max_failures,
+        )
+
+    # --- frames -------------------------------------------------------------
+
+    def take(self, image: Any, metadata: Any, t_arrival_s: float) -> None:
+        """Take one image from the hook: copy, queue, count. Microseconds."""
+        stage_um = self.parts.read_stage()
+        index = self.accounts.receive()
+        arrival = Arrival(index, np.array(image), metadata, t_arrival_s, stage_um)
+        lost = self._mailbox.put(arrival)
+        if lost is not None:
+            outcome = "waiting" if self.pipeline is None else "dropped"
+            self.accounts.settle(outcome)
+            self._losses.append(
+                Loss(outcome, lost.frame_index, lost.t_arrival_s, lost.stage_um)
+            )
+
+    def _work(self) -> None:
+        while True:
+            arrival = self._mailbox.get(_IDLE_S)
+            self._report_losses()
+            if arrival is not None:
+                if self.clock() > self._drain_until_s:
+                    self._lose(arrival, "dropped", "the run was closed")
+                else:
+                    self._handle(arrival)
+            elif self._drain_until_s < float("inf"):
+                return
+
+    def _handle(self, arrival: Arrival) -> None:
+        pipeline = self.pipeline
+        try:
+            frame = self._frame(arrival)
+            if pipeline is None:
+                self._wait_for_model(arrival, frame)
+                return
+            update = pipeline.process(frame)
+        except BaseException as error:  # one bad frame never ends a run
+            self._fail(arrival, error)
+            return
+        self.accounts.settle("processed")
+        self.accounts.time(update.timings_ms)
+        self.failures_in_a_row = 0
+        self._remember(update)
+
+    def _frame(self, arrival: Arrival) -> Frame:
+        pixels = arrival.pixels
+        if pixels.ndim != 2 or 0 in pixels.shape or pixels.dtype.kind not in "uifcb":
+            raise InputError(
+                f"frame {arrival.frame_index} has shape {pixels.shape} and type "
+                f"{pixels.dtype}; expected one grey image (y, x) of numbers. Colour "
+                "cameras: select a single channel."
+            )
+        facts = read_facts(arrival.metadata)
+        if facts.has_planned_position:
+            self._refuse_planned_positions()
+        t_exposure_s = self._delivered_s(arrival, facts.received_wall_s)
+        t_exposure_s -= float(np.nan_to_num(facts.exposure_ms)) / 2e3
+        stage_at = self.parts.stage_at
+        return Frame(
+            index=arrival.frame_index,
+            pixels=pixels,
+            t_exposure_s=t_exposure_s,
+            t_arrival_s=arrival.t_arrival_s,
+            stage_um=arrival.stage_um if stage_at is None else stage_at(t_exposure_s),
+            pixel_size_um=self.settings.microscope.pixel_size_um or facts.pixel_size_um,
+            origin_px=facts.origin_px,
+            exposure_ms=facts.exposure_ms,
+            bit_depth=facts.bit_depth,
+            camera=facts.camera,
+            channel=facts.channel,
+            axes=facts.axes,
+        )
+
+    def _delivered_s(self, arrival: Arrival, received_wall_s: float | None) -> float:
+        """Return when the camera delivered the image: its own stamp, if believable."""
+        if received_wall_s is not None:
+            t_s = received_wall_s - self.clock.wall_start_s
+            if arrival.t_arrival_s - _OLDEST_S < t_s <= arrival.t_arrival_s:
+                return t_s
+        return arrival.t_arrival_s
+
+    def _refuse_planned_positions(self) -> None:
+        controller = self.parts.controller
+        if controller is None or "planned" in self._kinds_logged:
+            return
+        self._kinds_logged.add("planned")
+        why = (
+            "the acquisition events carry stage positions (x, y or z), which the "
+            "engine re-sends before every frame against the feedback; use events "
+            "without them"
+        )
+        logger.error("control stopped: %s", why)
+        controller.stop(why)
+
+    # --- training while acquiring --------------------------------------------
+
+    def _wait_for_model(self, arrival: Arrival, frame: Frame) -> None:
+        if self._training is None:
+            self.tell(Event("training.started", self.clock(), frame.index))
+            self._training = TrainingProcess(
+                frame.pixels,
+                self.settings.training,
+                self.parts.run_folder,
+                on_ready=self._on_model,
+                on_failure=self._on_training_failure,
+            )
+        self._lose(arrival, "waiting", "the model is still in training")
+
+    def _on_model(self, path: Path) -> None:
+        try:
+            self.parts.load_detector(path)
+        except Exception as error:
+            self._on_training_failure(ModelError(str(error)))
+            return
+        self.use_detector()
+        self.tell(
+            Event("training.finished", self.clock(), details={"model": path.name})
+        )
+
+    def _on_training_failure(self, error: ModelError) -> None:
+        self.note_error("training", str(error))
+        self.tell(Event("training.failed", self.clock(), details={"why": str(error)}))
+
+    # --- accounting and news --------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Hand news to every sink; a sink that fails is that sink's affair."""
+        for sink in self.sinks:
+            with contextlib.suppress(Exception):
+                sink.tell(event)
+
+    def note_error(self, kind: str, text: str | None = None) -> None:
+        """Keep the first error whole; log each kind once."""
+        text = text or traceback.format_exc()
+        if self.first_error is None:
+            self.first_error = text
+        if kind not in self._kinds_logged:
+            self._kinds_logged.add(kind)
+            logger.error("%s: %s", kind, text)
+
+    def _fail(self, arrival: Arrival, error: BaseException) -> None:
+        self.failures_in_a_row += 1
+        kind = f"{type(error).__name__} in frame processing"
+        self.note_error(kind, "".join(traceback.format_exception(error)))
+        self._lose(arrival, "failed", f"{type(error).__name__}: {error}")
+        if self.failures_in_a_row == self.settings.live.max_failures:
+            why = f"{self.failures_in_a_row} frames in a row failed"
+            logger.error("degraded: %s", why)
+            self.tell(Event("run.degraded", self.clock(), details={"why": why}))
+
+    def _lose(self, arrival: Arrival, outcome: str, why: str) -> None:
+        self.accounts.settle(outcome)
+        loss = Loss(outcome, arrival.frame_index, arrival.t_arrival_s, arrival.stage_um)
+        self._tell_loss(loss, why)
+
+    def _report_losses(self) -> None:
+        while self._losses:
+            self._tell_loss(self._losses.popleft(), "a newer frame took its place")
+
+    def _tell_loss(self, loss: Loss, why: str) -> None:
+        stage_um = {
+            name: value if np.isfinite(value) else None
+            for name, value in zip("zyx", loss.stage_um, strict=True)
+        }
+        details = {"t_arrival_s": loss.t_arrival_s, "stage_um": stage_um, "why": why}
+        self.tell(
+            Event(f"frame.{loss.outcome}", self.clock(), loss.frame_index, details)
+        )
+
+    def _remember(self, update: Update) -> None:
+        t_s = update.frame.t_arrival_s
+        self._first_s, self._last_s = min(self._first_s, t_s), t_s
+        if len(update.tracks):
+            newest = int(update.tracks.rows["track_id"].max())
+            self.n_tracks = max(self.n_tracks, newest + 1)
+        if self._on_update is not None:
+            try:
+                self._on_update(update)
+            except Exception:
+                self.note_error("on_update")
+
+    def _describe(self) -> RunInfo:
+        return RunInfo(
+            run=uuid.uuid4().hex,
+            started=datetime.now(UTC).isoformat(),
+            settings=self.settings.model_dump(mode="json"),
+            versions=self.parts.versions(),
+            model=self.parts.card,
+            calibration=self.parts.calibration,
+            pixel_size_um=self.parts.pixel_size_um,
+        )
