@@ -1,5 +1,5 @@
 """Detections into tracks, online."""
 
-from lodestar_live.linking.linker import LinkCounts, Linker
+from lodestar_live.linking.linker import LinkCounts, Linker, Prediction
 
-__all__ = ["LinkCounts", "Linker"]
+__all__ = ["LinkCounts", "Linker", "Prediction"]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import (
     connected_components,
@@ -21,9 +20,7 @@ from scipy.sparse.csgraph import (
 )
 
 from lodestar_live.data import FloatArray
-from lodestar_live.linking.gate import IntArray
-
-BoolArray = npt.NDArray[np.bool_]
+from lodestar_live.linking.gate import BoolArray, IntArray
 
 BATCH_ROWS = 800
 # Median seconds of scipy's sparse matching on percolating random graphs is below
@@ -44,6 +41,11 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.gain)
+
+    @classmethod
+    def none(cls) -> Pairs:
+        """Return no pairs."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
     def take(self, selected: IntArray | BoolArray) -> Pairs:
         """Return the selected pairs; the selection must keep their order."""

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from lodestar_live.data import FloatArray
 
 IntArray = npt.NDArray[np.signedinteger[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+MOST_PAIRS = 10_000_000  # looked at in one frame, however crowded one place is
 
 
 def pairs_within(
@@ -76,6 +79,8 @@ class _Grid:
         first_cell = _ranges(y0, n_rows) * self.n_x + x0[query]
         first = self.start[first_cell]
         n_points = self.start[first_cell + n_cols[query]] - first
+        if n_points.sum() > MOST_PAIRS:
+            n_points = np.minimum(n_points, MOST_PAIRS // len(n_points))
         return np.repeat(query, n_points), self.order[_ranges(first, n_points)]
 
     @staticmethod

@@ -3,61 +3,79 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from lodestar_live.data import (
-    DETECTION_DTYPE,
-    TRACK_DTYPE,
-    Detections,
-    Event,
-    FloatArray,
-    Rows,
-    Tracks,
-    blank_rows,
-)
+from lodestar_live.data import Detections, Event, FloatArray, Rows, Tracks
 from lodestar_live.errors import InputError
 from lodestar_live.linking.assignment import Pairs, assign
-from lodestar_live.linking.gate import IntArray, pairs_within
-
-STATE_DTYPE = np.dtype(
-    [
-        ("track_id", "i8"),
-        ("born", "i8"),
-        ("seen", "i8"),
-        ("detection_index", "i8"),
-        ("position", "f8", 3),
-        ("velocity", "f8", 3),
-        ("measured", DETECTION_DTYPE),
-    ]
+from lodestar_live.linking.events import news, suspected_swaps
+from lodestar_live.linking.gate import BoolArray, IntArray
+from lodestar_live.linking.model import MotionModel
+from lodestar_live.linking.nearest import NearestModel
+from lodestar_live.linking.states import (
+    STATE_DTYPE,
+    belief,
+    track_rows,
+    usable,
 )
+from lodestar_live.motion import predict
+
+KEPT_EVENTS = 1000  # if nobody takes them
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCounts:
-    """What happened to the frames and detections so far."""
+    """What happened to the frames and detections so far.
+
+    `duplicates` and `late` frames were ignored; `fallbacks` are frames with a component
+    too big for the time budget; `refused` detections had no finite position, or were
+    the least certain of far too many.
+    """
 
     frames: int = 0
     duplicates: int = 0
     late: int = 0
     fallbacks: int = 0
-    unusable: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """Where a track will be, with 1-sigma knowledge; z is NaN in 2-D.
+
+    `covariance`: shape (3, 3), order (z, y, x), µm and px; NaN where nothing is known.
+    """
+
+    z_um: float
+    y_px: float
+    x_px: float
+    covariance: FloatArray
 
 
 class Linker:
-    """Join detections into tracks, frame by frame.
+    """Join detections into tracks, online and causally.
 
     Parameters
     ----------
     search_radius_px
-        Largest step between two frames, a hard limit.
+        Largest step per frame, a hard limit. None: the motion model's own gate.
     max_gap_frames
-        Frames a track may be missed before it ends, a hard limit.
+        Frames a track may be missed before it ends, a hard limit. None: until its
+        existence has become improbable ("motion"), or 0 ("nearest").
     method
-        "motion" or "nearest" (plain linear sum assignment).
+        "motion": a Kalman filter per track whose law of motion is learnt, and
+        likelihood ratios. "nearest": linear sum assignment with a distance threshold.
+    first_gate_px
+        What to take for the largest step until it is learnt. None: guessed from the
+        first two frames.
+    budget_s
+        Time for one frame's assignment, as estimated from its size; what does not fit
+        is matched greedily. An estimate, so that a replay gives the same tracks.
     clock
         Seconds since the run's start, for the events.
     """
@@ -68,25 +86,32 @@ class Linker:
         max_gap_frames: int | None = None,
         method: Literal["motion", "nearest"] = "motion",
         *,
+        first_gate_px: float | None = None,
+        budget_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if method not in ("motion", "nearest"):
-            raise InputError(
-                f"method = {method!r}: unknown; expected 'motion' or 'nearest'."
-            )
+        _check(search_radius_px, max_gap_frames, method)
         self.search_radius_px = search_radius_px
         self.max_gap_frames = max_gap_frames
         self.method = method
-        self._clock = clock
+        self._first_gate_px = first_gate_px
+        self._budget_s, self._clock = budget_s, clock
         self.reset()
 
     def reset(self) -> None:
-        """Forget every track; ids start again from 0."""
+        """Forget everything; ids start again from 0."""
+        self._model: MotionModel | NearestModel
+        if self.method == "motion":
+            self._model = MotionModel(self._first_gate_px)
+        else:
+            self._model = NearestModel(self.search_radius_px)
+            if self.max_gap_frames is None:
+                self.max_gap_frames = 0
         self._states = np.zeros(0, STATE_DTYPE)
         self._next_id = 0
         self._frame: int | None = None
         self._tracks = Tracks.empty()
-        self._events: list[Event] = []
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self.counts = LinkCounts()
 
     def end_all(self) -> None:
@@ -94,101 +119,156 @@ class Linker:
         self._states = self._states[:0]
 
     def __call__(self, detections: Detections, frame_index: int) -> Tracks:
-        """Link the detections of one frame and return every live track."""
+        """Link the detections of one frame and return every live track.
+
+        A frame number seen before, or older than the last, changes nothing and returns
+        the last tracks. A jump of k frames predicts k steps.
+        """
         if self._frame is not None and frame_index <= self._frame:
-            self._count_ignored(frame_index)
+            is_late = frame_index < self._frame
+            self._count(late=is_late, duplicates=not is_late)
             return self._tracks
-        order, rows = _usable(detections)
-        self._link(rows, order, frame_index)
+        index, rows = usable(detections)
+        self._link(rows, index, frame_index)
         self._frame = frame_index
-        self.counts = replace(
-            self.counts,
-            frames=self.counts.frames + 1,
-            unusable=self.counts.unusable + len(detections) - len(rows),
-        )
-        self._tracks = Tracks(_track_rows(self._states, frame_index))
+        self._count(frames=1, refused=len(detections) - len(rows))
+        self._tracks = Tracks(track_rows(self._states, frame_index))
         return self._tracks
 
     def take_events(self) -> tuple[Event, ...]:
-        """Return what happened since the last call."""
-        events, self._events = tuple(self._events), []
+        """Return what was noticed since the last call."""
+        events = tuple(self._events)
+        self._events.clear()
         return events
 
-    def _count_ignored(self, frame_index: int) -> None:
-        duplicate = frame_index == self._frame
-        self.counts = replace(
-            self.counts,
-            duplicates=self.counts.duplicates + duplicate,
-            late=self.counts.late + (not duplicate),
-        )
+    def predict(self, track_id: int, ahead_frames: float) -> Prediction:
+        """Return where a live track will be, `ahead_frames` after the last frame.
 
-    def _link(self, rows: Rows, order: IntArray, frame_index: int) -> None:
-        points = np.column_stack([rows["y_px"], rows["x_px"]])
+        Raises
+        ------
+        InputError
+            No live track has this id.
+        """
+        state = self._states[self._states["track_id"] == track_id]
+        if not len(state):
+            raise InputError(
+                f"track_id = {track_id}: no live track; expected one of the last "
+                "frame's tracks."
+            )
+        position, variance = [np.nan] * 3, [np.nan] * 3
+        for unit, axes in (("px", (1, 2)), ("um", (0,))):
+            now = belief(state, unit)
+            law = self._model.law(unit)
+            ahead = now if law is None else predict(now, law, ahead_frames)
+            for k, axis in enumerate(axes):
+                position[axis] = float(ahead.position[0, k])
+                variance[axis] = float(ahead.variance[0])
+        z_um, y_px, x_px = position
+        return Prediction(z_um, y_px, x_px, np.diag(variance))
+
+    def _link(self, rows: Rows, index: IntArray, frame_index: int) -> None:
         states = self._states
-        radius = self._radius_px(points)
-        track, detection = pairs_within(
-            states["position"][:, :2], np.full(len(states), radius), points
+        elapsed = frame_index - states["seen"]
+        was_missed = states["detection_index"] < 0
+        self._model.predict(
+            states, 0 if self._frame is None else frame_index - self._frame
         )
-        step = states["position"][track, :2] - points[detection]
-        gain = radius**2 - (step**2).sum(axis=1) + 1e-12
-        chosen = assign(
-            Pairs(track, detection, gain), len(states), len(points)
-        ).detection
-        states["detection_index"] = -1
-        hit = np.flatnonzero(chosen >= 0)
-        _observe(states, hit, rows[chosen[hit]], order[chosen[hit]], frame_index)
-        new = np.setdiff1d(np.arange(len(points)), chosen[hit])
-        births = np.zeros(len(new), STATE_DTYPE)
-        births["track_id"] = self._next_id + np.arange(len(new))
-        births["born"] = births["seen"] = frame_index
-        births["position"][:, :2] = points[new]
-        _observe(births, np.arange(len(new)), rows[new], order[new], frame_index)
-        self._next_id += len(new)
-        gap = 3 if self.max_gap_frames is None else self.max_gap_frames
-        alive = frame_index - states["seen"] <= gap
-        self._states = np.concatenate([states[alive], births])
+        pairs = self._reachable(self._model.candidates(states, rows), rows, elapsed)
+        result = assign(pairs, len(states), len(rows), budget_s=self._budget_s)
+        self._count(fallbacks=result.n_fallbacks > 0)
+        hit = np.flatnonzero(result.detection >= 0)
+        found = result.detection[hit]
+        self._model.update(states, hit, rows[found], elapsed)
+        _see(states, hit, rows[found], index[found], frame_index)
+        births = self._births(rows, index, found, frame_index)
+        over = self._model.is_over(states)
+        if self.max_gap_frames is not None:
+            over |= frame_index - states["seen"] > self.max_gap_frames
+        self._model.learn(states, over, births)
+        self._notice(states, over, was_missed, frame_index)
+        self._notice_swaps(states, pairs, result.detection, len(rows), frame_index)
+        self._states = np.concatenate([states[~over], births])
 
-    def _radius_px(self, points: FloatArray) -> float:
-        if self.search_radius_px is not None:
-            return self.search_radius_px
-        if len(points) < 2:
-            return 30.0
-        extent = np.ptp(points, axis=0) + 1.0
-        return float(0.5 * np.sqrt(extent.prod() / len(points)))
+    def _reachable(self, pairs: Pairs, rows: Rows, elapsed: IntArray) -> Pairs:
+        """Drop pairs that would step farther than the user's limit."""
+        if self.search_radius_px is None or self.method == "nearest":
+            return pairs
+        last = self._states["measured"]
+        dy = rows["y_px"][pairs.detection] - last["y_px"][pairs.track]
+        dx = rows["x_px"][pairs.detection] - last["x_px"][pairs.track]
+        limit = self.search_radius_px * elapsed[pairs.track]
+        return pairs.take(np.flatnonzero(np.hypot(dy, dx) <= limit))
+
+    def _births(
+        self, rows: Rows, index: IntArray, found: IntArray, frame_index: int
+    ) -> Rows:
+        is_new = np.ones(len(rows), np.bool_)
+        is_new[found] = False
+        births = np.zeros(int(is_new.sum()), STATE_DTYPE)
+        births["track_id"] = self._next_id + np.arange(len(births))
+        births["born"] = frame_index
+        self._next_id += len(births)
+        self._model.birth(births, rows[is_new], is_first=self._frame is None)
+        _see(births, np.arange(len(births)), rows[is_new], index[is_new], frame_index)
+        return births
+
+    def _notice(
+        self, states: Rows, over: BoolArray, was_missed: BoolArray, frame_index: int
+    ) -> None:
+        known = states["is_confirmed"].copy()
+        states["is_confirmed"] |= self._model.is_confirmed(states)
+        about = {
+            "track.birth": states["is_confirmed"] & ~known,
+            "track.lost": known & over,
+            "track.reacquired": known & was_missed & (states["detection_index"] >= 0),
+        }
+        t_s = self._clock()
+        for kind, mask in about.items():
+            self._events.extend(news(kind, states[mask], frame=frame_index, t_s=t_s))
+
+    def _notice_swaps(
+        self,
+        states: Rows,
+        pairs: Pairs,
+        chosen: IntArray,
+        n_detections: int,
+        frame_index: int,
+    ) -> None:
+        confirmed = states["is_confirmed"]
+        both, odds = suspected_swaps(pairs, chosen, confirmed, n_detections)
+        for two, factor in zip(states["track_id"][both].tolist(), odds, strict=True):
+            details = {"track_ids": two, "odds": float(factor)}
+            event = Event("track.suspected_swap", self._clock(), frame_index, details)
+            self._events.append(event)
+
+    def _count(self, **more: int) -> None:
+        counted = {name: getattr(self.counts, name) + n for name, n in more.items()}
+        self.counts = replace(self.counts, **counted)
 
 
-def _usable(detections: Detections) -> tuple[IntArray, Rows]:
-    """Return finite detections in an order of their own, and their original indices."""
-    rows = detections.rows
-    finite = np.flatnonzero(np.isfinite(rows["y_px"]) & np.isfinite(rows["x_px"]))
-    keys = [rows[name][finite] for name in reversed(DETECTION_DTYPE.names or ())]
-    order = finite[np.lexsort(keys)] if len(finite) else finite
-    return order, rows[order]
+def _check(
+    search_radius_px: float | None, max_gap_frames: int | None, method: str
+) -> None:
+    if search_radius_px is not None and not search_radius_px > 0:
+        raise InputError(
+            f"search_radius_px = {search_radius_px}: expected a positive length, or "
+            "None to learn it."
+        )
+    if max_gap_frames is not None and max_gap_frames < 0:
+        raise InputError(
+            f"max_gap_frames = {max_gap_frames}: expected 0 or more, or None to learn."
+        )
+    if method not in ("motion", "nearest"):
+        raise InputError(
+            f"method = {method!r}: unknown; expected 'motion' or 'nearest'."
+        )
 
 
-def _observe(
+def _see(
     states: Rows, hit: IntArray, rows: Rows, index: IntArray, frame_index: int
 ) -> None:
-    position = np.column_stack([rows["y_px"], rows["x_px"], rows["z_um"]])
-    elapsed = np.maximum(frame_index - states["seen"][hit], 1)
-    step = position - states["position"][hit]
-    states["velocity"][hit] = step / elapsed[:, None]
-    states["position"][hit] = position
-    states["seen"][hit] = frame_index
-    states["measured"][hit] = rows
+    states["detection_index"] = -1
     states["detection_index"][hit] = index
-
-
-def _track_rows(states: Rows, frame_index: int) -> Rows:
-    out = blank_rows(TRACK_DTYPE, len(states))
-    for name in DETECTION_DTYPE.names or ():
-        out[name] = states["measured"][name]
-    out["track_id"] = states["track_id"]
-    out["vz_um_per_frame"] = states["velocity"][:, 2]
-    out["vy_px_per_frame"] = states["velocity"][:, 0]
-    out["vx_px_per_frame"] = states["velocity"][:, 1]
-    out["age_frames"] = frame_index - states["born"] + 1
-    out["missed_frames"] = frame_index - states["seen"]
-    out["detection_index"] = states["detection_index"]
-    out["existence"] = 1.0
-    return out
+    states["measured"][hit] = rows
+    states["seen"][hit] = frame_index
+    states["n_seen"][hit] += 1

@@ -1,0 +1,77 @@
+"""What is worth telling about the tracks of one frame.
+
+`track.birth` (a track is confirmed), `track.lost` (a confirmed track ended),
+`track.reacquired` (seen again after missed frames): one event per kind and frame, with
+parallel lists in its details. `track.suspected_swap`: one event per pair of tracks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lodestar_live.data import Event, FloatArray, Rows
+from lodestar_live.linking.assignment import Pairs
+from lodestar_live.linking.gate import BoolArray, IntArray
+
+SWAP_ODDS = 3.0  # a swap is suspected when it is at most this many times less likely
+MOST_SWAPS = 20  # per frame; the likeliest
+
+
+def news(kind: str, states: Rows, *, frame: int, t_s: float) -> list[Event]:
+    """Return one event about these tracks, or none without tracks."""
+    if not len(states):
+        return []
+    details: dict[str, Any] = {
+        "track_ids": states["track_id"].tolist(),
+        "y_px": states["position_px"][:, 0].tolist(),
+        "x_px": states["position_px"][:, 1].tolist(),
+        "last_seen": states["seen"].tolist(),
+    }
+    return [Event(kind, t_s, frame, details)]
+
+
+def suspected_swaps(
+    pairs: Pairs, chosen: IntArray, is_confirmed: BoolArray, n_detections: int
+) -> tuple[IntArray, FloatArray]:
+    """Return pairs of confirmed tracks whose detections may have been exchanged.
+
+    Compared with the choice made, track t takes detection d of track k, and k takes
+    what t had, or nothing if t had nothing.
+
+    Returns
+    -------
+    Indices of both tracks, shape (n, 2), and how many times likelier the choice was.
+    """
+    owner = np.full(n_detections, -1)
+    matched = np.flatnonzero(chosen >= 0)
+    owner[chosen[matched]] = matched
+    rival = owner[pairs.detection]
+    other = (rival >= 0) & (rival != pairs.track) & is_confirmed[pairs.track]
+    other[other] = is_confirmed[rival[other]]
+    rest = np.flatnonzero(other)
+    t, k, d = pairs.track[rest], rival[rest], pairs.detection[rest]
+    loss = _gain(pairs, k, d, n_detections) - pairs.gain[rest]
+    two = np.flatnonzero(chosen[t] >= 0)
+    had = chosen[t[two]]
+    loss[two] += _gain(pairs, t[two], had, n_detections)
+    loss[two] -= _gain(pairs, k[two], had, n_detections)
+    likely = np.flatnonzero(loss < np.log(SWAP_ODDS))
+    both = np.sort(np.column_stack([t, k])[likely], axis=1)
+    order = np.lexsort((both[:, 1], both[:, 0], loss[likely]))
+    both, first = np.unique(both[order], axis=0, return_index=True)
+    best = np.argsort(first)[:MOST_SWAPS]
+    return both[best], np.exp(np.maximum(loss[likely][order][first[best]], 0.0))
+
+
+def _gain(
+    pairs: Pairs, track: IntArray, detection: IntArray, n_detections: int
+) -> FloatArray:
+    """Return the gain of given pairs, -inf where the pair is no candidate."""
+    keys = pairs.track * n_detections + pairs.detection
+    wanted = track * n_detections + detection
+    place = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    if not len(keys):
+        return np.full(len(track), -np.inf)
+    return np.where(keys[place] == wanted, pairs.gain[place], -np.inf)
