@@ -22,7 +22,8 @@ from scipy.sparse.csgraph import (
 from lodestar_live.data import FloatArray
 from lodestar_live.linking.gate import BoolArray, IntArray
 
-BATCH_ROWS = 800
+TINY = 8  # pairs; 2**TINY subsets are tried
+BATCH_ROWS = 400
 # Median seconds of scipy's sparse matching on percolating random graphs is below
 # this times rows * edges, so the estimate errs on the safe side.
 SECONDS_PER_ROW_EDGE = 2.5e-9
@@ -86,7 +87,7 @@ def assign(
     Assignment of largest total gain, unless `n_fallbacks` > 0.
     """
     chosen = np.full(n_tracks, -1, np.int64)
-    rest = _settle(pairs, chosen, n_detections)
+    rest = _solve_tiny(_settle(pairs, chosen, n_detections), chosen)
     n_fallbacks = 0
     for batch in _batches(rest):
         budget_s -= _expected_seconds(batch)
@@ -152,6 +153,48 @@ def _best_of_groups(group: IntArray, gain: FloatArray) -> tuple[IntArray, FloatA
     return best, np.maximum.reduceat(others, starts)
 
 
+def _components(pairs: Pairs) -> tuple[IntArray, int]:
+    """Return the connected component of every pair, and how many there are."""
+    track = _renumber(pairs.track)
+    detection = _renumber(pairs.detection) + track.max() + 1
+    size = int(detection.max()) + 1
+    graph = coo_array((np.ones(len(pairs), np.int8), (track, detection)), (size, size))
+    n_components, label = connected_components(graph, directed=False)
+    return label[track], n_components
+
+
+def _solve_tiny(pairs: Pairs, chosen: IntArray) -> Pairs:
+    """Settle components of few pairs by trying every subset; return the others."""
+    if not len(pairs):
+        return pairs
+    component, n_components = _components(pairs)
+    n_pairs = np.bincount(component, minlength=n_components)[component]
+    order = np.argsort(component, kind="stable")
+    for size in range(2, TINY + 1):
+        rows = order[n_pairs[order] == size].reshape(-1, size)
+        if len(rows):
+            best = rows[_best_subsets(pairs, rows)]
+            chosen[pairs.track[best]] = pairs.detection[best]
+    return pairs.take(np.flatnonzero(n_pairs > TINY))
+
+
+def _best_subsets(pairs: Pairs, rows: IntArray) -> BoolArray:
+    """Return which pairs of each component to choose; `rows`: shape (m, size)."""
+    size = rows.shape[1]
+    track, detection = pairs.track[rows], pairs.detection[rows]
+    clash = (track[:, :, None] == track[:, None]) | (
+        detection[:, :, None] == detection[:, None]
+    )
+    clash &= ~np.eye(size, dtype=np.bool_)
+    clashing = clash @ (1 << np.arange(size))  # as bits, shape (m, size)
+    subset = np.arange(2**size)
+    member = (subset[:, None] >> np.arange(size)) & 1 > 0
+    total = pairs.gain[rows] @ member.T
+    for k in range(size):
+        total[(clashing[:, k, None] & subset > 0) & member[:, k]] = -1.0
+    return np.asarray(member[total.argmax(axis=1)])
+
+
 def _batches(pairs: Pairs) -> Iterator[Pairs]:
     """Split into whole components, small ones together, about `BATCH_ROWS` tracks each.
 
@@ -159,16 +202,13 @@ def _batches(pairs: Pairs) -> Iterator[Pairs]:
     """
     if not len(pairs):
         return
-    track = _renumber(pairs.track)
-    detection = _renumber(pairs.detection) + track.max() + 1
-    size = int(detection.max()) + 1
-    graph = coo_array((np.ones(len(pairs), np.int8), (track, detection)), (size, size))
-    n_components, label = connected_components(graph, directed=False)
-    n_rows = np.bincount(label[: track.max() + 1], minlength=n_components)
-    by_size = np.argsort(n_rows, kind="stable")
+    component, n_components = _components(pairs)
+    is_first = np.diff(pairs.track, prepend=-1) > 0
+    n_tracks = np.bincount(component[is_first], minlength=n_components)
+    by_size = np.argsort(n_tracks, kind="stable")
     batch_of = np.empty(n_components, np.int64)
-    batch_of[by_size] = np.cumsum(n_rows[by_size]) // BATCH_ROWS
-    batch = batch_of[label[track]]
+    batch_of[by_size] = np.cumsum(n_tracks[by_size]) // BATCH_ROWS
+    batch = batch_of[component]
     for number in np.unique(batch):
         yield pairs.take(np.flatnonzero(batch == number))
 

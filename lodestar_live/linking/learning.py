@@ -52,31 +52,32 @@ class MotionLearner:
         self._fit()
 
     def observe(
-        self, displacements: FloatArray, noise_variance: FloatArray, dt: int
+        self,
+        steps: FloatArray,
+        has_step: FloatArray,
+        noise_variance: FloatArray,
+        dt: int,
     ) -> None:
-        """Take the latest displacements of the tracks seen in this frame.
+        """Take the latest displacements of all tracks.
 
         Parameters
         ----------
-        displacements
-            Shape (n, LAGS, axes), newest first, each over `dt` frames; NaN = none.
+        steps, has_step
+            Shapes (LAGS, n, axes) and (LAGS, n), newest first, each over `dt` frames;
+            both are 0 where a track has none.
         noise_variance
-            Of the measured positions, shape (n,), NaN = not measured.
+            Of the positions measured in this frame, shape (m,), NaN = not measured.
         dt
             Frames since the frame before.
         """
         if not self._accepts(dt):
             return
         keep = np.exp(-dt / MEMORY_FRAMES)
-        self._weight *= keep
-        self._products *= keep
-        self._sum *= keep
-        products = (displacements * displacements[:, :1]).mean(axis=2)
-        seen = np.isfinite(products)
-        self._weight += seen.sum(axis=0)
-        self._products += np.where(seen, products, 0.0).sum(axis=0)
-        newest = displacements[:, 0][seen[:, 0]]
-        self._sum += newest.sum(axis=0)
+        newest, n_axes = steps[0].ravel(), steps.shape[2]
+        products = [newest @ older.ravel() / n_axes for older in steps]
+        self._products = self._products * keep + products
+        self._weight = self._weight * keep + has_step @ has_step[0]
+        self._sum = self._sum * keep + steps[0].sum(axis=0)
         known = noise_variance[np.isfinite(noise_variance)]
         self._noise_sum = self._noise_sum * keep + float(known.sum())
         self._noise_weight = self._noise_weight * keep + len(known)
