@@ -235,6 +235,20 @@ class StreamSettings(Section):
     control: str | None = Field(
         None, description="Command endpoint, e.g. tcp://127.0.0.1:5558. None: off."
     )
+    keys: str | None = Field(
+        None,
+        description="This side's NAME.key_secret; needed for addresses that other "
+        "machines can reach. Made by `lodestar-live keys new NAME`.",
+    )
+    clients: str | None = Field(
+        None, description="Folder with the NAME.key of each client let in."
+    )
+
+    @model_validator(mode="after")
+    def _has_both_or_neither(self) -> StreamSettings:
+        if (self.keys is None) != (self.clients is None):
+            raise ValueError("keys and clients belong together; set both or neither")
+        return self
 
 
 class RecordingSettings(Section):
