@@ -66,6 +66,15 @@ class Publisher:
     keys, clients
         CURVE: this side's secret key file and the folder of allowed clients' keys.
 
+    Attributes
+    ----------
+    endpoints
+        The addresses really bound, by name.
+    wanted_topics
+        Topics with at least one subscriber.
+    n_dropped, n_failed, n_images
+        Messages given up because the thread lagged, steps that raised, images sent.
+
     Raises
     ------
     StreamError
@@ -95,7 +104,7 @@ class Publisher:
         self._outbox: deque[tuple[str, int, Any]] = deque()
         self._lock = threading.Lock()
         self._cache: dict[str, list[bytes]] = {}
-        self._wanted: frozenset[str] = frozenset()
+        self.wanted_topics: frozenset[str] = frozenset()
         self._prefixes: set[str] = set()
         self._next_beat_s = 0.0
         self._is_closing = self._is_closed = False
@@ -162,7 +171,7 @@ class Publisher:
 
     def write(self, update: Update) -> None:
         """Publish one frame's outcome; returns at once."""
-        if "image" in self._wanted:
+        if "image" in self.wanted_topics:
             self._images.offer(update.frame)
         shape = update.frame.pixels.shape[:2]
         hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
@@ -311,7 +320,7 @@ class Publisher:
                 greeted |= topics
             elif verb == b"\x00":
                 self._prefixes.discard(prefix)
-        self._wanted = frozenset(
+        self.wanted_topics = frozenset(
             t for t in messages.TOPICS if t.startswith(tuple(self._prefixes))
         )
         for topic in messages.GREETING_TOPICS:
@@ -333,7 +342,7 @@ class Publisher:
         self._send_latest(seq, update, facts)
         self._send("tracks", seq, facts, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)
-        if "stage" in self._wanted:
+        if "stage" in self.wanted_topics:
             stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)
             self._send("stage", seq, facts, stage)
         self._status.note(update, publish_ms=(time.perf_counter() - started_s) * 1e3)
@@ -368,7 +377,7 @@ class Publisher:
         self, topic: str, seq: int, facts: dict[str, Any], rows: Rows | None = None
     ) -> None:
         is_cached = topic in messages.GREETING_TOPICS
-        if topic not in self._wanted and not is_cached:
+        if topic not in self.wanted_topics and not is_cached:
             return
         parts = messages.encode(topic, self._header(topic, seq) | facts, rows)
         if is_cached:
