@@ -22,6 +22,7 @@ from scipy.sparse.csgraph import (
 from lodestar_live.data import FloatArray
 from lodestar_live.linking.gate import BoolArray, IntArray
 
+WORTHWHILE = 0.97  # a round that leaves more of the pairs than this is the last
 TINY = 8  # pairs; 2**TINY subsets are tried
 BATCH_ROWS = 400
 # Median seconds of scipy's sparse matching on percolating random graphs is below
@@ -87,9 +88,9 @@ def assign(
     Assignment of largest total gain, unless `n_fallbacks` > 0.
     """
     chosen = np.full(n_tracks, -1, np.int64)
-    rest = _solve_tiny(_settle(pairs, chosen, n_detections), chosen)
+    rest = _settle(pairs, chosen, n_detections)
     n_fallbacks = 0
-    for batch in _batches(rest):
+    for batch in _batches(*_solve_tiny(rest, _components(rest), chosen)):
         budget_s -= _expected_seconds(batch)
         if budget_s >= 0:
             _match_exactly(batch, chosen)
@@ -115,12 +116,15 @@ def _settle(
         dominant = _dominant(pairs, greedy=greedy)
         if not len(dominant):
             break
+        n_before = len(pairs)
         track, detection = pairs.track[dominant], pairs.detection[dominant]
         chosen[track] = detection
         track_taken[track] = True
         detection_taken[detection] = True
         free = track_taken[pairs.track] | detection_taken[pairs.detection]
         pairs = pairs.take(np.flatnonzero(~free))
+        if not greedy and len(pairs) > WORTHWHILE * n_before:
+            break
     return pairs
 
 
@@ -153,29 +157,31 @@ def _best_of_groups(group: IntArray, gain: FloatArray) -> tuple[IntArray, FloatA
     return best, np.maximum.reduceat(others, starts)
 
 
-def _components(pairs: Pairs) -> tuple[IntArray, int]:
-    """Return the connected component of every pair, and how many there are."""
+def _components(pairs: Pairs) -> IntArray:
+    """Return the number, from 0, of the connected component of every pair."""
+    if not len(pairs):
+        return np.zeros(0, np.int64)
     track = _renumber(pairs.track)
-    detection = _renumber(pairs.detection) + track.max() + 1
+    detection = _renumber(pairs.detection) + track[-1] + 1
     size = int(detection.max()) + 1
     graph = coo_array((np.ones(len(pairs), np.int8), (track, detection)), (size, size))
-    n_components, label = connected_components(graph, directed=False)
-    return label[track], n_components
+    label: IntArray = connected_components(graph, directed=False)[1]
+    return label[track]
 
 
-def _solve_tiny(pairs: Pairs, chosen: IntArray) -> Pairs:
+def _solve_tiny(
+    pairs: Pairs, component: IntArray, chosen: IntArray
+) -> tuple[Pairs, IntArray]:
     """Settle components of few pairs by trying every subset; return the others."""
-    if not len(pairs):
-        return pairs
-    component, n_components = _components(pairs)
-    n_pairs = np.bincount(component, minlength=n_components)[component]
+    n_pairs = np.bincount(component)[component]
     order = np.argsort(component, kind="stable")
     for size in range(2, TINY + 1):
         rows = order[n_pairs[order] == size].reshape(-1, size)
         if len(rows):
             best = rows[_best_subsets(pairs, rows)]
             chosen[pairs.track[best]] = pairs.detection[best]
-    return pairs.take(np.flatnonzero(n_pairs > TINY))
+    rest = np.flatnonzero(n_pairs > TINY)
+    return pairs.take(rest), component[rest]
 
 
 def _best_subsets(pairs: Pairs, rows: IntArray) -> BoolArray:
@@ -195,18 +201,17 @@ def _best_subsets(pairs: Pairs, rows: IntArray) -> BoolArray:
     return np.asarray(member[total.argmax(axis=1)])
 
 
-def _batches(pairs: Pairs) -> Iterator[Pairs]:
+def _batches(pairs: Pairs, component: IntArray) -> Iterator[Pairs]:
     """Split into whole components, small ones together, about `BATCH_ROWS` tracks each.
 
     One matching of many small blocks costs far less than a Python loop over them.
     """
     if not len(pairs):
         return
-    component, n_components = _components(pairs)
     is_first = np.diff(pairs.track, prepend=-1) > 0
-    n_tracks = np.bincount(component[is_first], minlength=n_components)
+    n_tracks = np.bincount(component[is_first])
     by_size = np.argsort(n_tracks, kind="stable")
-    batch_of = np.empty(n_components, np.int64)
+    batch_of = np.empty(len(n_tracks), np.int64)
     batch_of[by_size] = np.cumsum(n_tracks[by_size]) // BATCH_ROWS
     batch = batch_of[component]
     for number in np.unique(batch):

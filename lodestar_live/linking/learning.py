@@ -21,6 +21,7 @@ from lodestar_live.motion import Motion
 LAGS = 6  # displacements remembered per track
 MEMORY_FRAMES = 60.0  # after as many frames an observation weighs 1/e
 KEEP = float(np.exp(-1 / MEMORY_FRAMES))
+ENOUGH = 1000  # particles looked at for the first guess
 MARGIN_PX = 50.0  # detections do not reach the edges of the field of view
 PRIOR_WEIGHT = 4.0  # the first guess counts as this many displacements
 FORGET_GRID = np.array(
@@ -210,13 +211,14 @@ def first_step_variance(before_px: FloatArray, after_px: FloatArray) -> float:
     )
     density = len(after_px) / area
     reach = 1.5 / float(np.sqrt(density))
-    radius = np.full(len(before_px), reach)
-    track, detection = pairs_within(before_px, radius, after_px)
+    sample = before_px[:: len(before_px) // ENOUGH + 1]
+    radius = np.full(len(sample), reach)
+    track, detection = pairs_within(sample, radius, after_px)
     if not len(track):
         return (0.25 * reach) ** 2
-    distance2 = ((before_px[track] - after_px[detection]) ** 2).sum(axis=1)
+    distance2 = ((sample[track] - after_px[detection]) ** 2).sum(axis=1)
     variance = np.geomspace((1e-3 * reach) ** 2, (0.5 * reach) ** 2, 50)
-    excess = _log_likelihood(variance, distance2, density, reach, len(before_px))
+    excess = _log_likelihood(variance, distance2, density, reach, len(sample))
     return float(variance[int(np.argmax(excess))])
 
 
