@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import numpy.typing as npt
 from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection import rows
 from lodestar_live.detection.engines import OnnxRuntimeCpu, physical_cores
-from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
 from lodestar_live.detection.model_file import read_model
-from lodestar_live.detection.tiles import Layout, Tile, owned_rows
+from lodestar_live.errors import InputError
 
-MAX_TILE_BYTES = 256 * 2**20
-_NOTHING = -1e30  # a threshold every score passes
+_IN_GRAPH = (np.uint8, np.uint16, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,13 +67,6 @@ class Detector:
         "auto", "cpu".
     n_threads
         None: one per physical core.
-
-    Attributes
-    ----------
-    card
-        What the model says about itself.
-    n_cut
-        Detections of the last frame beyond `max_detections`.
     """
 
     def __init__(
@@ -93,67 +83,36 @@ class Detector:
         n_threads: int | None = None,
     ) -> None:
         file = read_model(model)
-        self.name, self.card = file.name, file.card
+        self.card: dict[str, Any] = file.card
+        self.name = file.name
         self.max_detections = max_detections
         self.only_like_training = only_like_training
         self.n_cut = 0
-        self.layout = Layout.of(self.card)
+        self.stride: int = self.card["stride"]
         self.engine = OnnxRuntimeCpu(
             file.proto, n_threads=n_threads or physical_cores()
         )
-        self._max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
-        self._quantile = quantile
         if quantile is not None:
-            threshold = _NOTHING
-        self._threshold = self._chosen(threshold, "threshold", 0.0)
-        self._exponents = {
-            "alpha": np.array(self._chosen(alpha, "alpha", 0.5), np.float32),
-            "beta": np.array(self._chosen(beta, "beta", 0.5), np.float32),
+            threshold = -1e30
+        criteria = {
+            "threshold": self._chosen(threshold, "threshold", 0.0),
+            "alpha": self._chosen(alpha, "alpha", 0.5),
+            "beta": self._chosen(beta, "beta", 0.5),
+            "quantile": 1.0 if quantile is None else quantile,
         }
+        self._criteria = {k: np.array(v, np.float32) for k, v in criteria.items()}
 
     def __call__(self, pixels: Pixels) -> Detections:
-        """Find the particles of one frame.
-
-        Parameters
-        ----------
-        pixels
-            Shape (y, x), any real type; or a complex field with background 1.
-        """
-        intake = take_in(pixels)
-        tiles = self.layout.whole(pixels.shape, self._max_tile_px)
-        quantile = self._quantile
-        threshold = self._threshold
-        if quantile is not None and len(tiles) > 1:
-            threshold, quantile = self._level(intake, tiles, quantile), None
-        found = self._find(intake, tiles, threshold=threshold, quantile=quantile)
-        return self._finish(found, pixels, intake)
-
-    def near(
-        self,
-        pixels: Pixels,
-        positions_px: npt.ArrayLike,
-        *,
-        reach_px: float = 8.0,
-        levels: Levels | None = None,
-    ) -> Detections:
-        """Find particles around given positions only; equal to the full pass there.
-
-        Parameters
-        ----------
-        pixels
-            Shape (y, x).
-        positions_px
-            Shape (n, 2), (y, x).
-        reach_px
-            Maxima of the score up to this far from a position are found.
-        levels
-            The frame's levels, if known (a full pass found them); saves time.
-        """
-        around = np.asarray(positions_px, dtype=float).reshape(-1, 2)
-        tiles = self.layout.around(around, reach_px, pixels.shape)
-        intake = take_in(pixels, levels)
-        found = self._find(intake, tiles, threshold=self._threshold)
-        return self._finish(found, pixels, intake)
+        """Find the particles of one frame, shape (y, x): any real type, or a field."""
+        image = self._as_image(pixels)
+        background, scale = _levels(image)
+        (found,) = self._run(["detections"], image[None], background, scale)
+        best = rows.inside(rows.strongest(found, self.max_detections), pixels.shape)
+        self.n_cut = max(0, len(found) - self.max_detections)
+        merged = rows.merge(best, self.card.get("merge_px", 0.5 * self.stride))
+        return rows.to_detections(
+            merged, shape=pixels.shape, card=self.card, scale=scale, noise=scale
+        )
 
     def locate(self, crops: Pixels) -> FloatArray:
         """Locate the one particle of each image: the paper's pooled estimate.
@@ -169,14 +128,16 @@ class Detector:
         """
         result = np.empty((len(crops), 2))
         for index, crop in enumerate(crops):
-            (features,) = self._run(["features"], take_in(crop))
+            image = self._as_image(crop)
+            features = self._run(["features"], image[None], *_levels(image))[0]
             result[index] = self._pooled(features[0].astype(float))
         return result
 
     def maps(self, pixels: Pixels) -> Maps:
         """Return the weight, clustering, score and feature maps of one frame."""
+        image = self._as_image(pixels)
         names = ["features", "log_weight", "clustering", "score"]
-        out = self._run(names, take_in(pixels))
+        out = self._run(names, image[None], *_levels(image))
         features, log_weight, clustering, score = (value[0] for value in out)
         by_name = dict(zip(self.card["channels"], features, strict=True))
         return Maps(
@@ -184,85 +145,48 @@ class Detector:
             clustering=np.exp(clustering[0]),
             score=score[0],
             features=by_name,
-            stride=self.layout.stride,
+            stride=self.stride,
         )
-
-    def _find(
-        self,
-        intake: Intake,
-        tiles: Iterable[Tile],
-        *,
-        threshold: float,
-        quantile: float | None = None,
-    ) -> rows.Found:
-        """Return the rows of all tiles, in the frame's coordinates."""
-        parts = [np.empty((0, rows.n_columns(self.card)))]
-        for tile in tiles:
-            (found,) = self._run(
-                ["detections"], intake, tile, threshold=threshold, quantile=quantile
-            )
-            parts.append(owned_rows(tile, found, self.layout))
-        return np.concatenate(parts)
-
-    def _level(self, intake: Intake, tiles: list[Tile], quantile: float) -> float:
-        """Return the quantile of the scores of a frame too large for one run."""
-        parts = []
-        for tile in tiles:
-            (score,) = self._run(["score"], intake, tile)
-            (top, bottom), (left, right) = tile.owned
-            row, column = tile.origin
-            owned = score[..., top - row : bottom - row, left - column : right - column]
-            parts.append(owned.ravel())
-        return float(np.quantile(np.concatenate(parts), quantile))
-
-    def _finish(self, found: rows.Found, pixels: Pixels, intake: Intake) -> Detections:
-        """Merge, limit and flag."""
-        found = found[np.isfinite(found).all(axis=1)]
-        found = rows.inside(found, pixels.shape)
-        best = rows.strongest(found, 4 * self.max_detections)
-        merge_px = self.card.get("merge_px", max(2.0, 0.5 * self.layout.stride))
-        merged = rows.merge(best, merge_px)
-        self.n_cut = max(0, len(merged) - self.max_detections)
-        context = rows.Context(pixels.shape, intake, saturated(pixels))
-        detections = rows.to_detections(
-            merged[: self.max_detections], self.card, context
-        )
-        if self.only_like_training:
-            return rows.like_training(detections)
-        return detections
 
     def _pooled(self, features: FloatArray) -> FloatArray:
         channels = dict(zip(self.card["channels"], features, strict=True))
         log_weight = -np.logaddexp(0, -channels["rho"])
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
-        stride = self.layout.stride
-        cells = stride * np.indices(weight.shape) + (stride - 1) / 2
+        cells = self.stride * np.indices(weight.shape) + (self.stride - 1) / 2
         votes = cells + np.stack([channels["dy"], channels["dx"]])
         position: FloatArray = (votes * weight).sum(axis=(1, 2))
         return position
 
     def _run(
-        self,
-        outputs: list[str],
-        intake: Intake,
-        tile: Tile | None = None,
-        *,
-        threshold: float = _NOTHING,
-        quantile: float | None = None,
+        self, outputs: list[str], images: Pixels, background: float, scale: float
     ) -> list[npt.NDArray[Any]]:
-        image = intake.image if tile is None else tile.cut(intake.image)
-        crop = (0, 0, 0, 0) if tile is None else tile.crop
-        feeds: dict[str, npt.NDArray[Any]] = {
-            "pixels": np.ascontiguousarray(image)[None],
-            "background": np.full((1, 1, 1, 1), intake.levels.background, np.float32),
-            "scale": np.full((1, 1, 1, 1), intake.levels.noise, np.float32),
-            "crop": np.array(crop, np.int64),
-            "threshold": np.array(threshold, np.float32),
-            "quantile": np.array(1.0 if quantile is None else quantile, np.float32),
-            **self._exponents,
+        levels: dict[str, npt.NDArray[Any]] = {
+            "background": np.full((1, 1, 1, 1), background, np.float32),
+            "scale": np.full((1, 1, 1, 1), scale, np.float32),
+            "crop": np.zeros(4, np.int64),
         }
-        return self.engine.run(outputs, feeds)
+        return self.engine.run(outputs, {"pixels": images, **levels, **self._criteria})
 
     def _chosen(self, value: float | None, key: str, otherwise: float) -> float:
         return float(self.card.get(key, otherwise) if value is None else value)
+
+    def _as_image(self, pixels: Pixels) -> Pixels:
+        """Return (channels, y, x) in a type the graph takes."""
+        if pixels.ndim != 2 or 0 in pixels.shape:
+            raise InputError(
+                f"frame of shape {pixels.shape}: expected (y, x) with at least one "
+                "pixel. Take one channel of a colour image."
+            )
+        if np.iscomplexobj(pixels):
+            return np.stack([pixels.real - 1, pixels.imag]).astype(np.float32)
+        if pixels.dtype not in _IN_GRAPH:
+            pixels = pixels.astype(np.float32)
+        return pixels[None]
+
+
+def _levels(image: Pixels) -> tuple[float, float]:
+    sample = image[..., ::3, ::3].astype(np.float32)
+    background = float(np.median(sample))
+    spread = 1.4826 * float(np.median(np.abs(sample - background)))
+    return background, spread or 1.0

@@ -54,7 +54,7 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
     Notes
     -----
     Inputs: `pixels` (n, channels, y, x) float32; `background` and `scale`,
-    broadcast against it; `crop` int64, blocks to cut after the local
+    broadcast against it; `crop` int64, cells of `grid_px` to cut after the local
     normalisation (top, left, bottom, right); scalars `alpha`, `beta`, `threshold`,
     `quantile` (1: off).
     Output `detections`: one row per detection, columns `COLUMNS`, then the extra
@@ -64,8 +64,6 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
     card.setdefault("window_px", 8.0)
     card.setdefault("vote_px", float(max(2, weights.stride)))
     card["margin_px"] = weights.margin_px
-    card["block_px"] = weights.contrast.cell_px if weights.contrast else 1
-    card["bytes_per_px"] = weights.bytes_per_px
     card["contrast_margin_px"] = weights.contrast_margin_px
     card["grid_px"] = weights.grid_px
     nodes = Nodes()

@@ -17,20 +17,13 @@ from typing import Any
 
 import numpy as np
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from lodestar_live.data import Counts, Event, Frame, Rows, RunInfo, Update
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
-from lodestar_live.streams.commands import (
-    MAX_FRAME_BYTES,
-    Commands,
-    CommandServer,
-    Handler,
-)
+from lodestar_live.streams.commands import MAX_FRAME_BYTES, CommandServer, Handler
 from lodestar_live.streams.endpoints import bind
 from lodestar_live.streams.image import ImageEncoder
-from lodestar_live.streams.keys import authenticate, secure_server
 from lodestar_live.streams.status import Status
 from lodestar_live.streams.target import Target, target_json
 from lodestar_live.streams.wakeup import Wakeup
@@ -59,21 +52,10 @@ class Publisher:
         `follow` and `release` verbs decide.
     counts
         Returns where frames went, for heartbeats while no update arrives.
-    control_status
-        Returns what the controller says of itself, for the heartbeat's `control`.
     clock
         Returns seconds since the run's start. None: since `open`.
     keys, clients
         CURVE: this side's secret key file and the folder of allowed clients' keys.
-
-    Attributes
-    ----------
-    endpoints
-        The addresses really bound, by name.
-    wanted_topics
-        Topics with at least one subscriber.
-    n_dropped, n_failed, n_images
-        Messages given up because the thread lagged, steps that raised, images sent.
 
     Raises
     ------
@@ -90,7 +72,6 @@ class Publisher:
         commands: Mapping[str, Handler] | None = None,
         target_id: Callable[[], int | None] | None = None,
         counts: Callable[[], Counts] | None = None,
-        control_status: Callable[[], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] | None = None,
         keys: str | Path | None = None,
         clients: str | Path | None = None,
@@ -98,37 +79,29 @@ class Publisher:
         self._clock = clock or _clock_from_now()
         self._target = Target(target_id)
         self._status = Status(self._clock, counts)
-        self._control_status = control_status
         self._run = ""
         self._seq: Counter[str] = Counter()
         self._outbox: deque[tuple[str, int, Any]] = deque()
         self._lock = threading.Lock()
         self._cache: dict[str, list[bytes]] = {}
-        self.wanted_topics: frozenset[str] = frozenset()
+        self._wanted: frozenset[str] = frozenset()
         self._prefixes: set[str] = set()
         self._next_beat_s = 0.0
         self._is_closing = self._is_closed = False
         self.n_dropped = 0
         self.n_failed = 0
-        self.n_images = 0
 
         self._context = zmq.Context()
         self._wakeup = Wakeup()
-        self._keys = keys
-        self._authenticator: ThreadAuthenticator | None = None
         self.endpoints: dict[str, str] = {}
         try:
-            answers = self._own_commands(commands or {})
-            if keys is not None:
-                self._authenticator = authenticate(self._context, clients or "")
             self._open_sockets(stream, latest, control)
         except BaseException:
-            self._let_go()
+            self._wakeup.close()
+            self._context.destroy(linger=0)
             raise
         self._images = ImageEncoder(self._take_image)
-        self._commands = (
-            None if self._control is None else CommandServer(self._control, answers)
-        )
+        self._commands = self._serve_commands(commands or {})
         self._thread = threading.Thread(
             target=self._serve, name="lodestar-publisher", daemon=True
         )
@@ -142,7 +115,6 @@ class Publisher:
         commands: Mapping[str, Handler] | None = None,
         target_id: Callable[[], int | None] | None = None,
         counts: Callable[[], Counts] | None = None,
-        control_status: Callable[[], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> Publisher:
         """Return a publisher on the addresses of the settings."""
@@ -153,10 +125,7 @@ class Publisher:
             commands=commands,
             target_id=target_id,
             counts=counts,
-            control_status=control_status,
             clock=clock,
-            keys=settings.keys,
-            clients=settings.clients,
         )
 
     # -- the sink -----------------------------------------------------------
@@ -171,7 +140,7 @@ class Publisher:
 
     def write(self, update: Update) -> None:
         """Publish one frame's outcome; returns at once."""
-        if "image" in self.wanted_topics:
+        if "image" in self._wanted:
             self._images.offer(update.frame)
         shape = update.frame.pixels.shape[:2]
         hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
@@ -185,18 +154,15 @@ class Publisher:
         self._put("event", event)
 
     def status(self) -> dict[str, Any]:
-        """Return what a heartbeat would say now."""
-        header = self._status.header() | {"run": self._run, "n_lost": self.n_dropped}
-        if self._control_status is not None:
-            header["control"] = messages.finite(self._control_status())
-        return header
+        """Return what the last heartbeat said, and newer counts."""
+        return self._status.header() | {"run": self._run}
 
     def close(self) -> None:
         """Say `end`, stop the threads and let go of the ports; at most about 2 s."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._put("end", self.status())
+        self._put("end", self._status.header())
         self._is_closing = True
         self._wakeup.call()
         if self._commands is not None:
@@ -206,7 +172,8 @@ class Publisher:
         if self._thread.is_alive():
             _log.error("publisher: its thread did not stop; sockets stay open")
             return
-        self._let_go()
+        self._context.term()
+        self._wakeup.close()
 
     # -- sockets ------------------------------------------------------------
 
@@ -232,25 +199,16 @@ class Publisher:
             socket.setsockopt(zmq.CONFLATE, 1)
         else:
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        if self._keys is not None:
-            secure_server(socket, self._keys)
-        secured = self._keys is not None
-        self.endpoints[name] = bind(socket, endpoint, secured=secured)
+        self.endpoints[name] = bind(socket, endpoint, secured=False)
         return socket
 
-    def _let_go(self) -> None:
-        if self._authenticator is not None:
-            self._authenticator.stop()
-        self._wakeup.close()
-        self._context.destroy(linger=0)
-
-    def _own_commands(self, commands: Mapping[str, Handler]) -> Commands:
-        verbs = dict(commands)
+    def _serve_commands(self, commands: Mapping[str, Handler]) -> CommandServer | None:
+        if self._control is None:
+            return None
+        own: dict[str, Handler] = {"status": lambda _args: self.status()}
         if self._target.is_own:
-            verbs.setdefault("follow", self._target.follow)
-            verbs.setdefault("release", self._target.release)
-        verbs["status"] = lambda _args: self.status()
-        return Commands(verbs)
+            own |= {"follow": self._target.follow, "release": self._target.release}
+        return CommandServer(self._control, own | dict(commands))
 
     # -- worker's side ------------------------------------------------------
 
@@ -320,7 +278,7 @@ class Publisher:
                 greeted |= topics
             elif verb == b"\x00":
                 self._prefixes.discard(prefix)
-        self.wanted_topics = frozenset(
+        self._wanted = frozenset(
             t for t in messages.TOPICS if t.startswith(tuple(self._prefixes))
         )
         for topic in messages.GREETING_TOPICS:
@@ -342,7 +300,7 @@ class Publisher:
         self._send_latest(seq, update, facts)
         self._send("tracks", seq, facts, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)
-        if "stage" in self.wanted_topics:
+        if "stage" in self._wanted:
             stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)
             self._send("stage", seq, facts, stage)
         self._status.note(update, publish_ms=(time.perf_counter() - started_s) * 1e3)
@@ -358,7 +316,6 @@ class Publisher:
         self._send("event", seq, messages.finite(asdict(event)))
 
     def _send_image(self, seq: int, item: tuple[Frame, dict[str, Any], bytes]) -> None:
-        self.n_images += 1
         frame, facts, jpeg = item
         header = self._header("image", seq) | messages.frame_json(frame) | facts
         parts = [b"image", messages.to_json(header), jpeg]
@@ -371,13 +328,13 @@ class Publisher:
     def _send_status(self) -> None:
         seq = self._seq["status"]
         self._seq["status"] += 1
-        self._send("status", seq, self.status())
+        self._send("status", seq, self._status.header() | {"n_lost": self.n_dropped})
 
     def _send(
         self, topic: str, seq: int, facts: dict[str, Any], rows: Rows | None = None
     ) -> None:
         is_cached = topic in messages.GREETING_TOPICS
-        if topic not in self.wanted_topics and not is_cached:
+        if topic not in self._wanted and not is_cached:
             return
         parts = messages.encode(topic, self._header(topic, seq) | facts, rows)
         if is_cached:

@@ -34,6 +34,7 @@ def write_plots(
     snapshot
         Background of the trajectories, shape (y, x).
     """
+    recording = run_data.loaded(recording)
     draw_scene = partial(
         scene.draw_scene,
         source=recording,

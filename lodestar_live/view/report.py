@@ -41,6 +41,7 @@ def write_report(
         Structured array with columns `frame`, `y_px`, `x_px`: where particles really
         were, in each frame's own pixels. Adds the truth and the error.
     """
+    recording = run_data.loaded(recording)
     with style.styled():
         figure = style.new_figure(15.5, 10.4)
         followed = run_data.followed_id(recording)

@@ -76,6 +76,11 @@ class RunArrays:
         return self.event_list
 
 
+def loaded(source: RunSource) -> RunArrays:
+    """Return a run with everything read once, free of its file and thread."""
+    return RunArrays(source.tracks(), source.frames(), source.events(), source.info)
+
+
 def column(rows: Rows, name: str) -> FloatArray:
     """Return a column as float64, NaN where the rows do not have it."""
     if name in (rows.dtype.names or ()):

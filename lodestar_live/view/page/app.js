@@ -1,0 +1,383 @@
+// The overlay page: wires the connection, the picture, the numbers and the keys.
+
+import { SCALE_CSS } from "./colours.js";
+import { Charts } from "./charts.js";
+import { Connection } from "./connection.js";
+import { StageMap } from "./geometry.js";
+import { Player } from "./player.js";
+import { watchPointer } from "./pointer.js";
+import { Scene } from "./scene.js";
+
+const $ = (name) => document.getElementById(name);
+const SILENT_S = 3; // without a heartbeat for so long the tracker counts as lost
+
+const scene = new Scene($("stage"));
+const charts = new Charts($("latency-plot"), $("lost-plot"));
+const player = new Player($("player"), () => connection.nudge());
+let run = { kind: "live", verbs: [] };
+let stageMap = new StageMap({});
+let isPaused = false;
+let shownFrame = -1;
+let nUpdates = 0;
+let updateTimes = [];
+
+// -- what arrives --------------------------------------------------------------
+
+const HANDLERS = {
+  run: takeRun,
+  status: (part) => {
+    charts.push(part.list);
+    showCounters(part.list.at(-1));
+    showControl(part.list.at(-1).control);
+  },
+  events: (part) => part.list.forEach(showEvent),
+  image: async (part) => {
+    if (isPaused) return;
+    await scene.setImage(part);
+    $("empty").hidden = true;
+  },
+  tracks: takeTracks,
+  detections: (part) => {
+    if (!isPaused) scene.detections = part.rows;
+  },
+  end: () => setState("ended", "run ended"),
+  silence: (part) => {
+    if (run.kind === "recorded") return;
+    if (part.silent_s === null) setState("waiting", "waiting for a run");
+    else if (part.silent_s > SILENT_S && !isEnded()) setState("lost", `no news for ${part.silent_s.toFixed(0)} s`);
+  },
+};
+
+async function takeParts(parts) {
+  for (const part of parts) await HANDLERS[part.topic]?.(part);
+  if (parts.some((part) => part.topic === "tracks")) countUpdate();
+  scene.requestDraw();
+}
+
+function takeRun(part) {
+  run = part;
+  stageMap = new StageMap(run);
+  scene.clear();
+  scene.targetId = run.target_id ?? null;
+  charts.clear();
+  $("events").replaceChildren();
+  shownFrame = -1;
+  $("source").textContent = [run.settings?.name, run.run?.slice(0, 8), run.source].filter(Boolean).join(" · ");
+  if (run.kind === "recorded") {
+    setState("recorded", "recording");
+    charts.setHistory(run.history);
+    player.open(run);
+    showCounters({ counts: run.counts, fps: run.fps });
+  }
+  enableCommands();
+}
+
+function takeTracks(part) {
+  if (isPaused && run.kind !== "recorded") return;
+  if (run.kind !== "recorded") setState("live", "live");
+  const before = shownFrame;
+  shownFrame = part.frame;
+  scene.setShape(part.shape_px);
+  const stage = run.kind === "recorded" ? stageAt(part.frame) : part.stage_um;
+  if (part.rows.frame) takeWindow(part, before);
+  else scene.setTracks(part.rows, stageMap.shift(stage));
+  if (part.target_id !== undefined) scene.targetId = part.target_id;
+  scene.travelBox = stageMap.travelBox(run.settings?.control?.limits, stage, scene.shape);
+  (part.events ?? []).forEach(showEvent);
+  $("empty").hidden = true;
+  showNumbers();
+  showScaleBar();
+}
+
+/** Several frames of a recording: the earlier ones only make tails. */
+function takeWindow(part, before) {
+  const { frame } = part.rows;
+  if (part.first !== before + 1) scene.tails.clear();
+  scene.tracks = slice(part.rows, frame.length);
+  for (let start = 0, end = 1; start < frame.length; start = end++) {
+    while (end < frame.length && frame[end] === frame[start]) end++;
+    const rows = slice(part.rows, start, end);
+    const shift = stageMap.shift(stageAt(frame[start]));
+    if (frame[start] === part.frame) scene.setTracks(rows, shift);
+    else scene.tails.push(rows, shift);
+  }
+}
+
+function slice(rows, start, end) {
+  return Object.fromEntries(Object.entries(rows).map(([name, values]) => [name, values.subarray(start, end)]));
+}
+
+const stageAt = (frame) => run.stage_um[run.frames.indexOf(frame)];
+
+function countUpdate() {
+  nUpdates++;
+  const now = performance.now();
+  updateTimes.push(now);
+  updateTimes = updateTimes.filter((t) => now - t < 2000);
+}
+
+// -- numbers ---------------------------------------------------------------------
+
+function setState(kind, text) {
+  const label = isPaused && kind === "live" ? "paused" : text;
+  const element = $("state");
+  if (element.textContent === label) return;
+  element.className = `state ${isPaused && kind === "live" ? "paused" : kind}`;
+  element.textContent = label;
+}
+
+const isEnded = () => $("state").classList.contains("ended");
+
+function showCounters(status) {
+  const { counts = {}, fps, latency_ms: latency = {} } = status;
+  const entries = [
+    ["received", counts.received], ["processed", counts.processed], ["dropped", counts.dropped, true],
+    ["failed", counts.failed, true], ["waiting", counts.waiting], ["frames/s", fps?.toFixed(1)],
+    ["ms, median", latency.latency?.p50?.toFixed(1)], ["ms, p99", latency.latency?.p99?.toFixed(1)],
+    ["tracks", status.n_tracks],
+  ];
+  $("counters").replaceChildren(...entries.filter(([, value]) => value !== undefined).map(([name, value, isBad]) => {
+    const cell = document.createElement("div");
+    const number = document.createElement("b");
+    number.textContent = value;
+    number.classList.toggle("bad", Boolean(isBad && value > 0));
+    const label = document.createElement("span");
+    label.textContent = name;
+    cell.append(number, label);
+    return cell;
+  }));
+}
+
+/** What the stage is doing: the controller's own words. */
+function showControl(control) {
+  const chip = $("control");
+  chip.hidden = !control;
+  if (!control) return;
+  if (Number.isInteger(control.track_id)) scene.targetId = control.track_id;
+  const target = control.track_id === null ? "" : ` #${control.track_id}`;
+  chip.textContent = control.halted ? `stage ${control.halted}` : `${control.state}${target}${control.armed ? "" : " (dry run)"}`;
+  chip.className = `state ${control.halted ? "lost" : "recorded"}`;
+}
+
+function describe(i) {
+  const rows = scene.tracks;
+  const value = (name, digits = 2) => {
+    const v = rows[name]?.[i];
+    return Number.isFinite(v) ? v.toFixed(digits) : null;
+  };
+  const speed = Math.hypot(rows.vy_px_per_frame?.[i], rows.vx_px_per_frame?.[i]);
+  return [
+    ["track", `#${rows.track_id[i]}${rows.track_id[i] === scene.targetId ? " (followed)" : ""}`],
+    ["y, x", `${value("y_px")}, ${value("x_px")} px`],
+    ["± 1 sigma", value("sigma_px", 3) && `${value("sigma_px", 3)} px`],
+    ["z", value("z_um") && `${value("z_um")} µm`],
+    ["polarizability", value("polarizability_um3", 4) && `${value("polarizability_um3", 4)} µm³`],
+    ["speed", Number.isFinite(speed) ? `${speed.toFixed(2)} px/frame` : null],
+    ["score", value("score", 3)],
+    ["age", value("age_frames", 0) && `${value("age_frames", 0)} frames`],
+    ["missed", rows.missed_frames?.[i] > 0 ? `${rows.missed_frames[i]} frames` : null],
+  ].filter(([, text]) => text);
+}
+
+function showNumbers() {
+  const i = scene.rowOf(scene.selectedId ?? scene.targetId);
+  $("selection-hint").hidden = i >= 0;
+  $("numbers").replaceChildren(...(i < 0 ? [] : describe(i)).flatMap(([name, text]) => {
+    const [term, data] = [document.createElement("dt"), document.createElement("dd")];
+    term.textContent = name;
+    data.textContent = text;
+    return [term, data];
+  }));
+  enableCommands();
+}
+
+function showEvent(event) {
+  const line = document.createElement("li");
+  const time = document.createElement("time");
+  time.textContent = `${event.t_s.toFixed(2)} s`;
+  const ids = event.details?.track_ids ?? event.details?.track_id;
+  line.append(time, `${event.kind}${ids === undefined ? "" : ` #${[ids].flat().slice(0, 4).join(" #")}`}`);
+  const list = $("events");
+  list.prepend(line);
+  while (list.children.length > 60) list.lastChild.remove();
+}
+
+function showScaleBar() {
+  if (!stageMap.pixelSize) return;
+  const target = (120 / scene.view.zoom) * stageMap.pixelSize;
+  const power = 10 ** Math.floor(Math.log10(target));
+  const length = [5, 2, 1].map((k) => k * power).find((v) => v <= target) ?? power;
+  const bar = $("scale-bar");
+  bar.hidden = false;
+  bar.style.width = `${(length / stageMap.pixelSize) * scene.view.zoom}px`;
+  bar.firstElementChild.textContent = `${Number(length.toPrecision(2))} µm`;
+}
+
+function showColours(range) {
+  const bar = $("colour-bar");
+  bar.hidden = !range;
+  if (!range) return;
+  const [label, strip, ends] = bar.children;
+  const unit = scene.colour === "z" ? "µm" : "px/frame";
+  label.textContent = scene.colour === "z" ? "z" : "speed";
+  strip.style.background = SCALE_CSS;
+  const texts = range.map((v) => `${v.toFixed(1)} ${unit}`);
+  if (ends.textContent !== texts.join("")) {
+    ends.replaceChildren(...texts.map((text) => Object.assign(document.createElement("em"), { textContent: text })));
+  }
+}
+
+// -- commands ----------------------------------------------------------------------
+
+function enableCommands() {
+  const can = (verb) => (run.verbs ?? []).includes(verb);
+  const hasTrack = scene.rowOf(scene.selectedId) >= 0;
+  $("stop").disabled = !can("stop");
+  $("follow").disabled = !can("follow") || !hasTrack;
+  $("retrain").disabled = !can("retrain") || !hasTrack;
+  $("release").disabled = !can("release");
+  $("recenter").disabled = !can("recenter");
+  const why = run.kind === "recorded" ? "A recording takes no commands." : "Commands are off in this run (streams.control is not set).";
+  $("stop").title = can("stop") ? "Stop the stage (S)" : why;
+}
+
+function send(verb, args = {}) {
+  if (!(run.verbs ?? []).includes(verb)) return;
+  const isSent = connection.command(verb, args);
+  showReply(isSent ? `${verb}…` : `${verb}: not connected`, isSent ? "" : "bad");
+}
+
+function showReply(text, kind) {
+  $("reply").textContent = text;
+  $("reply").className = kind;
+}
+
+const follow = () => scene.selectedId !== null && send("follow", { track_id: scene.selectedId });
+function retrain() {
+  const i = scene.rowOf(scene.selectedId);
+  if (i >= 0) send("retrain", { y_px: scene.tracks.y_px[i], x_px: scene.tracks.x_px[i] });
+}
+
+function select(i) {
+  scene.selectedId = i < 0 ? null : scene.tracks.track_id[i];
+  showNumbers();
+  scene.requestDraw();
+}
+
+function selectNext(step) {
+  const ids = [...(scene.tracks?.track_id ?? [])].sort((a, b) => a - b);
+  if (!ids.length) return;
+  const at = ids.indexOf(scene.selectedId);
+  const next = at < 0 ? (step > 0 ? 0 : ids.length - 1) : (at + step + ids.length) % ids.length;
+  select(scene.rowOf(ids[next]));
+}
+
+function togglePause() {
+  if (run.kind === "recorded") {
+    player.toggle();
+    return;
+  }
+  isPaused = !isPaused;
+  $("pause").setAttribute("aria-pressed", isPaused);
+  $("pause").textContent = isPaused ? "Resume" : "Pause";
+  if (isPaused) setState("live", "live");
+}
+
+// -- hands -----------------------------------------------------------------------------
+
+watchPointer(scene, {
+  onHover(x, y) {
+    const i = x === null ? -1 : scene.find(x, y);
+    scene.hoverId = i < 0 ? null : scene.tracks.track_id[i];
+    const tip = $("tooltip");
+    tip.hidden = i < 0;
+    if (i >= 0) {
+      tip.textContent = describe(i).map(([name, text]) => `${name} ${text}`).join("\n");
+      tip.style.left = `${Math.min(x + 16, scene.width - tip.offsetWidth - 4)}px`;
+      tip.style.top = `${Math.min(y + 16, scene.height - tip.offsetHeight - 4)}px`;
+    }
+    scene.requestDraw();
+  },
+  onClick: (x, y) => select(scene.find(x, y)),
+  onDoubleClick: (x, y) => {
+    select(scene.find(x, y));
+    follow();
+  },
+});
+
+function cycle(name) {
+  const box = $(name);
+  if (box.type === "checkbox") box.checked = !box.checked;
+  else box.selectedIndex = (box.selectedIndex + 1) % box.options.length;
+  box.dispatchEvent(new Event("change"));
+}
+
+for (const name of ["detections", "tails", "ids"]) {
+  $(`show-${name}`).addEventListener("change", (event) => {
+    scene.show[name] = event.target.checked;
+    scene.requestDraw();
+  });
+}
+$("colour").addEventListener("change", (event) => {
+  scene.colour = event.target.value;
+  showColours(null);
+  scene.requestDraw();
+});
+for (const name of ["contrast", "brightness"]) {
+  $(name).addEventListener("input", () => {
+    scene.image.style.filter = `brightness(${$("brightness").value}) contrast(${$("contrast").value})`;
+  });
+}
+const BUTTONS = {
+  pause: togglePause, "zoom-in": () => scene.zoomAt(1.4), "zoom-out": () => scene.zoomAt(1 / 1.4),
+  fit: () => scene.fit(), stop: () => send("stop"), follow, retrain, release: () => send("release"),
+  recenter: () => send("recenter"), "help-button": () => $("help").showModal(),
+};
+for (const [name, action] of Object.entries(BUTTONS)) $(name).addEventListener("click", action);
+
+const KEYS = {
+  " ": togglePause, "+": () => scene.zoomAt(1.4), "=": () => scene.zoomAt(1.4), "-": () => scene.zoomAt(1 / 1.4),
+  0: () => scene.fit(), ArrowLeft: () => scene.pan(60, 0), ArrowRight: () => scene.pan(-60, 0),
+  ArrowUp: () => scene.pan(0, 60), ArrowDown: () => scene.pan(0, -60),
+  "[": () => selectNext(-1), "]": () => selectNext(1), Enter: follow, s: () => send("stop"),
+  r: () => send("release"), c: () => send("recenter"), t: retrain, d: () => cycle("show-detections"),
+  l: () => cycle("show-tails"), i: () => cycle("show-ids"), z: () => cycle("colour"),
+  ",": () => player.step(-1), ".": () => player.step(1), "?": () => $("help").showModal(),
+  Escape: () => select(-1),
+};
+document.addEventListener("keydown", (event) => {
+  const isControl = event.target.closest("input, select, button, dialog");
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[key]) return;
+  if (isControl && key !== "s" && !(event.target.type === "checkbox" && key.length === 1 && key !== " ")) return;
+  event.preventDefault();
+  KEYS[key]();
+});
+
+// -- start ----------------------------------------------------------------------------
+
+scene.onColours = showColours;
+scene.onView = showScaleBar;
+
+const connection = new Connection({
+  onParts: takeParts,
+  onReply(reply) {
+    showReply(reply.ok ? `${reply.verb}: done` : reply.error, reply.ok ? "good" : "bad");
+  },
+  onState(state) {
+    if (state === "lost") setState("lost", "viewer's server lost, retrying…");
+    else setState("waiting", "waiting for a run");
+  },
+  wish: () => (run.kind === "recorded" ? { frame: player.frame, since: shownFrame } : {}),
+});
+$("empty-text").textContent = "Start a run, for example with “lodestar-live demo”; it appears here by itself.";
+
+/** What tests and benches read. */
+window.lodestar = {
+  get nUpdates() { return nUpdates; },
+  get updatesPerSecond() { return updateTimes.length / 2; },
+  get frame() { return shownFrame; },
+  scene,
+  charts,
+  player,
+};

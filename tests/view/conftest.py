@@ -1,0 +1,68 @@
+"""One real Chromium for all page tests."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium as Debian ships it."""
+    path = shutil.which("chromium")
+    assert path, "chromium is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open an address; any error in the page, its console included, fails the test."""
+    contexts, problems = [], []
+
+    def open_it(
+        url: str, *, width: int = 1280, height: int = 800, **options: Any
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, **options
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on(
+            "console", lambda m: problems.append(m.text) if m.type == "error" else None
+        )
+        page.problems = problems
+        page.goto(url)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def until() -> Callable[..., Any]:
+    """Wait until an expression of the page is true (its CSP forbids eval there)."""
+
+    def wait(page: Page, expression: str, timeout_s: float = 15.0) -> Any:
+        deadline_s = time.monotonic() + timeout_s
+        while not (value := page.evaluate(expression)):
+            assert time.monotonic() < deadline_s, f"never true: {expression}"
+            page.wait_for_timeout(30)
+        return value
+
+    return wait
