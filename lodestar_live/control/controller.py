@@ -19,7 +19,7 @@ from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.moves import MoveLog, StageResponse
 from lodestar_live.control.targets import Sight, Target
-from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
+from lodestar_live.data import Event, FloatArray, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import CalibrationError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings
@@ -29,6 +29,8 @@ POLL_S = 0.005
 CLOSE_DEADLINE_S = 2.0
 REFUSALS_IN_A_ROW = 3
 PAUSE_S = 1.0
+MAX_LEAD_FRAMES = 50
+MIN_SHARE = 0.6  # of a move that is visible in the frame it is aimed at
 
 
 class Controller:
@@ -237,14 +239,12 @@ class Controller:
 
     def _move_towards_target(self, sight: Sight) -> None:
         now_s = self._clock()
-        lag_s = self.moves.response.dead_s + self.moves.response.tau_s
-        n_periods = np.floor((now_s - sight.t_s) / sight.period_s + 1e-6) + 1
-        t_next_s = sight.t_s + n_periods * sight.period_s
-        aim = self.target.aim(t_next_s + lag_s)
+        t_aim_s, share = self._when_visible(sight, now_s)
+        aim = self.target.aim(t_aim_s)
         if aim is None:
             return
-        here = np.array(self.moves.goal[1:])
-        correction = aim.position - here
+        there = np.array(self.moves.position_at(t_aim_s)[1:])
+        correction = aim.position - there
         distance_um = float(np.linalg.norm(correction))
         self._last_aim = {
             "error_um": distance_um,
@@ -253,9 +253,9 @@ class Controller:
         }
         if distance_um <= self.settings.deadband_um or not self._may_move(now_s):
             return
-        step = correction * min(1.0, self.settings.max_step_um / distance_um)
+        goal = np.array(self.moves.goal[1:]) + correction / share
         verdict = self.gate.move_xy(
-            *(float(v) for v in here + step),
+            *self._within_reach(goal),
             t_data_s=sight.t_s,
             stage_known=True,
             why="follow",
@@ -264,6 +264,29 @@ class Controller:
             **self._last_aim,
         )
         self._count_refusal(verdict.passed, now_s)
+
+    def _when_visible(self, sight: Sight, now_s: float) -> tuple[float, float]:
+        """Return the first exposure that shows most of a move made now, and how much.
+
+        The stage needs time; a move longer by 1/share is exactly right by then.
+        """
+        n_periods = np.floor((now_s - sight.t_s) / sight.period_s + 1e-6) + 1
+        for n_more in range(MAX_LEAD_FRAMES):
+            t_s = sight.t_s + (n_periods + n_more) * sight.period_s
+            rest = self.moves.response.remaining_um(np.ones(1), t_s - now_s)
+            if rest[0] < 1 - MIN_SHARE:
+                break
+        return t_s, max(1.0 - float(rest[0]), MIN_SHARE)
+
+    def _within_reach(self, goal: FloatArray) -> list[float]:
+        """Shorten a move to the longest step, as seen from where the stage is now."""
+        here = np.array(self.gate.read_position()[1:])
+        way = goal - here
+        longest_um = self.settings.max_step_um
+        length_um = float(np.linalg.norm(way))
+        if length_um > longest_um:
+            goal = here + way * (longest_um / length_um)
+        return [float(v) for v in goal]
 
     def _may_move(self, now_s: float) -> bool:
         return (

@@ -15,6 +15,7 @@ import numpy as np
 
 from lodestar_live.data import FloatArray
 
+Covariance = tuple[FloatArray, FloatArray, FloatArray]  # place, cross, velocity
 MEMORY = 0.995  # weights forget with 200 frames, so a change of habit is noticed
 
 
@@ -52,21 +53,23 @@ class TargetFilter:
         self.noise_sd, self.dt = noise_sd, dt
         self.gate_sigma, self.max_rejections = gate_sigma, max_rejections
         self._diffusion, self._velocity_sd, self._tau = _grid(noise_sd, dt)
+        self._transitions: dict[float, tuple[FloatArray, ...]] = {}
         self.reset()
 
     def reset(self) -> None:
         """Forget the target and what was learnt."""
         n = len(self._diffusion)
         self._log_weight = np.full(n, -np.log(n))
-        self._mean: FloatArray = np.zeros((n, 0, 2))  # member, axis, (place, velocity)
-        self._cov: FloatArray = np.zeros((n, 2, 2))
+        self._place: FloatArray = np.zeros((0, n))  # axis, member
+        self._velocity: FloatArray = np.zeros((0, n))
+        self._cov: Covariance = (np.zeros(n), np.zeros(n), np.zeros(n))
         self._t = float("nan")
         self._rejections = 0
 
     @property
     def is_started(self) -> bool:
         """True once a position has been given."""
-        return bool(self._mean.shape[1] > 0)
+        return len(self._place) > 0
 
     def update(
         self, position: FloatArray, t: float, *, noise_sd: float | None = None
@@ -79,9 +82,9 @@ class TargetFilter:
         if not self.is_started:
             self._start(z, t, variance)
             return True
-        mean, cov = self._propagated(t - self._t)
-        self._mean, self._cov, self._t = mean, cov, t
-        if not self._is_plausible(z, variance):
+        self._place, self._velocity, self._cov = self._propagated(t - self._t)
+        self._t = t
+        if not self._is_near(z, self._mixed(self._place, self._velocity, self._cov)):
             self._rejections += 1
             if self._rejections <= self.max_rejections:
                 return False
@@ -93,72 +96,78 @@ class TargetFilter:
 
     def is_plausible(self, position: FloatArray, t: float) -> bool:
         """Return whether a target at `position` at time `t` could be this one."""
-        ahead = self.predict(t)
-        spread = np.hypot(ahead.position_sd, self.noise_sd)
-        return bool(
-            np.all(np.abs(position - ahead.position) < self.gate_sigma * spread)
-        )
+        return self._is_near(position, self.predict(t))
 
     def predict(self, t: float) -> Estimate:
         """Return where the target will be at time `t`."""
-        mean, cov = self._propagated(t - self._t)
-        return self._mixed(mean, cov)
+        return self._mixed(*self._propagated(t - self._t))
 
     def _start(self, z: FloatArray, t: float, variance: float) -> None:
-        n = len(self._diffusion)
-        self._mean = np.zeros((n, len(z), 2))
+        shape = (len(z), len(self._diffusion))
+        self._place, self._velocity = np.zeros(shape), np.zeros(shape)
         self._t = t
         self._restart(z, variance)
 
     def _restart(self, z: FloatArray, variance: float) -> None:
         """Believe the position, doubt the velocity, keep what was learnt."""
         self._rejections = 0
-        self._mean[:, :, 0] = z
-        self._cov = np.zeros_like(self._cov)
-        self._cov[:, 0, 0] = variance
-        self._cov[:, 1, 1] = self._velocity_sd**2
+        self._place = np.repeat(z[:, None], len(self._diffusion), axis=1)
+        zero = np.zeros(len(self._diffusion))
+        self._cov = (zero + variance, zero, self._velocity_sd**2)
 
-    def _propagated(self, dt: float) -> tuple[FloatArray, FloatArray]:
-        """Mean and covariance of every member `dt` later (exact discretisation)."""
+    def _propagated(self, dt: float) -> tuple[FloatArray, FloatArray, Covariance]:
+        """Place, velocity and covariance of every member `dt` later (exact)."""
         dt = max(dt, 0.0)
-        tau, decay = self._tau, np.exp(-dt / self._tau)
+        reach, decay, spread, coupling, gain = self._transition(dt)
+        p, c, v = self._cov
+        ahead = (
+            p + reach * (2 * c + reach * v) + spread,
+            decay * (c + reach * v) + coupling,
+            decay**2 * v + gain,
+        )
+        return self._place + reach * self._velocity, decay * self._velocity, ahead
+
+    def _transition(self, dt: float) -> tuple[FloatArray, ...]:
+        """Return what depends on the time step only; frames come evenly, so cached."""
+        key = round(dt, 7)
+        if key not in self._transitions:
+            if len(self._transitions) > 32:
+                self._transitions.clear()
+            self._transitions[key] = self._new_transition(dt)
+        return self._transitions[key]
+
+    def _new_transition(self, dt: float) -> tuple[FloatArray, ...]:
+        """Ornstein-Uhlenbeck velocity of variance v0, integrated exactly over `dt`."""
+        tau, v0 = self._tau, self._velocity_sd**2
+        decay = np.exp(-dt / tau)
         reach = tau * -np.expm1(-dt / tau)
-        mean = self._mean.copy()
-        mean[:, :, 0] += reach[:, None] * mean[:, :, 1]
-        mean[:, :, 1] *= decay[:, None]
-        p, c, v = self._cov[:, 0, 0], self._cov[:, 0, 1], self._cov[:, 1, 1]
-        v0 = self._velocity_sd**2
-        spread = tau**2 * (2 * dt / tau - 3 + 4 * decay - decay**2)
-        cov = np.empty_like(self._cov)
-        cov[:, 0, 0] = p + 2 * reach * c + reach**2 * v
-        cov[:, 0, 0] += v0 * np.maximum(spread, 0) + 2 * self._diffusion * dt
-        cov[:, 0, 1] = decay * (c + reach * v) + v0 * tau * (1 - decay) ** 2
-        cov[:, 1, 0] = cov[:, 0, 1]
-        cov[:, 1, 1] = decay**2 * v + v0 * (1 - decay**2)
-        return mean, cov
+        wander = tau**2 * (2 * dt / tau - 3 + 4 * decay - decay**2)
+        spread = v0 * np.maximum(wander, 0) + 2 * self._diffusion * dt
+        return reach, decay, spread, v0 * reach**2 / tau, v0 * (1 - decay**2)
 
     def _correct(self, z: FloatArray, variance: float) -> None:
-        total = self._cov[:, 0, 0] + variance
-        miss = z - self._mean[:, :, 0]
-        misfit = (miss**2).sum(1) / total + len(z) * np.log(total)
+        p, c, v = self._cov
+        total = p + variance
+        miss = z[:, None] - self._place
+        misfit = (miss**2).sum(0) / total + len(z) * np.log(total)
         self._log_weight = MEMORY * self._log_weight - 0.5 * misfit
         self._log_weight -= self._log_weight.max()
-        gain = self._cov[:, :, 0] / total[:, None]
-        self._mean = self._mean + miss[:, :, None] * gain[:, None, :]
-        self._cov = self._cov - gain[:, :, None] * self._cov[:, None, 0, :]
+        self._place = self._place + miss * (p / total)
+        self._velocity = self._velocity + miss * (c / total)
+        self._cov = (p * variance / total, c * variance / total, v - c * c / total)
 
-    def _is_plausible(self, z: FloatArray, variance: float) -> bool:
-        ahead = self._mixed(self._mean, self._cov)
-        spread = np.sqrt(ahead.position_sd**2 + variance)
+    def _is_near(self, z: FloatArray, ahead: Estimate) -> bool:
+        spread = np.hypot(ahead.position_sd, self.noise_sd)
         return bool(np.all(np.abs(z - ahead.position) < self.gate_sigma * spread))
 
-    def _mixed(self, mean: FloatArray, cov: FloatArray) -> Estimate:
+    def _mixed(
+        self, place: FloatArray, velocity: FloatArray, cov: Covariance
+    ) -> Estimate:
         weight = np.exp(self._log_weight)
         weight /= weight.sum()
-        centre = np.einsum("m,mas->as", weight, mean)
-        scatter = weight @ (mean[:, :, 0] - centre[:, 0]) ** 2
-        variance = scatter + weight @ cov[:, 0, 0]
-        return Estimate(centre[:, 0], centre[:, 1], np.sqrt(variance))
+        centre = place @ weight
+        scatter = (place - centre[:, None]) ** 2 @ weight
+        return Estimate(centre, velocity @ weight, np.sqrt(scatter + cov[0] @ weight))
 
 
 def _grid(noise_sd: float, dt: float) -> tuple[FloatArray, FloatArray, FloatArray]:
