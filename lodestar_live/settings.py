@@ -205,7 +205,7 @@ class ControlSettings(Section):
         0.5, description="Commands from older frames are refused."
     )
     deadband_um: NonNegativeFloat = Field(
-        0.3, description="Smaller corrections are not worth a move."
+        0.4, description="Smaller corrections are not worth a move."
     )
     focus: Literal["off", "z", "sharpness"] = Field(
         "off",

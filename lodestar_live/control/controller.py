@@ -6,10 +6,11 @@ for one frame and can be called without the thread, as the simulator does.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,20 +18,20 @@ import numpy as np
 from lodestar_live.control.calibration import Calibration, load_calibration
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.gate import SafetyGate
+from lodestar_live.control.groups import Centroid, Followed, Nobody, Place, Visit
 from lodestar_live.control.moves import MoveLog, StageResponse
+from lodestar_live.control.steering import Steering
 from lodestar_live.control.targets import Sight, Target
 from lodestar_live.data import Event, FloatArray, Frame, RunInfo, StagePosition, Update
-from lodestar_live.errors import CalibrationError
+from lodestar_live.errors import CalibrationError, SettingsError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.005
 CLOSE_DEADLINE_S = 2.0
-REFUSALS_IN_A_ROW = 3
-PAUSE_S = 1.0
-MAX_LEAD_FRAMES = 50
-MIN_SHARE = 0.6  # of a move that is visible in the frame it is aimed at
+WATCHDOG_PERIODS = 3
+CHANGEABLE = ("deadband_um", "target", "mode", "dwell_s", "lost", "coast_frames")
 
 
 class Controller:
@@ -84,12 +85,13 @@ class Controller:
             moves=self.moves,
             properties=properties,
         )
-        self.target = Target(settings, tell)
-        self._intervals_s: deque[float] = deque(maxlen=15)
-        self._last_frame: Frame | None = None
-        self._last_aim: dict[str, Any] = {}
-        self._refusals, self._pause_until_s = 0, float("-inf")
-        self._t_fresh_s: float | None = None
+        self.steering = Steering(self.gate, self.moves, settings, tell=tell)
+        self.followed: Followed = Nobody()
+        if settings.follow:
+            self.followed = Target(settings.target, settings, tell)
+        self._frames: deque[Frame] = deque(maxlen=64)
+        self._arrivals_s: deque[float] = deque(maxlen=16)
+        self._is_starved = False
         self._lock = threading.RLock()
         self._mail: Update | None = None
         self._news = threading.Condition()
@@ -135,7 +137,7 @@ class Controller:
     @property
     def target_id(self) -> int | None:
         """Track id of the followed particle."""
-        return self.target.track_id
+        return self.followed.track_id
 
     def stage_at(self, t_s: float) -> StagePosition:
         """Return the stage position at `t_s` from the move log; NaN if unknown."""
@@ -144,51 +146,131 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """Return a JSON-safe summary for heartbeats and overlays."""
         return {
-            "state": self.target.state,
-            "track_id": self.target.track_id,
+            "state": self.followed.state,
+            "track_id": self.followed.track_id,
             "armed": self.gate.is_armed,
             "halted": self.gate.halted,
-            **self._last_aim,
+            "no_frames": self._is_starved,
+            **self.steering.aim,
         }
 
     # ---- commands ----------------------------------------------------------------
 
     def stop(self, reason: str = "asked") -> None:
         """Make the stage stand still at once, from any thread; lasts until `follow`."""
-        if self.gate.halted is None or not self.gate.halted.startswith("stop"):
-            self.gate.stop(f"stop: {reason}")
+        self.gate.stop(f"stop: {reason}")
 
-    def follow(self, choice: str | int) -> None:
-        """Follow a track id, or ``nearest``, ``brightest``, ``fastest``."""
-        with self._lock:
-            self.gate.allow()
-            self.target.follow(choice)
+    def follow(self, wish: int | str | tuple[float, float]) -> None:
+        """Follow a track id; ``nearest``, ``brightest``, ``fastest``; or a place.
+
+        A place is (y_um, x_um) in the sample; the track nearest to it is taken.
+        """
+        self._follow(Target(wish, self.settings, self._tell))
+
+    def follow_many(self, track_ids: Sequence[int]) -> None:
+        """Keep the middle of several tracks in view, or visit them (``mode``)."""
+        if not track_ids:
+            raise SettingsError("follow: track_ids is empty; expected at least one.")
+        if self.settings.mode == "visit":
+            self._follow(Visit(track_ids, self.settings, self._tell))
+        else:
+            self._follow(Centroid(track_ids, self.settings))
+
+    def recenter(self, y_um: float, x_um: float) -> None:
+        """Bring a place in the sample to the centre of the view, then rest."""
+        near_um = max(self.settings.deadband_um, 0.5)
+        self._follow(Place(np.array([y_um, x_um]), near_um=near_um))
 
     def release(self) -> None:
         """Follow nobody; the stage stays where it is."""
         with self._lock:
-            self.target.release()
+            self.followed = Nobody()
+
+    def set(self, name: str, value: Any) -> None:
+        """Change one of the settings that cannot make the stage less safe.
+
+        Raises
+        ------
+        SettingsError
+            Any other setting (limits, steps, rates, arming), or an impossible value.
+        """
+        if name not in CHANGEABLE:
+            raise SettingsError(
+                f"set: {name!r} cannot be changed during a run; expected one of "
+                f"{', '.join(CHANGEABLE)}."
+            )
+        values = self.settings.model_dump() | {name: value}
+        try:
+            settings = ControlSettings.model_validate(values)
+        except ValueError as error:
+            raise SettingsError(f"set: {name} = {value!r} is not possible.") from error
+        with self._lock:
+            self.settings = settings
+            self.steering.use(settings)
 
     def verbs(self) -> dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]:
         """Return what the control socket may ask for: verb -> callable."""
         return {
             "follow": self._on_follow,
             "release": self._on_release,
+            "recenter": self._on_recenter,
             "stop": self._on_stop,
+            "set": self._on_set,
             "status": lambda message: self.status(),
         }
 
+    def _follow(self, followed: Followed) -> None:
+        with self._lock:
+            self.gate.allow()
+            self.followed = followed
+
     def _on_follow(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        self.follow(message.get("track_id", message.get("target", "nearest")))
+        if "track_ids" in message:
+            self.follow_many([int(i) for i in message["track_ids"]])
+        elif "track_id" in message:
+            self.follow(int(message["track_id"]))
+        elif "y_px" in message:
+            self.follow(self._clicked_um(message))
+        else:
+            wish = message.get("target", self.settings.target)
+            if wish not in ("nearest", "brightest", "fastest"):
+                raise SettingsError(
+                    f"follow: target = {wish!r}; expected nearest, brightest or "
+                    "fastest, or a track_id, track_ids, or y_px and x_px."
+                )
+            self.follow(wish)
         return self.status()
 
     def _on_release(self, message: Mapping[str, Any]) -> dict[str, Any]:
         self.release()
         return self.status()
 
+    def _on_recenter(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        self.recenter(*self._clicked_um(message))
+        return self.status()
+
     def _on_stop(self, message: Mapping[str, Any]) -> dict[str, Any]:
         self.stop(str(message.get("reason", "asked")))
         return self.status()
+
+    def _on_set(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        for name, value in message.items():
+            self.set(name, value)
+        return self.status()
+
+    def _clicked_um(self, message: Mapping[str, Any]) -> tuple[float, float]:
+        """Place in the sample of ``y_px, x_px`` in ``frame`` (left out: the newest)."""
+        frames = {frame.index: frame for frame in self._frames}
+        index = int(message.get("frame", max(frames, default=-1)))
+        if index not in frames:
+            raise SettingsError(f"frame {index} is not among the last {len(frames)}.")
+        frame = frames[index]
+        mapping, stage_um = self._mapping(frame), self._stage_um(frame)
+        if mapping is None:
+            raise CalibrationError("neither calibration nor pixel size is known.")
+        click_px = [float(message["y_px"]), float(message["x_px"])]
+        y_um, x_um = mapping.sample_um(click_px, stage_um, _shape(frame))
+        return float(y_um), float(x_um)
 
     # ---- one frame -----------------------------------------------------------------
 
@@ -199,32 +281,28 @@ class Controller:
             sight = self._see(update)
             if sight is None:
                 return
-            self.target.observe(sight)
-            self._move_towards_target(sight)
+            self.followed.observe(sight)
+            self.steering.steer(self.followed, sight, self._clock())
 
     def idle(self) -> None:
-        """Between frames: read the stage, watch for frames that stay away."""
+        """Between frames: read the stage, notice when frames stay away."""
         self.gate.read_position()
-        fresh_s, period_s = self._t_fresh_s, self._period_s()
-        if fresh_s is None or period_s is None:
+        if len(self._arrivals_s) < 2 or self._is_starved:
             return
-        if self._clock() - fresh_s > 3 * period_s + self.settings.max_age_s:
-            self._t_fresh_s = None
-            self._tell(Event("control.no_frames", self._clock()))
+        typical_s = float(np.median(np.diff(self._arrivals_s)))
+        silence_s = self._clock() - self._arrivals_s[-1]
+        if silence_s > WATCHDOG_PERIODS * typical_s + POLL_S:
+            self._is_starved = True
+            facts = {"silence_s": silence_s, "typical_s": typical_s}
+            self._tell(Event("control.no_frames", self._clock(), details=facts))
 
     def _see(self, update: Update) -> Sight | None:
         frame = update.frame
-        stage = self.moves.position_at(frame.t_exposure_s)
-        if not np.isfinite(stage[1:]).all():
-            stage = frame.stage_um
-        period_s, mapping = self._period_s(), self._map
-        if mapping is None and np.isfinite(frame.pixel_size_um):
-            mapping = PixelToStage.from_pixel_size(frame.pixel_size_um)
-        if mapping is None or period_s is None or not np.isfinite(stage[1:]).all():
+        mapping, stage_um = self._mapping(frame), self._stage_um(frame)
+        period_s = self._period_s()
+        if mapping is None or period_s is None or not np.isfinite(stage_um).all():
             return None
-        height, width = frame.pixels.shape[:2]
-        shape = (int(height), int(width))
-        stage_um = np.array(stage[1:])
+        shape = _shape(frame)
         scale = float(np.sqrt(abs(np.linalg.det(mapping.matrix_um_per_px))))
         return Sight(
             frame_index=frame.index,
@@ -237,80 +315,30 @@ class Controller:
             view_um=min(shape) * scale,
         )
 
-    def _move_towards_target(self, sight: Sight) -> None:
-        now_s = self._clock()
-        t_aim_s, share = self._when_visible(sight, now_s)
-        aim = self.target.aim(t_aim_s)
-        if aim is None:
-            return
-        there = np.array(self.moves.position_at(t_aim_s)[1:])
-        correction = aim.position - there
-        distance_um = float(np.linalg.norm(correction))
-        self._last_aim = {
-            "error_um": distance_um,
-            "predicted_y_um": float(aim.position[0]),
-            "predicted_x_um": float(aim.position[1]),
-        }
-        if distance_um <= self.settings.deadband_um or not self._may_move(now_s):
-            return
-        goal = np.array(self.moves.goal[1:]) + correction / share
-        verdict = self.gate.move_xy(
-            *self._within_reach(goal),
-            t_data_s=sight.t_s,
-            stage_known=True,
-            why="follow",
-            track_id=self.target.track_id,
-            frame=sight.frame_index,
-            **self._last_aim,
-        )
-        self._count_refusal(verdict.passed, now_s)
+    def _mapping(self, frame: Frame) -> PixelToStage | None:
+        if self._map is None and np.isfinite(frame.pixel_size_um):
+            return PixelToStage.from_pixel_size(frame.pixel_size_um)
+        return self._map
 
-    def _when_visible(self, sight: Sight, now_s: float) -> tuple[float, float]:
-        """Return the first exposure that shows most of a move made now, and how much.
-
-        The stage needs time; a move longer by 1/share is exactly right by then.
-        """
-        n_periods = np.floor((now_s - sight.t_s) / sight.period_s + 1e-6) + 1
-        for n_more in range(MAX_LEAD_FRAMES):
-            t_s = sight.t_s + (n_periods + n_more) * sight.period_s
-            rest = self.moves.response.remaining_um(np.ones(1), t_s - now_s)
-            if rest[0] < 1 - MIN_SHARE:
-                break
-        return t_s, max(1.0 - float(rest[0]), MIN_SHARE)
-
-    def _within_reach(self, goal: FloatArray) -> list[float]:
-        """Shorten a move to the longest step, as seen from where the stage is now."""
-        here = np.array(self.gate.read_position()[1:])
-        way = goal - here
-        longest_um = self.settings.max_step_um
-        length_um = float(np.linalg.norm(way))
-        if length_um > longest_um:
-            goal = here + way * (longest_um / length_um)
-        return [float(v) for v in goal]
-
-    def _may_move(self, now_s: float) -> bool:
-        return (
-            self.gate.halted is None
-            and now_s >= self._pause_until_s
-            and not self.gate.is_busy()
-        )
-
-    def _count_refusal(self, passed: bool, now_s: float) -> None:
-        """After three refusals in a row rest for a second instead of insisting."""
-        self._refusals = 0 if passed else self._refusals + 1
-        if self._refusals >= REFUSALS_IN_A_ROW:
-            self._refusals, self._pause_until_s = 0, now_s + PAUSE_S
-            self._tell(Event("control.state", now_s, details={"state": "held"}))
+    def _stage_um(self, frame: Frame) -> FloatArray:
+        """Stage (y, x) at exposure: from the move log, else as the frame says."""
+        logged = np.array(self.moves.position_at(frame.t_exposure_s)[1:])
+        return logged if np.isfinite(logged).all() else np.array(frame.stage_um[1:])
 
     def _note_time(self, frame: Frame) -> None:
-        self._t_fresh_s = self._clock()
-        before, self._last_frame = self._last_frame, frame
-        if before is not None and frame.index > before.index:
-            n = frame.index - before.index
-            self._intervals_s.append((frame.t_exposure_s - before.t_exposure_s) / n)
+        self._arrivals_s.append(self._clock())
+        self._is_starved = False
+        self._frames.append(frame)
 
     def _period_s(self) -> float | None:
-        period_s = float(np.median(self._intervals_s)) if self._intervals_s else 0.0
+        """Learnt time between exposures: median over the last frames."""
+        newest = list(self._frames)[-16:]
+        times = [
+            (b.t_exposure_s - a.t_exposure_s) / (b.index - a.index)
+            for a, b in itertools.pairwise(newest)
+            if b.index > a.index
+        ]
+        period_s = float(np.median(times)) if times else 0.0
         return period_s if period_s > 0 else None
 
     # ---- thread ----------------------------------------------------------------------
@@ -349,3 +377,7 @@ def _usable(
         max_age_days=settings.max_calibration_age_days, pixel_size_um=pixel_size_um
     )
     return calibration
+
+
+def _shape(frame: Frame) -> tuple[int, int]:
+    return int(frame.pixels.shape[0]), int(frame.pixels.shape[1])

@@ -182,6 +182,10 @@ class SafetyGate:
         except Exception:  # hardware may raise anything
             return True
 
+    def t_sent_s(self, axis: str) -> float:
+        """Return when the last command for "xy" or "z" passed; -inf: never."""
+        return self._t_sent_s[axis]
+
     def read_position(self) -> StagePosition:
         """Read the stage and note it in the log; NaN when it cannot be read."""
         try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,8 @@ from lodestar_live.data import Event, FloatArray, Rows
 from lodestar_live.settings import ControlSettings
 
 DEFAULT_SIGMA_PX = 0.1
+CROSSING_FRAMES = 10
+Tell = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,135 +44,183 @@ class Sight:
     um_per_px: float
     view_um: float
 
+    @property
+    def seen(self) -> list[int]:
+        """Rows measured in this very frame."""
+        return [int(i) for i in np.flatnonzero(self.rows["missed_frames"] == 0)]
+
+    def row_of(self, track_id: int) -> int | None:
+        """Return the row of a track measured in this frame, or None."""
+        return next((i for i in self.seen if self.id_at(i) == track_id), None)
+
+    def id_at(self, row: int) -> int:
+        """Return the track id of a row."""
+        return int(self.rows["track_id"][row])
+
+    def noise_um(self, row: int) -> float:
+        """Return the localisation uncertainty of a row."""
+        sigma_px = float(self.rows["sigma_px"][row])
+        if not np.isfinite(sigma_px) or sigma_px <= 0:
+            sigma_px = DEFAULT_SIGMA_PX
+        return sigma_px * self.um_per_px
+
 
 class Target:
-    """The followed particle: its identity, its motion filter and its state.
+    """One followed particle: its identity, its motion filter and its state.
 
-    States: ``idle`` (nobody to follow), ``following``, ``coasting`` (missed for a few
-    frames, followed on its prediction), ``searching`` (the stage rests, the predicted
-    disc is watched), ``waiting`` (for the same track only), ``ended``.
+    States: ``choosing``, ``following``, ``coasting`` (missed for a few frames, followed
+    on its prediction), ``searching`` (the stage rests, the predicted disc is watched),
+    ``waiting`` (for the same track only), ``ended``.
+
+    Parameters
+    ----------
+    wish
+        A track id; ``nearest`` to the centre, ``brightest``, ``fastest``; or a place
+        (y_um, x_um) in the sample, whose nearest track is taken.
+    settings, tell
+        Rules of loss; takes events.
     """
 
     def __init__(
-        self, settings: ControlSettings, tell: Callable[[Event], None]
+        self,
+        wish: int | str | tuple[float, float],
+        settings: ControlSettings,
+        tell: Tell,
     ) -> None:
-        self.settings, self._tell = settings, tell
-        self.state = "idle"
+        self._wish, self._settings, self._tell = wish, settings, tell
         self.track_id: int | None = None
-        self.choice: str | None = settings.target if settings.follow else None
+        self.state = "choosing"
+        self.place_um: FloatArray | None = None  # as measured in the last frame
         self._filter: TargetFilter | None = None
         self._last_seen_frame = -1
-        self._rival: tuple[int, int] | None = None  # track, consistent frames
-
-    def follow(self, choice: str | int) -> None:
-        """Follow a track id, or whom ``nearest``, ``brightest``, ``fastest`` names."""
-        self.release()
-        if isinstance(choice, str):
-            self.choice = choice
-        else:
-            self.track_id, self.state = choice, "following"
-
-    def release(self) -> None:
-        """Follow nobody."""
-        self.track_id, self.choice, self.state = None, None, "idle"
-        self._filter, self._rival = None, None
+        self._neighbours: dict[int, int] = {}  # id -> last frame close to the target
+        self._rival: tuple[int, int] = (-1, 0)  # id, frames in a row
 
     def observe(self, sight: Sight) -> None:
-        """Take one frame: choose if asked to, then update filter and state."""
-        if self.track_id is None and self.choice is not None:
+        """Take one frame: choose if still to do, then update filter and state."""
+        self.place_um = None
+        if self.track_id is None:
             self._choose(sight)
         if self.track_id is None or self.state == "ended":
             return
-        row = self._row_of_target(sight)
+        row = self._row(sight)
         if row is None:
             self._miss(sight)
             return
         if self._filter is None:
-            self._filter = TargetFilter(_noise_um(sight, row), dt=sight.period_s)
-        self._filter.update(
-            sight.positions_um[row], sight.t_s, noise_sd=_noise_um(sight, row)
-        )
+            self._filter = TargetFilter(sight.noise_um(row), dt=sight.period_s)
+        self.place_um = sight.positions_um[row]
+        self._filter.update(self.place_um, sight.t_s, noise_sd=sight.noise_um(row))
         self._last_seen_frame = sight.frame_index
+        self._note_neighbours(sight)
         self._enter("following", sight)
 
     def aim(self, t_s: float) -> Estimate | None:
         """Return where the target will be at `t_s`; None: the stage should rest."""
-        if self._filter is None or not self._filter.is_started:
-            return None
-        if self.state not in ("following", "coasting"):
+        if self._filter is None or self.state not in ("following", "coasting"):
             return None
         return self._filter.predict(t_s)
 
-    def _row_of_target(self, sight: Sight) -> int | None:
-        """Index of the row that is the target in this frame, by id and by motion."""
-        rows = sight.rows
-        seen = rows["missed_frames"] == 0
-        mine = np.flatnonzero((rows["track_id"] == self.track_id) & seen)
-        own = int(mine[0]) if len(mine) else None
-        if self._filter is None or not self._filter.is_started:
+    def _row(self, sight: Sight) -> int | None:
+        """Row that is the target in this frame, by identity and by motion."""
+        assert self.track_id is not None  # noqa: S101
+        own = sight.row_of(self.track_id)
+        if self._filter is None:
             return own
-        if own is not None and self.state in ("following", "coasting", "waiting"):
+        if own is not None and self._filter.is_plausible(
+            sight.positions_um[own], sight.t_s
+        ):
+            self._rival = (-1, 0)
             return own
-        if own is not None or self.settings.lost != "search":
-            return own
-        return self._found_again(sight, np.flatnonzero(seen))
+        if own is not None:
+            return self._crossed(sight, own)
+        if self.state == "searching":
+            return self._found_again(sight)
+        return None
 
-    def _found_again(self, sight: Sight, seen: Any) -> int | None:
-        """Index of a new track that keeps appearing where the target can be."""
-        assert self._filter is not None  # noqa: S101
-        new = [
+    def _crossed(self, sight: Sight, own: int) -> int:
+        """Resolve a jump of the own track: after an encounter, motion decides.
+
+        Only a track that was as close as the target itself within the last frames may
+        take over, and only after several consistent frames does its id count.
+        """
+        close = [
             i
-            for i in seen
-            if sight.rows["age_frames"][i] <= sight.frame_index - self._last_seen_frame
-            and self._filter.is_plausible(sight.positions_um[i], sight.t_s)
+            for i in self._plausible(sight)
+            if sight.frame_index
+            - self._neighbours.get(sight.id_at(i), -CROSSING_FRAMES)
+            < CROSSING_FRAMES
         ]
+        if len(close) != 1:
+            return own
+        if self._is_consistent(sight.id_at(close[0])):
+            self._adopt(sight.id_at(close[0]), sight, "crossing")
+        return close[0]
+
+    def _found_again(self, sight: Sight) -> int | None:
+        """Row of a new track that keeps appearing where the target can be."""
+        assert self._filter is not None  # noqa: S101
+        born = sight.frame_index - self._last_seen_frame
+        new = [i for i in self._plausible(sight) if sight.rows["age_frames"][i] <= born]
         if not new:
-            self._rival = None
+            self._rival = (-1, 0)
             return None
         ahead = self._filter.predict(sight.t_s).position
-        gaps = [np.linalg.norm(sight.positions_um[i] - ahead) for i in new]
-        best = int(new[int(np.argmin(gaps))])
-        track_id = int(sight.rows["track_id"][best])
-        frames = self._rival[1] + 1 if self._rival and self._rival[0] == track_id else 1
-        self._rival = (track_id, frames)
-        if frames < self.settings.reacquire_frames:
+        gaps = np.linalg.norm(sight.positions_um[new] - ahead, axis=1)
+        best = new[int(np.argmin(gaps))]
+        if gaps.min() > sight.view_um / 4 or not self._is_consistent(sight.id_at(best)):
             return None
-        self._adopt(track_id, sight, "found again")
+        self._adopt(sight.id_at(best), sight, "found again")
         return best
 
+    def _plausible(self, sight: Sight) -> list[int]:
+        assert self._filter is not None  # noqa: S101
+        ahead, places = self._filter, sight.positions_um
+        return [i for i in sight.seen if ahead.is_plausible(places[i], sight.t_s)]
+
+    def _is_consistent(self, track_id: int) -> bool:
+        """Count frames in a row in which the same other track stood in."""
+        n = self._rival[1] + 1 if self._rival[0] == track_id else 1
+        self._rival = (track_id, n)
+        return n >= self._settings.reacquire_frames
+
+    def _note_neighbours(self, sight: Sight) -> None:
+        for row in self._plausible(sight):
+            if sight.id_at(row) != self.track_id:
+                self._neighbours[sight.id_at(row)] = sight.frame_index
+
     def _choose(self, sight: Sight) -> None:
-        rows = sight.rows
-        seen = np.flatnonzero(rows["missed_frames"] == 0)
-        if not len(seen):
-            return
-        away = np.linalg.norm(sight.positions_um[seen] - sight.stage_um, axis=1)
-        speed = np.hypot(rows["vy_px_per_frame"][seen], rows["vx_px_per_frame"][seen])
-        wish = {
-            "nearest": -away,
-            "brightest": np.nan_to_num(rows["intensity"][seen], nan=-np.inf),
-            "fastest": np.nan_to_num(speed, nan=-np.inf),
-        }[str(self.choice)]
-        best = seen[int(np.argmax(wish))]
-        self._adopt(int(rows["track_id"][best]), sight, str(self.choice))
+        wish, seen = self._wish, sight.seen
+        if isinstance(wish, int):
+            self._adopt(wish, sight, "asked")
+        elif seen:
+            best = seen[int(np.argmax(_merit(wish, sight)))]
+            self._adopt(sight.id_at(best), sight, str(wish))
 
     def _adopt(self, track_id: int, sight: Sight, why: str) -> None:
         facts = {"track_id": track_id, "was": self.track_id, "why": why}
         self._tell(Event("control.target", sight.t_s, sight.frame_index, facts))
-        self.track_id, self._rival = track_id, None
+        if self.track_id is None:
+            self._last_seen_frame = sight.frame_index
+        self.track_id, self._rival = track_id, (-1, 0)
+        self._neighbours.clear()
 
     def _miss(self, sight: Sight) -> None:
-        if self._filter is None:
-            return
         missed = sight.frame_index - self._last_seen_frame
-        spread_um = float(self._filter.predict(sight.t_s).position_sd.max())
-        if missed <= self.settings.coast_frames and spread_um < sight.view_um / 6:
+        if missed <= self._settings.coast_frames and self._is_sure(sight):
             self._enter("coasting", sight)
             return
-        if self.state in ("following", "coasting"):
+        if self.state in ("choosing", "following", "coasting"):
             facts = {"track_id": self.track_id, "missed_frames": missed}
             self._tell(Event("control.lost", sight.t_s, sight.frame_index, facts))
         after = {"search": "searching", "hold": "waiting", "stop": "ended"}
-        self._enter(after[self.settings.lost], sight)
+        self._enter(after[self._settings.lost], sight)
+
+    def _is_sure(self, sight: Sight) -> bool:
+        if self._filter is None:
+            return True
+        spread_um = self._filter.predict(sight.t_s).position_sd.max()
+        return bool(spread_um < sight.view_um / 6)
 
     def _enter(self, state: str, sight: Sight) -> None:
         if state == self.state:
@@ -181,8 +230,13 @@ class Target:
         self.state = state
 
 
-def _noise_um(sight: Sight, row: int) -> float:
-    sigma_px = float(sight.rows["sigma_px"][row])
-    if not np.isfinite(sigma_px) or sigma_px <= 0:
-        sigma_px = DEFAULT_SIGMA_PX
-    return sigma_px * sight.um_per_px
+def _merit(wish: str | tuple[float, float], sight: Sight) -> FloatArray:
+    """How well each seen row fulfils a wish, shape (n seen,)."""
+    rows, places = sight.rows[sight.seen], sight.positions_um[sight.seen]
+    if wish == "brightest":
+        return np.asarray(np.nan_to_num(rows["intensity"], nan=-np.inf))
+    if wish == "fastest":
+        speed = np.hypot(rows["vy_px_per_frame"], rows["vx_px_per_frame"])
+        return np.asarray(np.nan_to_num(speed, nan=-np.inf))
+    centre = sight.stage_um if isinstance(wish, str) else np.array(wish)
+    return np.asarray(-np.linalg.norm(places - centre, axis=1))

@@ -47,11 +47,15 @@ def test_brownian_target_is_kept_near_the_bound() -> None:
 
 
 def test_a_step_is_centred_within_five_frames_of_being_seen() -> None:
+    """Two frames may be outliers, so the third, frame 52, is believed, at 53.
+
+    After the command the stage needs one frame; from 55 on the target is centred.
+    """
     path = np.zeros((100, 2))
     path[50:] = (5.0, -5.0)
     result = ClosedLoop(path, make_controller, Camera(delay_frames=1)).run()
     error = np.abs(result.error_um)
-    assert error[57:].max() < 0.5
+    assert error[55:].max() < 0.5
     overshoot = -(result.error_um[50:] * [1, -1]).min()
     assert overshoot < 0.2 * 5.0
 

@@ -1,0 +1,102 @@
+"""Does the stage do what the calibration says? Noticed within a few own moves.
+
+An own move must shift the target in the view by exactly the opposite amount, so that
+the target's place in the sample stays smooth. Were the calibration mirrored or rotated,
+that place would jump with every move, and another of the eight orientations would make
+it smooth. Comparing the roughness (second differences) under all eight tells them
+apart from one clear move, long before the growing error leaves the view.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from lodestar_live.data import FloatArray
+
+ORIENTATIONS = np.array(
+    [
+        [[a, 0], [0, b]] if straight else [[0, a], [b, 0]]
+        for straight in (True, False)
+        for a in (1, -1)
+        for b in (1, -1)
+    ],
+    dtype=float,
+)  # the first is "as calibrated"
+WINDOW_FRAMES = 16
+PROOF = 6.0  # log-likelihood ratio of two orientations, variance unknown
+GROWING_MOVES = 5
+
+
+class SignGuard:
+    """Watches the target's place and the stage, frame by frame.
+
+    Parameters
+    ----------
+    noise_um
+        Localisation noise: the roughness that no orientation can avoid.
+    """
+
+    def __init__(self, noise_um: float) -> None:
+        self._floor = 6.0 * noise_um**2  # of a second difference: 1 + 4 + 1
+        self._seen: deque[tuple[int, FloatArray, FloatArray]] = deque(
+            maxlen=WINDOW_FRAMES
+        )
+        self._errors_at_moves: deque[float] = deque(maxlen=GROWING_MOVES + 1)
+        self.is_verified = np.array([False, False])  # (y, x)
+
+    def observe(
+        self, frame_index: int, stage_um: FloatArray, place_um: FloatArray
+    ) -> None:
+        """Take the stage (2,) and the target's place in the sample (2,) of a frame."""
+        self._seen.append((frame_index, stage_um, place_um - stage_um))
+        rough, n = self._roughness()
+        as_calibrated, axis_reversed = rough[0] + self._floor, rough[3] + self._floor
+        self.is_verified |= n / 2 * np.log(axis_reversed / as_calibrated) > PROOF
+
+    def moved(self) -> None:
+        """Note that an own move was sent on what was seen last."""
+        if self._seen:
+            self._errors_at_moves.append(float(np.linalg.norm(self._seen[-1][2])))
+
+    def suspicion(self) -> str:
+        """Return why the calibration must be wrong; empty while it may be right."""
+        rough, n = self._roughness()
+        total = rough.sum(axis=1) + 2 * self._floor
+        other = int(np.argmin(total[1:])) + 1
+        proof = n * float(np.log(total[0] / total[other]))
+        is_new = not bool(self.is_verified.all())
+        if proof > PROOF and (is_new or self._error_grew(1.5, 2)):
+            return _explain(other)
+        if total[0] > total[other] and self._error_grew(3.0, GROWING_MOVES):
+            return f"the error grew over {GROWING_MOVES} own moves: sign/calibration?"
+        return ""
+
+    def _error_grew(self, factor: float, n_moves: int) -> bool:
+        errors = list(self._errors_at_moves)[-n_moves - 1 :]
+        if len(errors) <= n_moves:
+            return False
+        return errors[-1] > factor * errors[0] and bool(np.all(np.diff(errors) > 0))
+
+    def _roughness(self) -> tuple[FloatArray, int]:
+        """Mean squared second difference per orientation and axis (8, 2); how many."""
+        seen = list(self._seen)
+        bends = [
+            (a[1] - 2 * b[1] + c[1], a[2] - 2 * b[2] + c[2])
+            for a, b, c in zip(seen, seen[1:], seen[2:], strict=False)
+            if c[0] - a[0] == 2
+        ]
+        if not bends:
+            return np.zeros((8, 2)), 0
+        stage, offset = np.array(bends).transpose(1, 0, 2)
+        turned = np.einsum("mij,nj->mni", ORIENTATIONS, offset)
+        return np.asarray(((stage + turned) ** 2).mean(axis=1)), len(bends)
+
+
+def _explain(orientation: int) -> str:
+    matrix = ORIENTATIONS[orientation].astype(int).tolist()
+    return (
+        "own moves shift the target the wrong way: sign/calibration? It looks turned "
+        f"by {matrix} (y, x). Run lodestar-live calibrate."
+    )
