@@ -69,7 +69,7 @@ class SignGuard:
         is_new = not bool(self.is_verified.all())
         if proof > PROOF and (is_new or self._error_grew(1.5, 2)):
             return _explain(other)
-        if total[0] > total[other] and self._error_grew(3.0, GROWING_MOVES):
+        if proof > PROOF / 3 and self._error_grew(3.0, GROWING_MOVES):
             return f"the error grew over {GROWING_MOVES} own moves: sign/calibration?"
         return ""
 

@@ -143,7 +143,7 @@ class Steering:
             self._t_wait_s = t_sent_s + self._moves.response.settle_s
 
     def _surplus(self, correction: FloatArray, share: float) -> FloatArray:
-        """What to add so that a short move is right by the frame it is aimed at.
+        """Return what to add so that a short move is right by its frame.
 
         The next command takes it back, so it stays small, and away from axes that
         have not been seen to obey.
