@@ -115,6 +115,36 @@ class TrainingProcess:
         )
 
 
+def train_and_wait(
+    snapshot: Pixels, settings: TrainingSettings, folder: Path, *, show: bool
+) -> Path:
+    """Train on `snapshot` and return the model's path; see `TrainingProcess`.
+
+    Raises
+    ------
+    ModelError
+        The training failed; the reason names the remedy.
+    """
+    ready: list[Path] = []
+    failed: list[ModelError] = []
+    training = TrainingProcess(
+        snapshot,
+        settings,
+        folder,
+        on_ready=ready.append,
+        on_failure=failed.append,
+        show=show,
+    )
+    try:
+        training.join()
+    except BaseException:
+        training.cancel()
+        raise
+    if failed:
+        raise failed[0]
+    return ready[0]
+
+
 def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
     command = [sys.executable, "-m", "lodestar_live", "train", str(image)]
     command += ["-o", str(model), "--seed", str(settings.seed)]

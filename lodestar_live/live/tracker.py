@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -156,6 +157,11 @@ class LiveTracker:
     def wait_until_tracking(self, timeout_s: float | None = None) -> bool:
         """Wait for the model; False when it did not come in time."""
         return self._current().tracking.wait(timeout_s)
+
+    def wait_for_room(self, n_frames: int) -> None:
+        """Wait until fewer than `n_frames` are in flight: for sources that can wait."""
+        while self.counts.in_flight >= n_frames and self._is_running:
+            time.sleep(0.0005)
 
     def summary(self) -> Summary:
         """Return what the run came to so far."""

@@ -14,7 +14,7 @@ from lodestar_live.microscope.core import Microscope, MicroscopeError
 
 
 def substitute_pixels(
-    microscope: Microscope, render: Callable[[StagePosition], Pixels]
+    microscope: Microscope, render: Callable[[StagePosition], Pixels | None]
 ) -> Callable[[], None]:
     """Replace the pixels of every image by ``render(stage)``.
 
@@ -24,7 +24,7 @@ def substitute_pixels(
         A core running in this process.
     render
         Called on the engine's thread with the stage position at that moment; returns
-        an image of shape (y, x).
+        an image of shape (y, x), or None to leave the camera's own.
 
     Returns
     -------
@@ -38,8 +38,10 @@ def substitute_pixels(
     def wrapped(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             image = originals[name](*args, **kwargs)
-            image.pix = render(read_stage(core))
-            image.tags["Height"], image.tags["Width"] = image.pix.shape
+            pixels = render(read_stage(core))
+            if pixels is not None:
+                image.pix = pixels
+                image.tags["Height"], image.tags["Width"] = pixels.shape
             return image
 
         return call

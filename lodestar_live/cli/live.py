@@ -1,0 +1,151 @@
+"""``lodestar-live demo``, ``run`` and ``replay``."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from lodestar_live.live import LiveTracker, Summary
+
+console = Console()
+_STEPS = ("wait", "prepare", "detect", "link", "publish", "latency")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("demo")(demo)
+    app.command("run")(run)
+    app.command("replay")(replay)
+
+
+def demo(
+    frames: Annotated[int, typer.Option(min=20, help="Frames to track.")] = 500,
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the scene and the training.")] = 0,
+    scene: Annotated[
+        str, typer.Option(help="swimmers: particles move; beads: the stage moves.")
+    ] = "swimmers",
+    port: Annotated[
+        int, typer.Option(help="First of two ZeroMQ ports; 0: any free ones.")
+    ] = 5556,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """See the whole thing on the built-in demo microscope: train, track, follow."""
+    from lodestar_live.demo import run_demo
+
+    _end_on_sigterm()
+    result = run_demo(
+        frames=frames,
+        out=out,
+        seed=seed,
+        scene=scene,
+        port=port,
+        say=None if as_json else console.print,
+    )
+    if as_json:
+        typer.echo(json.dumps(result.as_json()))
+        return
+    print_summary(result.summary)
+    _print_rows("Against the truth", result.truth_rows())
+    console.print(f"Report: {result.report_path}")
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="Settings file; see config/.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Track live on your microscope, as CONFIG.toml says. Ctrl-C ends the run well."""
+    from lodestar_live.live.session import run_session
+    from lodestar_live.microscope import open_microscope
+    from lodestar_live.settings import load_settings
+
+    _end_on_sigterm()
+    settings = load_settings(config)
+    with open_microscope(settings.microscope) as microscope:
+        tracker = run_session(
+            settings, microscope, on_start=None if as_json else _say_where
+        )
+    _finish(tracker, as_json)
+
+
+def replay(
+    movie: Annotated[Path, typer.Argument(help="TIFF stack, folder, .npy ...")],
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file; all defaults without.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model; without: train on the first frame.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Send a recorded movie through the live pipeline, every frame of it."""
+    from lodestar_live.live.replay import replay_movie
+    from lodestar_live.settings import Settings, load_settings
+
+    settings = Settings() if config is None else load_settings(config)
+    tracker = replay_movie(
+        movie, settings, model=model, out=out, show=None if as_json else console
+    )
+    _finish(tracker, as_json)
+
+
+def print_summary(summary: Summary) -> None:
+    """Print where the frames went and how long each step took."""
+    counts = summary.counts
+    rows = [(name, str(value)) for name, value in asdict(counts).items()]
+    rows += [
+        ("frames per second", f"{summary.fps:.1f}"),
+        ("tracks", str(summary.n_tracks)),
+    ]
+    _print_rows("Frames", rows)
+    table = Table("step", "p50 ms", "p99 ms", title="Latency")
+    for name in _STEPS:
+        if name in summary.latencies:
+            latency = summary.latencies[name]
+            table.add_row(name, f"{latency.p50_ms:.2f}", f"{latency.p99_ms:.2f}")
+    console.print(table)
+    if summary.first_error is not None:
+        console.print("[bold red]first error[/]:", summary.first_error, markup=True)
+
+
+def _print_rows(title: str, rows: list[tuple[str, Any]]) -> None:
+    table = Table("", "", title=title, show_header=False)
+    for name, value in rows:
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def _say_where(tracker: LiveTracker) -> None:
+    console.print(f"Run folder: {tracker.run_folder}")
+    for name, address in tracker.endpoints.items():
+        console.print(f"{name}: {address}")
+
+
+def _finish(tracker: LiveTracker, as_json: bool) -> None:
+    summary = tracker.summary()
+    if as_json:
+        facts = {**asdict(summary), "run_folder": str(tracker.run_folder)}
+        typer.echo(json.dumps(facts))
+    else:
+        print_summary(summary)
+        console.print(f"Run folder: {tracker.run_folder}")
+    if not summary.counts.processed:
+        raise typer.Exit(1)
+
+
+def _end_on_sigterm() -> None:
+    """Let a polite kill end the run as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

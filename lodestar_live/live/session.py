@@ -1,0 +1,66 @@
+"""A whole session on a microscope: acquire, track, end well."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from lodestar_live.control import Calibration
+from lodestar_live.data import Detections, Pixels, Update
+from lodestar_live.live.tracker import LiveTracker
+from lodestar_live.microscope import Microscope, acquire
+from lodestar_live.settings import Settings
+
+
+def run_session(
+    settings: Settings,
+    microscope: Microscope,
+    *,
+    calibration: Calibration | None = None,
+    detect: Callable[[Pixels], Detections] | None = None,
+    on_start: Callable[[LiveTracker], None] | None = None,
+    on_update: Callable[[Update], None] | None = None,
+    stop: threading.Event | None = None,
+) -> LiveTracker:
+    """Acquire as the settings say with a `LiveTracker` in the loop.
+
+    Frames are stored only if ``acquisition.save_folder`` is set. Ctrl-C or `stop`
+    ends the acquisition; everything recorded so far is kept.
+
+    Parameters
+    ----------
+    calibration, detect
+        As `LiveTracker` takes them.
+    on_start
+        Called with the running tracker before the first frame.
+    on_update
+        Called with every update on the worker thread.
+
+    Returns
+    -------
+    The closed tracker, for its summary and its run folder.
+    """
+    stop = stop or threading.Event()
+    stores = settings.acquisition.save_folder is not None
+    live = settings.live.model_copy(update={"hand_on_frames": stores})
+    tracker = LiveTracker(
+        settings.model_copy(update={"live": live}),
+        microscope=microscope,
+        calibration=calibration,
+        detect=detect,
+        on_update=on_update,
+    )
+    with tracker:
+        if on_start is not None:
+            on_start(tracker)
+        try:
+            acquire(
+                microscope,
+                tracker,
+                settings.acquisition,
+                n_received=lambda: tracker.n_received,
+                stop=stop,
+            )
+        except KeyboardInterrupt:
+            stop.set()
+    return tracker
