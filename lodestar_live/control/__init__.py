@@ -4,6 +4,7 @@ from lodestar_live.control.calibration import Calibration, load_calibration
 from lodestar_live.control.controller import Controller
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.gate import SafetyGate, Verdict
+from lodestar_live.control.measure import measure_calibration
 from lodestar_live.control.moves import MoveLog, StageResponse
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "StageResponse",
     "Verdict",
     "load_calibration",
+    "measure_calibration",
 ]
