@@ -81,7 +81,7 @@ def _go(driver: StageDriver, y_um: float, x_um: float) -> None:
 
 def _shift(reference: FloatArray, image: FloatArray) -> FloatArray:
     """Return by how much the image moved against the reference, (y, x) px."""
-    registered, _, _ = phase_cross_correlation(
+    registered, _, _ = phase_cross_correlation(  # type: ignore[no-untyped-call]
         reference, image, upsample_factor=_UPSAMPLE, normalization=None
     )
     return -np.asarray(registered, float)
