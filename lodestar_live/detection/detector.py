@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,22 @@ import numpy.typing as npt
 from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection import rows
 from lodestar_live.detection.engines import OnnxRuntimeCpu, physical_cores
+from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
+from lodestar_live.detection.layers import CUT
 from lodestar_live.detection.model_file import read_model
-from lodestar_live.errors import InputError
+from lodestar_live.detection.tiles import (
+    Layout,
+    Region,
+    Tile,
+    area,
+    batches,
+    bounding,
+    cut_out,
+    owned_rows,
+)
 
-_IN_GRAPH = (np.uint8, np.uint16, np.float32)
+MAX_TILE_BYTES = 256 * 2**20
+_NOTHING = -1e30  # a threshold every score passes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +80,13 @@ class Detector:
         "auto", "cpu".
     n_threads
         None: one per physical core.
+
+    Attributes
+    ----------
+    card
+        What the model says about itself.
+    n_cut
+        Detections of the last frame beyond `max_detections`.
     """
 
     def __init__(
@@ -83,36 +103,68 @@ class Detector:
         n_threads: int | None = None,
     ) -> None:
         file = read_model(model)
-        self.card: dict[str, Any] = file.card
-        self.name = file.name
+        self.name, self.card = file.name, file.card
         self.max_detections = max_detections
         self.only_like_training = only_like_training
         self.n_cut = 0
-        self.stride: int = self.card["stride"]
+        self.layout = Layout.of(self.card)
         self.engine = OnnxRuntimeCpu(
             file.proto, n_threads=n_threads or physical_cores()
         )
+        self._max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
+        self._quantile = quantile
         if quantile is not None:
-            threshold = -1e30
-        criteria = {
-            "threshold": self._chosen(threshold, "threshold", 0.0),
-            "alpha": self._chosen(alpha, "alpha", 0.5),
-            "beta": self._chosen(beta, "beta", 0.5),
-            "quantile": 1.0 if quantile is None else quantile,
+            threshold = _NOTHING
+        self._threshold = self._chosen(threshold, "threshold", 0.0)
+        self._exponents = {
+            "alpha": np.array(self._chosen(alpha, "alpha", 0.5), np.float32),
+            "beta": np.array(self._chosen(beta, "beta", 0.5), np.float32),
         }
-        self._criteria = {k: np.array(v, np.float32) for k, v in criteria.items()}
 
     def __call__(self, pixels: Pixels) -> Detections:
-        """Find the particles of one frame, shape (y, x): any real type, or a field."""
-        image = self._as_image(pixels)
-        background, scale = _levels(image)
-        (found,) = self._run(["detections"], image[None], background, scale)
-        best = rows.inside(rows.strongest(found, self.max_detections), pixels.shape)
-        self.n_cut = max(0, len(found) - self.max_detections)
-        merged = rows.merge(best, self.card.get("merge_px", 0.5 * self.stride))
-        return rows.to_detections(
-            merged, shape=pixels.shape, card=self.card, scale=scale, noise=scale
-        )
+        """Find the particles of one frame.
+
+        Parameters
+        ----------
+        pixels
+            Shape (y, x), any real type; or a complex field with background 1.
+        """
+        intake = take_in(pixels)
+        threshold, quantile = self._threshold, self._quantile
+        tiles = self.layout.whole(pixels.shape, self._max_tile_px)
+        if len(tiles) == 1:
+            (found,) = self._run(["detections"], intake, threshold, quantile)
+            return self._finish(found, pixels, intake)
+        if quantile is not None:
+            threshold = self._level(intake, tiles, quantile)
+        return self._finish(self._find(intake, tiles, threshold), pixels, intake)
+
+    def near(
+        self,
+        pixels: Pixels,
+        positions_px: npt.ArrayLike,
+        *,
+        reach_px: float = 8.0,
+        levels: Levels | None = None,
+    ) -> Detections:
+        """Find particles around given positions only; equal to the full pass there.
+
+        Parameters
+        ----------
+        pixels
+            Shape (y, x).
+        positions_px
+            Shape (n, 2), (y, x).
+        reach_px
+            Maxima of the score up to this far from a position are found.
+        levels
+            The frame's levels, if known (a full pass found them); saves time.
+        """
+        around = np.asarray(positions_px, dtype=float).reshape(-1, 2)
+        tiles = self.layout.around(around, reach_px, pixels.shape)
+        intake = take_in(pixels, levels)
+        found = self._find(intake, tiles, self._threshold)
+        return self._finish(found, pixels, intake)
 
     def locate(self, crops: Pixels) -> FloatArray:
         """Locate the one particle of each image: the paper's pooled estimate.
@@ -128,16 +180,14 @@ class Detector:
         """
         result = np.empty((len(crops), 2))
         for index, crop in enumerate(crops):
-            image = self._as_image(crop)
-            features = self._run(["features"], image[None], *_levels(image))[0]
+            (features,) = self._run(["features"], take_in(crop))
             result[index] = self._pooled(features[0].astype(float))
         return result
 
     def maps(self, pixels: Pixels) -> Maps:
         """Return the weight, clustering, score and feature maps of one frame."""
-        image = self._as_image(pixels)
         names = ["features", "log_weight", "clustering", "score"]
-        out = self._run(names, image[None], *_levels(image))
+        out = self._run(names, take_in(pixels))
         features, log_weight, clustering, score = (value[0] for value in out)
         by_name = dict(zip(self.card["channels"], features, strict=True))
         return Maps(
@@ -145,48 +195,122 @@ class Detector:
             clustering=np.exp(clustering[0]),
             score=score[0],
             features=by_name,
-            stride=self.stride,
+            stride=self.layout.stride,
         )
+
+    def _find(
+        self, intake: Intake, tiles: Iterable[Tile], threshold: float
+    ) -> rows.Found:
+        """Return the rows of all tiles, in the frame's coordinates."""
+        parts = [np.empty((0, rows.n_columns(self.card)))]
+        criteria = self._criteria(threshold)
+        for batch in batches(tiles, self._max_tile_px):
+            feeds = {**self._cut(intake, batch), **criteria}
+            (found,) = self.engine.run(["detections"], feeds)
+            parts += [
+                owned_rows(tile, found[found[:, 0] == index], self.layout)
+                for index, tile in enumerate(batch)
+            ]
+        return np.concatenate(parts)
+
+    def _level(self, intake: Intake, tiles: list[Tile], quantile: float) -> float:
+        """Return the quantile of the scores of a frame too large for one run."""
+        parts = []
+        for tile in tiles:
+            feeds = {**self._cut(intake, [tile]), **self._criteria(_NOTHING)}
+            (score,) = self.engine.run(["score"], feeds)
+            (top, bottom), (left, right) = tile.owned
+            row, column = tile.origin
+            owned = score[..., top - row : bottom - row, left - column : right - column]
+            parts.append(owned.ravel())
+        return float(np.quantile(np.concatenate(parts), quantile))
+
+    def _finish(self, found: rows.Found, pixels: Pixels, intake: Intake) -> Detections:
+        """Merge, limit and flag."""
+        found = found[np.isfinite(found).all(axis=1)]
+        found = rows.inside(found, pixels.shape)
+        best = rows.strongest(found, 4 * self.max_detections)
+        merge_px = self.card.get("merge_px", max(2.0, 0.5 * self.layout.stride))
+        merged = rows.merge(best, merge_px)
+        self.n_cut = max(0, len(merged) - self.max_detections)
+        context = rows.Context(pixels.shape, intake, saturated(pixels))
+        detections = rows.to_detections(
+            merged[: self.max_detections], self.card, context
+        )
+        if self.only_like_training:
+            return rows.like_training(detections)
+        return detections
 
     def _pooled(self, features: FloatArray) -> FloatArray:
         channels = dict(zip(self.card["channels"], features, strict=True))
         log_weight = -np.logaddexp(0, -channels["rho"])
         weight = np.exp(log_weight - log_weight.max())
         weight /= weight.sum()
-        cells = self.stride * np.indices(weight.shape) + (self.stride - 1) / 2
+        stride = self.layout.stride
+        cells = stride * np.indices(weight.shape) + (stride - 1) / 2
         votes = cells + np.stack([channels["dy"], channels["dx"]])
         position: FloatArray = (votes * weight).sum(axis=(1, 2))
         return position
 
     def _run(
-        self, outputs: list[str], images: Pixels, background: float, scale: float
+        self,
+        outputs: list[str],
+        intake: Intake,
+        threshold: float = _NOTHING,
+        quantile: float | None = None,
     ) -> list[npt.NDArray[Any]]:
-        levels: dict[str, npt.NDArray[Any]] = {
-            "background": np.full((1, 1, 1, 1), background, np.float32),
-            "scale": np.full((1, 1, 1, 1), scale, np.float32),
-            "crop": np.zeros(4, np.int64),
+        """Run the graph on a whole frame."""
+        feeds = self._feeds(intake, intake.image)
+        return self.engine.run(
+            outputs, {**feeds, **self._criteria(threshold, quantile)}
+        )
+
+    def _cut(self, intake: Intake, tiles: list[Tile]) -> dict[str, npt.NDArray[Any]]:
+        """Return what the network reads of tiles of one shape, one after the other."""
+        if self.layout.contrast_margin_px == 0:
+            cuts = [cut_out(intake.image, tile.pixels) for tile in tiles]
+            return {**self._feeds(intake, intake.image), "pixels": np.stack(cuts)}
+        regions = [tile.surround for tile in tiles]
+        together = bounding(regions)
+        if area(together) <= sum(map(area, regions)):
+            maps = [self._normalise(intake, together)] * len(tiles)
+            regions = [together] * len(tiles)
+        else:
+            maps = [self._normalise(intake, region) for region in regions]
+        step = self.layout.block_px
+        stacked = {
+            name: np.stack(
+                [
+                    cut_out(one[index][0], tile.pixels, region, step)
+                    for one, tile, region in zip(maps, tiles, regions, strict=True)
+                ]
+            )
+            for index, name in enumerate(CUT)
         }
-        return self.engine.run(outputs, {"pixels": images, **levels, **self._criteria})
+        return {**stacked, "scale": _level(intake.levels.noise)}
+
+    def _normalise(self, intake: Intake, region: Region) -> list[npt.NDArray[Any]]:
+        return self.engine.run(CUT, self._feeds(intake, cut_out(intake.image, region)))
+
+    def _feeds(self, intake: Intake, image: Pixels) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "pixels": np.ascontiguousarray(image)[None],
+            "background": _level(intake.levels.background),
+            "scale": _level(intake.levels.noise),
+        }
+
+    def _criteria(
+        self, threshold: float, quantile: float | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "threshold": np.array(threshold, np.float32),
+            "quantile": np.array(1.0 if quantile is None else quantile, np.float32),
+            **self._exponents,
+        }
 
     def _chosen(self, value: float | None, key: str, otherwise: float) -> float:
         return float(self.card.get(key, otherwise) if value is None else value)
 
-    def _as_image(self, pixels: Pixels) -> Pixels:
-        """Return (channels, y, x) in a type the graph takes."""
-        if pixels.ndim != 2 or 0 in pixels.shape:
-            raise InputError(
-                f"frame of shape {pixels.shape}: expected (y, x) with at least one "
-                "pixel. Take one channel of a colour image."
-            )
-        if np.iscomplexobj(pixels):
-            return np.stack([pixels.real - 1, pixels.imag]).astype(np.float32)
-        if pixels.dtype not in _IN_GRAPH:
-            pixels = pixels.astype(np.float32)
-        return pixels[None]
 
-
-def _levels(image: Pixels) -> tuple[float, float]:
-    sample = image[..., ::3, ::3].astype(np.float32)
-    background = float(np.median(sample))
-    spread = 1.4826 * float(np.median(np.abs(sample - background)))
-    return background, spread or 1.0
+def _level(value: float) -> npt.NDArray[np.float32]:
+    return np.full((1, 1, 1, 1), value, np.float32)

@@ -12,7 +12,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from lodestar_live.detection.nodes import cut
+
 Array = npt.NDArray[Any]
+_Session = tuple[onnxruntime.InferenceSession, list[str]]
 _TYPES = {
     np.dtype(np.uint8): TensorProto.UINT8,
     np.dtype(np.uint16): TensorProto.UINT16,
@@ -41,35 +44,47 @@ def _siblings(cpu: int) -> str:
 
 
 class OnnxRuntimeCpu:
-    """The whole graph in float32 on the CPU.
+    """The graph, or any part of it, in float32 on the CPU.
 
-    One session per pixel type, made when first needed: uint8 and uint16 frames are
-    cast inside the graph.
+    A session is made when a combination of inputs, outputs and pixel type is first
+    needed: uint8 and uint16 frames are cast inside the graph, tiles enter behind the
+    local normalisation, other engines hand over `features`.
     """
 
     name = "cpu"
 
     def __init__(self, proto: onnx.ModelProto, *, n_threads: int) -> None:
         self._proto, self._n_threads = proto, n_threads
-        self._sessions: dict[np.dtype[Any], onnxruntime.InferenceSession] = {}
+        self._sessions: dict[tuple[Any, ...], _Session] = {}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """Return `outputs` for `feeds`; pixels uint8, uint16 or float32."""
-        dtype = feeds["pixels"].dtype
-        if dtype not in self._sessions:
-            self._sessions[dtype] = self._session(dtype)
-        results: list[Array] = self._sessions[dtype].run(outputs, feeds)
+        """Return `outputs`; what is fed is not computed."""
+        pixels = feeds.get("pixels")
+        key = (tuple(feeds), tuple(outputs), None if pixels is None else pixels.dtype)
+        if key not in self._sessions:
+            self._sessions[key] = self._session(*key)
+        session, names = self._sessions[key]
+        results: list[Array] = session.run(
+            outputs, {name: feeds[name] for name in names}
+        )
         return results
 
-    def _session(self, dtype: np.dtype[Any]) -> onnxruntime.InferenceSession:
-        model = onnx.ModelProto()
-        model.CopyFrom(self._proto)
-        model.graph.input[0].type.tensor_type.elem_type = _TYPES[dtype]
-        return onnxruntime.InferenceSession(
+    def _session(
+        self,
+        feeds: Sequence[str],
+        outputs: Sequence[str],
+        pixel_type: np.dtype[Any] | None,
+    ) -> _Session:
+        model = cut(self._proto, feeds, outputs)
+        for value in model.graph.input:
+            if value.name == "pixels" and pixel_type is not None:
+                value.type.tensor_type.elem_type = _TYPES[pixel_type]
+        session = onnxruntime.InferenceSession(
             model.SerializeToString(),
             session_options(self._n_threads),
             providers=["CPUExecutionProvider"],
         )
+        return session, [value.name for value in model.graph.input]
 
 
 def session_options(n_threads: int) -> onnxruntime.SessionOptions:

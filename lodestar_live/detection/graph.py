@@ -34,7 +34,7 @@ COLUMNS = (
     "contrast",
 )  # fmt: skip
 INPUTS = (
-    "pixels", "background", "scale", "crop", "alpha", "beta", "threshold", "quantile",
+    "pixels", "background", "scale", "alpha", "beta", "threshold", "quantile",
 )  # fmt: skip
 OUTPUTS = ("detections", "features", "contrast", "log_weight", "clustering", "score")
 
@@ -54,8 +54,7 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
     Notes
     -----
     Inputs: `pixels` (n, channels, y, x) float32; `background` and `scale`,
-    broadcast against it; `crop` int64, cells of `grid_px` to cut after the local
-    normalisation (top, left, bottom, right); scalars `alpha`, `beta`, `threshold`,
+    broadcast against it; scalars `alpha`, `beta`, `threshold`,
     `quantile` (1: off).
     Output `detections`: one row per detection, columns `COLUMNS`, then the extra
     channels of the network.
@@ -64,6 +63,8 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
     card.setdefault("window_px", 8.0)
     card.setdefault("vote_px", float(max(2, weights.stride)))
     card["margin_px"] = weights.margin_px
+    card["block_px"] = weights.contrast.cell_px if weights.contrast else 1
+    card["bytes_per_px"] = weights.bytes_per_px
     card["contrast_margin_px"] = weights.contrast_margin_px
     card["grid_px"] = weights.grid_px
     nodes = Nodes()
@@ -86,8 +87,7 @@ def _graph(nodes: Nodes, weights: NetworkWeights) -> onnx.GraphProto:
         helper.make_tensor_value_info("pixels", real, image),
         helper.make_tensor_value_info("background", real, ["b0", "b1", "b2", "b3"]),
         helper.make_tensor_value_info("scale", real, ["s0", "s1", "s2", "s3"]),
-        helper.make_tensor_value_info("crop", TensorProto.INT64, [4]),
-        *(helper.make_tensor_value_info(name, real, []) for name in INPUTS[4:]),
+        *(helper.make_tensor_value_info(name, real, []) for name in INPUTS[3:]),
     ]
     n_columns = len(COLUMNS) + len(weights.channels) - 3
     rows = helper.make_tensor_value_info(

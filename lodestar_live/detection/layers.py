@@ -15,29 +15,36 @@ from lodestar_live.detection.weights import (
     SpaceToDepth,
 )
 
+# Between the local normalisation and the network.
+CUT = ("blocks", "local_background", "local_gain", "local_deviation")
+
 
 def add_network(nodes: Nodes, weights: NetworkWeights) -> None:
     """Write everything from `pixels` to `features` and `contrast`.
 
     `contrast` is the mean of each cell's pixels above the background, in units of
-    `scale`.
+    `scale`: the local background, if the network has one.
     """
-    value = _normalise(nodes, weights)
-    layers = weights.layers
-    if isinstance(layers[0], LocalContrast):
-        value, layers = _local_contrast(nodes, weights, layers[0], value)
+    counts = nodes.add("Cast", "pixels", to=TensorProto.FLOAT)
+    layers, n_channels = weights.layers, weights.n_inputs
+    contrast = weights.contrast
+    if contrast is not None:
+        image = _pad(nodes, weights, counts)
+        value = _local_contrast(nodes, weights, contrast, image)
+        is_folded = weights.layers[1] == SpaceToDepth(contrast.cell_px)
+        layers = layers[2:] if is_folded else layers[1:]
+        n_channels = contrast.cell_px**2 if is_folded else 1
     else:
+        above = nodes.add("Sub", counts, "background")
+        value = _pad(nodes, weights, nodes.add("Div", above, "scale"))
         _pool(nodes, value, weights.stride, "contrast")
     for index, layer in enumerate(layers):
         name = "features" if index == len(layers) - 1 else ""
-        value = _layer(nodes, layer, value, name)
+        value, n_channels = _layer(nodes, layer, value, n_channels, name)
 
 
-def _normalise(nodes: Nodes, weights: NetworkWeights) -> str:
-    """(pixels - background) / scale, padded by its edge to whole cells, at least 3."""
-    counts = nodes.add("Cast", "pixels", to=TensorProto.FLOAT)
-    contrast = nodes.add("Sub", counts, "background")
-    unpadded = nodes.add("Div", contrast, "scale")
+def _pad(nodes: Nodes, weights: NetworkWeights, image: str) -> str:
+    """Repeat the last row and column up to whole cells, at least 3."""
     grid = nodes.integers(weights.grid_px)
     size = nodes.add("Shape", "pixels", start=2, end=4)
     wanted = nodes.add("Max", size, nodes.integers(3 * weights.stride))
@@ -45,50 +52,49 @@ def _normalise(nodes: Nodes, weights: NetworkWeights) -> str:
     wanted = nodes.add("Mul", nodes.add("Div", wanted, grid), grid)
     missing = nodes.add("Sub", wanted, size)
     pads = nodes.add("Concat", nodes.integers(*[0] * 6), missing, axis=0)
-    return nodes.add("Pad", unpadded, pads, mode="edge")
+    return nodes.add("Pad", image, pads, mode="edge")
 
 
 def _local_contrast(
     nodes: Nodes, weights: NetworkWeights, layer: LocalContrast, image: str
-) -> tuple[str, tuple[Layer, ...]]:
-    """Normalise locally, on the grid of cells; return the value and what follows."""
-    blocks = _space_to_depth(nodes, layer.cell_px, image)
+) -> str:
+    """Normalise locally. Pixels are touched once; the rest happens per block.
+
+    The frame's `background` drops out, and its `scale` only enters the floor.
+    The graph can be cut at `CUT`: tiles then share what a larger surround gave.
+    """
+    blocks = nodes.add("SpaceToDepth", image, name="blocks", blocksize=layer.cell_px)
     n_pixels = layer.cell_px**2
     average = nodes.constant(np.full((1, n_pixels, 1, 1), 1 / n_pixels))
     means = nodes.add("Conv", blocks, average)
-    background = _box_mean(nodes, means, layer.background_cells)
-    deviation = nodes.add("Sub", means, background)
+    background = _box_mean(nodes, means, layer.background_cells, "local_background")
+    deviation = nodes.add("Sub", means, background, name="local_deviation")
     power = nodes.add("Mul", deviation, deviation)
     power = _box_mean(nodes, power, layer.contrast_cells)
-    power = nodes.add("Add", power, nodes.constant(layer.floor))
-    gain = nodes.add("Reciprocal", nodes.add("Sqrt", power))
+    noise = nodes.add("Mul", "scale", "scale")
+    floor = nodes.add("Mul", noise, nodes.constant(layer.floor))
+    spread = nodes.add("Sqrt", nodes.add("Add", power, floor))
+    gain = nodes.add("Reciprocal", spread, name="local_gain")
 
-    blocks, background, gain = (_crop(nodes, v) for v in (blocks, background, gain))
     above = nodes.add("Sub", blocks, background)
     value = nodes.add("Mul", above, gain)
     if weights.layers[1] == SpaceToDepth(layer.cell_px):
-        _crop(nodes, deviation, name="contrast")
-        return value, weights.layers[2:]
-    pixels = _depth_to_space(nodes, layer.cell_px, above)
+        nodes.add("Div", deviation, "scale", name="contrast")
+        return value
+    pixels = _depth_to_space(nodes, layer.cell_px, nodes.add("Div", above, "scale"))
     _pool(nodes, pixels, weights.stride, "contrast")
-    return _depth_to_space(nodes, layer.cell_px, value), weights.layers[1:]
+    return _depth_to_space(nodes, layer.cell_px, value)
 
 
-def _box_mean(nodes: Nodes, value: str, side: int) -> str:
+def _box_mean(nodes: Nodes, value: str, side: int, name: str = "") -> str:
     """Mean over `side` x `side` cells; cells outside the image do not count."""
-    for kernel in ((1, side), (side, 1)):
-        pads = [size // 2 for size in kernel] * 2
-        value = nodes.add("AveragePool", value, kernel_shape=kernel, pads=pads)
-    return value
-
-
-def _crop(nodes: Nodes, value: str, name: str = "") -> str:
-    """Cut the cells that only the local normalisation needed (input `crop`)."""
-    top_left = nodes.add("Slice", "crop", nodes.integers(0), nodes.integers(2))
-    bottom_right = nodes.add("Slice", "crop", nodes.integers(2), nodes.integers(4))
-    size = nodes.add("Shape", value, start=2, end=4)
-    end = nodes.add("Sub", size, bottom_right)
-    return nodes.add("Slice", value, top_left, end, nodes.integers(2, 3), name=name)
+    half = side // 2
+    value = nodes.add(
+        "AveragePool", value, kernel_shape=[1, side], pads=[0, half, 0, half]
+    )
+    return nodes.add(
+        "AveragePool", value, name=name, kernel_shape=[side, 1], pads=[half, 0, half, 0]
+    )
 
 
 def _pool(nodes: Nodes, value: str, factor: int, name: str) -> str:
@@ -96,14 +102,19 @@ def _pool(nodes: Nodes, value: str, factor: int, name: str) -> str:
     return nodes.add("AveragePool", value, name=name, kernel_shape=sides, strides=sides)
 
 
-def _layer(nodes: Nodes, layer: Layer, value: str, name: str) -> str:
+def _layer(
+    nodes: Nodes, layer: Layer, value: str, n_channels: int, name: str
+) -> tuple[str, int]:
+    """Write one layer; return its value and its number of channels."""
     if isinstance(layer, Conv):
-        return _convolve(nodes, layer, value, name)
+        return _convolve(nodes, layer, value, name), len(layer.weight)
     if isinstance(layer, MaxPool):
         sides = [layer.factor] * 2
-        return nodes.add("MaxPool", value, kernel_shape=sides, strides=sides)
+        value = nodes.add("MaxPool", value, kernel_shape=sides, strides=sides)
+        return value, n_channels
     assert isinstance(layer, SpaceToDepth)  # noqa: S101 - narrows the type
-    return _space_to_depth(nodes, layer.factor, value)
+    value = _space_to_depth(nodes, layer.factor, value, n_channels)
+    return value, n_channels * layer.factor**2
 
 
 def _convolve(nodes: Nodes, layer: Conv, value: str, name: str) -> str:
@@ -121,19 +132,15 @@ def _convolve(nodes: Nodes, layer: Conv, value: str, name: str) -> str:
     return nodes.add("Relu", value, name=name) if layer.relu else value
 
 
-def _space_to_depth(nodes: Nodes, factor: int, value: str) -> str:
-    """Channel order of torch's pixel_unshuffle (channel, block row, block column)."""
-    size = [nodes.size(value, axis) for axis in (0, 1, 2, 3)]
-    side = nodes.integers(factor)
-    height = nodes.add("Div", size[2], side)
-    width = nodes.add("Div", size[3], side)
-    blocks = nodes.add("Concat", *size[:2], height, side, width, side, axis=0)
-    value = nodes.add("Reshape", value, blocks)
-    value = nodes.add("Transpose", value, perm=[0, 1, 3, 5, 2, 4])
-    channels = nodes.add("Mul", size[1], nodes.integers(factor**2))
-    flat = nodes.add("Concat", size[0], channels, height, width, axis=0)
-    return nodes.add("Reshape", value, flat)
+def _space_to_depth(nodes: Nodes, factor: int, value: str, n_channels: int) -> str:
+    """Channel order of torch's pixel_unshuffle: channel, block row, block column."""
+    value = nodes.add("SpaceToDepth", value, blocksize=factor)
+    if n_channels == 1:
+        return value
+    # ONNX puts the channel last.
+    order = np.arange(n_channels * factor**2).reshape(-1, n_channels).T.ravel()
+    return nodes.add("Gather", value, nodes.integers(*order.tolist()), axis=1)
 
 
 def _depth_to_space(nodes: Nodes, factor: int, value: str) -> str:
-    return nodes.add("DepthToSpace", value, blocksize=factor, mode="CRD")
+    return nodes.add("DepthToSpace", value, blocksize=factor, mode="DCR")

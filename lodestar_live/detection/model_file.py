@@ -20,7 +20,8 @@ OPERATORS = frozenset(
     "Add And AveragePool Cast Ceil Concat Conv DepthToSpace Div Equal Flatten Gather "
     "Greater GreaterOrEqual Less Log Max MaxPool Min Mul Neg NonZero Not Or Pad "
     "Reciprocal ReduceMax ReduceMin ReduceSum Relu Reshape Shape Slice Softmax "
-    "Softplus Split Sqrt Squeeze Sub TopK Transpose Unsqueeze Where".split()
+    "Softplus SpaceToDepth Split Sqrt Squeeze Sub TopK Transpose Unsqueeze "
+    "Where".split()
 )
 
 

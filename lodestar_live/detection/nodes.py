@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 
 class Nodes:
@@ -44,3 +45,38 @@ class Nodes:
     def size(self, value: str, axis: int) -> str:
         """Length of one axis, as a vector of one int64."""
         return self.add("Shape", value, start=axis, end=axis + 1)
+
+
+def cut(
+    model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Return the part of a model that computes `outputs` from `inputs`.
+
+    Inputs that are not needed are left out; those that were inner values of `model`
+    become float32 maps of any size.
+    """
+    wanted, kept = set(outputs) - set(inputs), []
+    used: set[str] = set(outputs) & set(inputs)
+    for node in reversed(model.graph.node):
+        if wanted.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        used |= set(node.input)
+        wanted |= set(node.input) - set(inputs)
+    known = {value.name: value for value in model.graph.input}
+    known_out = {value.name: value for value in model.graph.output}
+    graph = helper.make_graph(
+        kept[::-1],
+        model.graph.name,
+        [known.get(name) or _any_map(name) for name in inputs if name in used],
+        [known_out.get(name) or _any_map(name) for name in outputs],
+        [tensor for tensor in model.graph.initializer if tensor.name in used],
+    )
+    return helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    )
+
+
+def _any_map(name: str) -> onnx.ValueInfoProto:
+    shape = [f"{name}_{axis}" for axis in range(4)]
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

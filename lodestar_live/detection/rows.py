@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,15 @@ from scipy.spatial import cKDTree
 
 from lodestar_live.data import DETECTION_DTYPE, Detections, Flag, Rows, blank_rows
 from lodestar_live.detection.graph import COLUMNS
+from lodestar_live.detection.intake import Intake, Mask
 
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
+
+
+def n_columns(card: Mapping[str, Any]) -> int:
+    """Return how many columns the graph of a model writes."""
+    return len(COLUMNS) + len(card["channels"]) - 3
 
 
 def strongest(found: Found, limit: int) -> Found:
@@ -39,45 +45,41 @@ def merge(found: Found, distance_px: float) -> Found:
     return found[is_kept]
 
 
-def inside(found: Found, shape: tuple[int, int]) -> Found:
+def inside(found: Found, shape: tuple[int, ...]) -> Found:
     """Keep positions on the frame's pixels."""
     yx = found[:, [_AT["y_px"], _AT["x_px"]]]
     return found[((yx >= -0.5) & (yx <= np.subtract(shape, 0.5))).all(axis=1)]
 
 
-def to_detections(
-    found: Found,
-    *,
-    shape: tuple[int, int],
-    card: Mapping[str, Any],
-    scale: float,
-    noise: float,
-) -> Detections:
-    """Write the contract's columns.
+class Context(NamedTuple):
+    """What the frame tells about its detections."""
 
-    Parameters
-    ----------
-    found
-        The graph's rows.
-    shape
-        (height, width) of the frame.
-    card
-        The model's card: calibration of sigma, consistency limit, object radius.
-    scale
-        Camera counts per unit of normalised contrast.
-    noise
-        Standard deviation of the frame's background, camera counts.
-    """
+    shape: tuple[int, ...]
+    intake: Intake
+    saturated: Mask | None
+
+
+def to_detections(
+    found: Found, card: Mapping[str, Any], context: Context
+) -> Detections:
+    """Write the contract's columns from the graph's rows."""
     rows = blank_rows(DETECTION_DTYPE, len(found))
     for name in ("y_px", "x_px", "score", "consistency_px"):
         rows[name] = found[:, _AT[name]]
-    rows["intensity"] = found[:, _AT["contrast"]] * scale
-    rows["sigma_px"] = sigma_px(rows, card.get("sigma"), noise)
+    counts_per_unit = context.intake.counts_per_unit
+    rows["intensity"] = found[:, _AT["contrast"]] * counts_per_unit
+    rows["sigma_px"] = sigma_px(rows, card.get("sigma"), counts_per_unit)
     extras = [c for c in card["channels"] if c not in ("dy", "dx", "rho")]
     for index, name in enumerate(extras, start=len(COLUMNS)):
         _write_extra(rows, name, found[:, index], card)
-    rows["flags"] = _flags(rows, shape, card)
+    rows["flags"] = _flags(rows, card, context)
     return Detections(rows)
+
+
+def like_training(detections: Detections) -> Detections:
+    """Drop detections flagged as unlike the training particle."""
+    rows = detections.rows
+    return Detections(rows[rows["flags"] & Flag.UNLIKE == 0])
 
 
 def sigma_px(
@@ -107,13 +109,30 @@ def _write_extra(rows: Rows, name: str, values: Found, card: Mapping[str, Any]) 
 
 
 def _flags(
-    rows: Rows, shape: tuple[int, int], card: Mapping[str, Any]
+    rows: Rows, card: Mapping[str, Any], context: Context
 ) -> npt.NDArray[np.int32]:
     flags = np.zeros(len(rows), np.int32)
+    radius = card.get("radius_px", card["window_px"])
     yx = np.column_stack([rows["y_px"], rows["x_px"]])
-    to_edge = np.minimum(yx, np.subtract(shape, 1) - yx).min(axis=1, initial=np.inf)
-    flags[to_edge < card.get("radius_px", 0.0)] |= Flag.BORDER
+    to_edge = np.minimum(yx, np.subtract(context.shape, 1) - yx)
+    flags[to_edge.min(axis=1, initial=np.inf) < radius] |= Flag.BORDER
+    if context.intake.bad is not None:  # a hole in the frame is an edge as well
+        flags[_touches(context.intake.bad, yx, radius)] |= Flag.BORDER
+    if context.saturated is not None:
+        flags[_touches(context.saturated, yx, radius)] |= Flag.SATURATED
     limit = card.get("consistency_px")
     if limit is not None:
         flags[rows["consistency_px"] > limit] |= Flag.UNLIKE
     return flags
+
+
+def _touches(
+    mask: Mask, yx: npt.NDArray[np.float64], radius_px: float
+) -> npt.NDArray[np.bool_]:
+    """Say for each position whether the mask is set within a radius of it."""
+    reach = np.arange(-np.ceil(radius_px), np.ceil(radius_px) + 1).astype(int)
+    dy, dx = np.meshgrid(reach, reach, indexing="ij")
+    disk = np.hypot(dy, dx) <= radius_px
+    near = yx.round().astype(int)[:, None, :] + np.stack([dy[disk], dx[disk]], axis=1)
+    near = np.clip(near, 0, np.subtract(mask.shape, 1))
+    return np.asarray(mask[near[..., 0], near[..., 1]].any(axis=1))

@@ -161,6 +161,16 @@ class NetworkWeights:
                 flop += 2.0 * layer.weight.size / area
         return flop
 
+    @property
+    def bytes_per_px(self) -> float:
+        """Memory of the widest layer with its input, per input pixel."""
+        area, before, widest = 1.0, 4.0 * self.n_inputs, 0.0
+        for layer in self.layers:
+            area *= _reduction(layer) ** 2
+            after = 4 * len(layer.weight) / area if isinstance(layer, Conv) else before
+            widest, before = max(widest, before + after), after
+        return widest
+
     def _problem(self) -> str:
         product = 1
         for index, layer in enumerate(self.layers):

@@ -63,7 +63,7 @@ def convolve(value: np.ndarray, layer: Conv) -> np.ndarray:
     kernel[:, :, ::d, ::d] = layer.weight
     pad_y, pad_x = layer.padding
     padded = np.pad(value, [(0, 0), (pad_y, pad_y), (pad_x, pad_x)])
-    maps = [correlate(padded, one, mode="valid", method="direct")[0] for one in kernel]
+    maps = [correlate(padded, one, mode="valid", method="auto")[0] for one in kernel]
     result = np.stack(maps)[:, :: layer.stride, :: layer.stride]
     result = result + layer.bias[:, None, None]
     return np.maximum(result, 0) if layer.relu else result

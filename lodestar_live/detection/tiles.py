@@ -1,0 +1,209 @@
+"""Cut frames into tiles whose detections are those of the whole frame.
+
+A tile owns a rectangle of cells. It reads so much more around it that every owned
+cell is computed from the same numbers as in the whole frame: the window of the local
+average, the reach of the network, and the reach of the local normalisation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lodestar_live.data import FloatArray, Pixels
+
+
+class Span(NamedTuple):
+    """A half-open interval along one axis."""
+
+    start: int
+    stop: int
+
+
+Region = tuple[Span, Span]
+
+
+class Tile(NamedTuple):
+    """Part of a frame and the cells it answers for.
+
+    Parameters
+    ----------
+    pixels
+        (y, x) spans that the network reads, px.
+    surround
+        (y, x) spans that the local normalisation reads, px.
+    origin
+        (row, column) in the frame's map of the tile's first cell.
+    owned
+        (rows, columns) spans of the frame's map.
+    """
+
+    pixels: Region
+    surround: Region
+    origin: tuple[int, int]
+    owned: Region
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) that the network reads, px."""
+        y, x = self.pixels
+        return y.stop - y.start, x.stop - x.start
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a model needs around a cell; see `NetworkWeights`."""
+
+    stride: int
+    grid_px: int
+    block_px: int
+    margin_px: int
+    contrast_margin_px: int
+    window_cells: int
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Layout:
+        """Read the layout from a model's card."""
+        return cls(
+            stride=card["stride"],
+            grid_px=card["grid_px"],
+            block_px=card["block_px"],
+            margin_px=card["margin_px"],
+            contrast_margin_px=card["contrast_margin_px"],
+            window_cells=max(1, round(card["window_px"] / card["stride"])),
+        )
+
+    def map_shape(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return (rows, columns) of the map of a frame of `shape`."""
+        rows, columns = (
+            _ceil(max(size, 3 * self.stride), self.grid_px) // self.stride
+            for size in shape
+        )
+        return rows, columns
+
+    def tile(self, owned: Region, shape: Sequence[int]) -> Tile:
+        """Return the tile that answers for the cells `owned` of a frame of `shape`."""
+        axes = [self._axis(*pair) for pair in zip(owned, shape, strict=True)]
+        (y, y_surround), (x, x_surround) = axes
+        origin = (y.start // self.stride, x.start // self.stride)
+        return Tile((y, x), (y_surround, x_surround), origin, owned)
+
+    def _axis(self, owned: Span, size: int) -> tuple[Span, Span]:
+        """Return the pixels that the network and the normalisation read."""
+        cells = max(2, self.window_cells)  # 2: the score around a neighbour
+        reach = _ceil(cells * self.stride + self.margin_px, self.grid_px)
+        inner = self._widen(
+            Span(owned.start * self.stride, owned.stop * self.stride), reach, size
+        )
+        reach = _ceil(self.contrast_margin_px, self.grid_px)
+        return inner, self._widen(inner, reach, size)
+
+    def _widen(self, span: Span, reach: int, size: int) -> Span:
+        start = max(0, span.start - reach) // self.grid_px * self.grid_px
+        return Span(start, min(size, _ceil(span.stop + reach, self.grid_px)))
+
+    def whole(self, shape: Sequence[int], max_px: int) -> list[Tile]:
+        """Return tiles of at most about `max_px` pixels that own every cell once."""
+        rows, columns = self.map_shape(shape)
+        side = max(8, math.isqrt(max_px) // self.stride)
+        if shape[0] * shape[1] <= max_px:
+            side = max(rows, columns)
+        spans = product(_spans(rows, side), _spans(columns, side))
+        return [self.tile(owned, shape) for owned in spans]
+
+    def around(
+        self, positions_px: FloatArray, reach_px: float, shape: Sequence[int]
+    ) -> list[Tile]:
+        """Return tiles that own the cells within `reach_px` of each position."""
+        limits = np.array(self.map_shape(shape))
+        first = np.floor((positions_px - reach_px) / self.stride).astype(int)
+        size = math.ceil(2 * reach_px / self.stride) + 1
+        first = np.clip(first, 0, np.maximum(limits - size, 0))
+        stop = np.minimum(first + size, limits)
+        corners = np.unique(np.hstack([first, stop]), axis=0)
+        return [
+            self.tile((Span(int(a), int(c)), Span(int(b), int(d))), shape)
+            for a, b, c, d in corners
+        ]
+
+
+def batches(tiles: Iterable[Tile], max_px: int) -> Iterator[list[Tile]]:
+    """Group tiles that can run together: of one shape, `max_px` in all."""
+    groups: dict[tuple[int, int], list[Tile]] = {}
+    for tile in tiles:
+        groups.setdefault(tile.shape, []).append(tile)
+    for (height, width), group in groups.items():
+        step = max(1, max_px // (height * width))
+        for start in range(0, len(group), step):
+            yield group[start : start + step]
+
+
+def area(region: Region) -> int:
+    """Return the number of pixels in a region."""
+    (top, bottom), (left, right) = region
+    return (bottom - top) * (right - left)
+
+
+def bounding(regions: Sequence[Region]) -> Region:
+    """Return the smallest region that holds all `regions`."""
+    edges = np.array(regions)  # (n, axis, start or stop)
+    (top, left), (bottom, right) = edges[..., 0].min(axis=0), edges[..., 1].max(axis=0)
+    return Span(int(top), int(bottom)), Span(int(left), int(right))
+
+
+def cut_out(
+    image: Pixels, region: Region, within: Region | None = None, step: int = 1
+) -> Pixels:
+    """Return a view of `region` in an image (..., y, x).
+
+    Parameters
+    ----------
+    image
+        The frame, or a map of its part `within`.
+    region
+        What to cut, px of the frame.
+    within
+        What `image` shows, px of the frame; None: all of it.
+    step
+        Pixels per element of `image`.
+    """
+    slices = []
+    for axis, span in enumerate(region):
+        start, stop = within[axis] if within else (0, image.shape[axis - 2])
+        is_end = span.stop == stop  # maps may be padded there
+        end = None if is_end else (span.stop - start) // step
+        slices.append(slice((span.start - start) // step, end))
+    return image[..., slices[0], slices[1]]
+
+
+def owned_rows(
+    tile: Tile, found: npt.NDArray[np.float64], layout: Layout
+) -> npt.NDArray[np.float64]:
+    """Move a tile's detections into the frame, keeping those of cells it owns.
+
+    `found` has columns row, column, y_px, x_px at 1 to 4; see `graph.COLUMNS`.
+    """
+    moved = found.copy()
+    origin = np.asarray(tile.origin, dtype=float)
+    moved[:, 1:3] += origin
+    moved[:, 3:5] += layout.stride * origin
+    (top, bottom), (left, right) = tile.owned
+    row, column = moved[:, 1], moved[:, 2]
+    is_owned = (top <= row) & (row < bottom) & (left <= column) & (column < right)
+    return np.asarray(moved[is_owned])
+
+
+def _spans(size: int, side: int) -> list[Span]:
+    n = max(1, math.ceil(size / side))
+    edges = np.linspace(0, size, n + 1).round().astype(int).tolist()
+    return [Span(a, b) for a, b in pairwise(edges)]
+
+
+def _ceil(value: int, step: int) -> int:
+    return -(-value // step) * step
