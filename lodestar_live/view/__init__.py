@@ -1,7 +1,37 @@
-"""Overlays and pictures: report, plots, browser page, napari."""
+"""Overlays and pictures: report, plots, browser page, napari.
 
-from lodestar_live.view.plots import write_plots
-from lodestar_live.view.report import write_report
-from lodestar_live.view.run_data import RUN_TRACK_DTYPE, RunArrays, RunSource
+Public names are loaded on first use: drawing needs no server, and the other way round.
+"""
 
-__all__ = ["RUN_TRACK_DTYPE", "RunArrays", "RunSource", "write_plots", "write_report"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "RUN_TRACK_DTYPE": "run_data",
+    "RunArrays": "run_data",
+    "RunSource": "run_data",
+    "pick_crop": "pick",
+    "write_plots": "plots",
+    "write_report": "report",
+}
+
+__all__ = [
+    "RUN_TRACK_DTYPE",
+    "RunArrays",
+    "RunSource",
+    "pick_crop",
+    "write_plots",
+    "write_report",
+]
+
+if TYPE_CHECKING:
+    from lodestar_live.view.pick import pick_crop
+    from lodestar_live.view.plots import write_plots
+    from lodestar_live.view.report import write_report
+    from lodestar_live.view.run_data import RUN_TRACK_DTYPE, RunArrays, RunSource
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -72,8 +72,14 @@ export class Connection {
     requestAnimationFrame(() => this.ask());
   }
 
+  /** Done for good: no reconnection. */
+  close() {
+    this.isClosed = true;
+    this.socket.close();
+  }
+
   lose() {
-    if (document.hidden) return; // put away on purpose
+    if (document.hidden || this.isClosed) return; // on purpose
     this.onState("lost");
     const wait = RETRY_MS[Math.min(this.tries++, RETRY_MS.length - 1)];
     setTimeout(() => this.connect(), wait);
@@ -82,7 +88,7 @@ export class Connection {
   /** A hidden page closes the socket, so that no image is encoded for nobody. */
   followVisibility() {
     if (document.hidden) this.socket.close();
-    else if (this.socket.readyState > WebSocket.OPEN) this.connect();
+    else if (this.socket.readyState > WebSocket.OPEN && !this.isClosed) this.connect();
   }
 
   /** Send a command; the reply arrives at onReply. False: not connected. */

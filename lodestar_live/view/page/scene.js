@@ -190,6 +190,10 @@ export class Scene {
     const { context } = this;
     const { y_px: ys, x_px: xs } = this.detections;
     const path = new Path2D();
+    if (this.ringDetections) {
+      this.drawRings(ys, xs);
+      return;
+    }
     const r = ys.length > MANY ? 2 : 3;
     for (let i = 0; i < ys.length; i++) {
       const [sx, sy] = this.toScreen(ys[i], xs[i]);
@@ -201,6 +205,18 @@ export class Scene {
     context.strokeStyle = "#ffffffb0";
     context.lineWidth = 1;
     context.stroke(path);
+  }
+
+  /** Rings stay visible on bright particles; for the picking page. */
+  drawRings(ys, xs) {
+    const path = new Path2D();
+    const r = Math.min(Math.max(4 * this.view.zoom, 8), 20);
+    for (let i = 0; i < ys.length; i++) {
+      const [sx, sy] = this.toScreen(ys[i], xs[i]);
+      path.moveTo(sx + r, sy);
+      path.arc(sx, sy, r, 0, 2 * Math.PI);
+    }
+    this.strokeAll([path], ["#7fe0ff"], 1.8, 1);
   }
 
   drawTracks() {
