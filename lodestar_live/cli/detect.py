@@ -1,0 +1,118 @@
+"""``lodestar-live detect``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from lodestar_live.errors import InputError
+
+if TYPE_CHECKING:
+    from lodestar_live.data import Detections, Pixels
+    from lodestar_live.recording.movies import Movie
+
+COLUMNS = (
+    "frame", "y_px", "x_px", "z_um", "polarizability_um3", "score", "sigma_px",
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("detect")(detect)
+
+
+def detect(
+    recording: Annotated[Path, typer.Argument(help="Image, stack or folder.")],
+    model: Annotated[Path, typer.Argument(help="Trained model (.onnx).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Least log score. Default: the model's own.")
+    ] = None,
+    quantile: Annotated[
+        float | None,
+        typer.Option(help="The paper's per-frame quantile instead, e.g. 0.99."),
+    ] = None,
+    max_detections: Annotated[int, typer.Option(min=1, help="Per frame.")] = 5000,
+    only_like_training: Annotated[
+        bool, typer.Option(help="Drop what does not look like the training particle.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda…")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON.")] = False,
+) -> None:
+    """Find the particles of a recording; one CSV row each, `nan` if not measured."""
+    from lodestar_live.detection import Detector
+    from lodestar_live.recording.movies import open_movie
+
+    movie = open_movie(recording)
+    detector = Detector(
+        model,
+        threshold=threshold,
+        quantile=quantile,
+        max_detections=max_detections,
+        only_like_training=only_like_training,
+        engine=engine,
+    )
+    summary = {"frames": len(movie), "detections": 0, "cut": 0}
+    start = time.perf_counter()
+    with _replaced(output) as file:
+        file.write(",".join(COLUMNS) + "\n")
+        for index, pixels in _progress(movie, is_shown=not as_json):
+            found = detector(pixels)
+            file.writelines(_lines(index, found))
+            summary["detections"] += len(found)
+            summary["cut"] += detector.n_cut
+    seconds = time.perf_counter() - start
+    if as_json:
+        typer.echo(json.dumps({**summary, "seconds": seconds, "output": str(output)}))
+        return
+    typer.echo(
+        f"{summary['detections']} detections in {len(movie)} frames ({seconds:.1f} s): "
+        f"{output}"
+    )
+    if summary["cut"]:
+        typer.echo(f"{summary['cut']} more were cut by --max-detections.")
+
+
+def _progress(movie: Movie, *, is_shown: bool) -> Iterable[tuple[int, Pixels]]:
+    return track(
+        enumerate(movie),
+        description="Detecting",
+        total=len(movie),
+        disable=not is_shown,
+        transient=True,
+        console=Console(stderr=True),
+    )
+
+
+def _lines(index: int, found: Detections) -> list[str]:
+    """Return one line per detection, 6 digits after the point."""
+    measured = zip(*(found.rows[name] for name in COLUMNS[1:]), strict=True)
+    return [
+        f"{index}," + ",".join(f"{value:.6f}" for value in values) + "\n"
+        for values in measured
+    ]
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[TextIO]:
+    """Write beside `path` and move there when whole: no half file is left behind."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); expected a writable folder "
+            "with free space."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
