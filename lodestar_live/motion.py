@@ -13,8 +13,10 @@ everything is vectorised over particles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lodestar_live.data import FloatArray
 
@@ -61,6 +63,20 @@ class Belief:
     variance: FloatArray
     covariance: FloatArray
     velocity_variance: FloatArray
+
+    def take(self, index: npt.NDArray[np.signedinteger[Any]]) -> Belief:
+        """Return the belief about the chosen particles."""
+        return Belief(*(getattr(self, name)[index] for name in self.__slots__))
+
+    def put(self, index: npt.NDArray[np.signedinteger[Any]], other: Belief) -> None:
+        """Replace, in place, the belief about the chosen particles."""
+        for name in self.__slots__:
+            getattr(self, name)[index] = getattr(other, name)
+
+    def join(self, other: Belief) -> Belief:
+        """Return these particles followed by the others."""
+        both = ((getattr(self, n), getattr(other, n)) for n in self.__slots__)
+        return Belief(*(np.concatenate(two) for two in both))
 
 
 def born(position: FloatArray, noise_variance: FloatArray, motion: Motion) -> Belief:

@@ -16,7 +16,9 @@ from lodestar_live.data import Pixels
 from lodestar_live.errors import InputError
 from lodestar_live.holography.background import Background
 from lodestar_live.holography.optics import Optics
-from lodestar_live.holography.propagation import ComplexImage
+from lodestar_live.holography.propagation import ComplexImage, refocus
+
+_LEAST_WINDOW_UM = 1.5
 
 
 class Inline:
@@ -61,6 +63,21 @@ class Inline:
                 f"{self.shape}; make one per shape (an ROI or binning change)."
             )
         return hologram.astype(np.complex64)
+
+
+def without_twin(crop: ComplexImage, z_um: float, optics: Optics) -> ComplexImage:
+    """Refocus a crop on its particle and cut the particle out of the twin image.
+
+    In the particle's plane the twin is 2 z away, spread wide and faint. Two defocused
+    particles would otherwise be as alike through their twins, at mirrored z, as
+    through themselves.
+    """
+    sharp = refocus(crop, z_um, optics)
+    y, x = ((np.arange(n) - (n - 1) / 2) * optics.pixel_size_um for n in crop.shape)
+    reach_um = max(_LEAST_WINDOW_UM, 0.5 * abs(z_um) * optics.tan_theta)
+    window = np.exp(-((np.hypot(y[:, None], x) / reach_um) ** 4))
+    result: ComplexImage = 1 + (sharp - 1) * window.astype(np.float32)
+    return result
 
 
 def check_one_sided(z_range_um: tuple[float, float]) -> None:

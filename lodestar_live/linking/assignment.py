@@ -22,7 +22,9 @@ from scipy.sparse.csgraph import (
 from lodestar_live.data import FloatArray
 from lodestar_live.linking.gate import BoolArray, IntArray
 
-BATCH_ROWS = 800
+WORTHWHILE = 0.97  # a round that leaves more of the pairs than this is the last
+TINY = 8  # pairs; 2**TINY subsets are tried
+BATCH_ROWS = 400
 # Median seconds of scipy's sparse matching on percolating random graphs is below
 # this times rows * edges, so the estimate errs on the safe side.
 SECONDS_PER_ROW_EDGE = 2.5e-9
@@ -88,7 +90,7 @@ def assign(
     chosen = np.full(n_tracks, -1, np.int64)
     rest = _settle(pairs, chosen, n_detections)
     n_fallbacks = 0
-    for batch in _batches(rest):
+    for batch in _batches(*_solve_tiny(rest, _components(rest), chosen)):
         budget_s -= _expected_seconds(batch)
         if budget_s >= 0:
             _match_exactly(batch, chosen)
@@ -114,12 +116,15 @@ def _settle(
         dominant = _dominant(pairs, greedy=greedy)
         if not len(dominant):
             break
+        n_before = len(pairs)
         track, detection = pairs.track[dominant], pairs.detection[dominant]
         chosen[track] = detection
         track_taken[track] = True
         detection_taken[detection] = True
         free = track_taken[pairs.track] | detection_taken[pairs.detection]
         pairs = pairs.take(np.flatnonzero(~free))
+        if not greedy and len(pairs) > WORTHWHILE * n_before:
+            break
     return pairs
 
 
@@ -152,23 +157,63 @@ def _best_of_groups(group: IntArray, gain: FloatArray) -> tuple[IntArray, FloatA
     return best, np.maximum.reduceat(others, starts)
 
 
-def _batches(pairs: Pairs) -> Iterator[Pairs]:
+def _components(pairs: Pairs) -> IntArray:
+    """Return the number, from 0, of the connected component of every pair."""
+    if not len(pairs):
+        return np.zeros(0, np.int64)
+    track = _renumber(pairs.track)
+    detection = _renumber(pairs.detection) + track[-1] + 1
+    size = int(detection.max()) + 1
+    graph = coo_array((np.ones(len(pairs), np.int8), (track, detection)), (size, size))
+    label: IntArray = connected_components(graph, directed=False)[1]
+    return label[track]
+
+
+def _solve_tiny(
+    pairs: Pairs, component: IntArray, chosen: IntArray
+) -> tuple[Pairs, IntArray]:
+    """Settle components of few pairs by trying every subset; return the others."""
+    n_pairs = np.bincount(component)[component]
+    order = np.argsort(component, kind="stable")
+    for size in range(2, TINY + 1):
+        rows = order[n_pairs[order] == size].reshape(-1, size)
+        if len(rows):
+            best = rows[_best_subsets(pairs, rows)]
+            chosen[pairs.track[best]] = pairs.detection[best]
+    rest = np.flatnonzero(n_pairs > TINY)
+    return pairs.take(rest), component[rest]
+
+
+def _best_subsets(pairs: Pairs, rows: IntArray) -> BoolArray:
+    """Return which pairs of each component to choose; `rows`: shape (m, size)."""
+    size = rows.shape[1]
+    track, detection = pairs.track[rows], pairs.detection[rows]
+    clash = (track[:, :, None] == track[:, None]) | (
+        detection[:, :, None] == detection[:, None]
+    )
+    clash &= ~np.eye(size, dtype=np.bool_)
+    clashing = clash @ (1 << np.arange(size))  # as bits, shape (m, size)
+    subset = np.arange(2**size)
+    member = (subset[:, None] >> np.arange(size)) & 1 > 0
+    total = pairs.gain[rows] @ member.T
+    for k in range(size):
+        total[(clashing[:, k, None] & subset > 0) & member[:, k]] = -1.0
+    return np.asarray(member[total.argmax(axis=1)])
+
+
+def _batches(pairs: Pairs, component: IntArray) -> Iterator[Pairs]:
     """Split into whole components, small ones together, about `BATCH_ROWS` tracks each.
 
     One matching of many small blocks costs far less than a Python loop over them.
     """
     if not len(pairs):
         return
-    track = _renumber(pairs.track)
-    detection = _renumber(pairs.detection) + track.max() + 1
-    size = int(detection.max()) + 1
-    graph = coo_array((np.ones(len(pairs), np.int8), (track, detection)), (size, size))
-    n_components, label = connected_components(graph, directed=False)
-    n_rows = np.bincount(label[: track.max() + 1], minlength=n_components)
-    by_size = np.argsort(n_rows, kind="stable")
-    batch_of = np.empty(n_components, np.int64)
-    batch_of[by_size] = np.cumsum(n_rows[by_size]) // BATCH_ROWS
-    batch = batch_of[label[track]]
+    is_first = np.diff(pairs.track, prepend=-1) > 0
+    n_tracks = np.bincount(component[is_first])
+    by_size = np.argsort(n_tracks, kind="stable")
+    batch_of = np.empty(len(n_tracks), np.int64)
+    batch_of[by_size] = np.cumsum(n_tracks[by_size]) // BATCH_ROWS
+    batch = batch_of[component]
     for number in np.unique(batch):
         yield pairs.take(np.flatnonzero(batch == number))
 

@@ -11,23 +11,28 @@ from typing import Any
 
 import numpy as np
 
-from lodestar_live.data import Event, FloatArray, Rows
+from lodestar_live.data import Event, FloatArray
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray
+from lodestar_live.linking.states import States
 
 SWAP_ODDS = 3.0  # a swap is suspected when it is at most this many times less likely
 MOST_SWAPS = 20  # per frame; the likeliest
 
 
-def news(kind: str, states: Rows, *, frame: int, t_s: float) -> list[Event]:
-    """Return one event about these tracks, or none without tracks."""
-    if not len(states):
+def news(
+    kind: str, states: States, which: BoolArray, *, frame: int, t_s: float
+) -> list[Event]:
+    """Return one event about the tracks in question, or none if there are none."""
+    index = np.flatnonzero(which)
+    if not len(index):
         return []
+    position = states.filtered["px"].belief.position[index]
     details: dict[str, Any] = {
-        "track_ids": states["track_id"].tolist(),
-        "y_px": states["position_px"][:, 0].tolist(),
-        "x_px": states["position_px"][:, 1].tolist(),
-        "last_seen": states["seen"].tolist(),
+        "track_ids": states.track_id[index].tolist(),
+        "y_px": position[:, 0].tolist(),
+        "x_px": position[:, 1].tolist(),
+        "last_seen": states.seen[index].tolist(),
     }
     return [Event(kind, t_s, frame, details)]
 
@@ -51,12 +56,13 @@ def suspected_swaps(
     other = (rival >= 0) & (rival != pairs.track) & is_confirmed[pairs.track]
     other[other] = is_confirmed[rival[other]]
     rest = np.flatnonzero(other)
-    t, k, d = pairs.track[rest], rival[rest], pairs.detection[rest]
-    loss = _gain(pairs, k, d, n_detections) - pairs.gain[rest]
-    two = np.flatnonzero(chosen[t] >= 0)
-    had = chosen[t[two]]
-    loss[two] += _gain(pairs, t[two], had, n_detections)
-    loss[two] -= _gain(pairs, k[two], had, n_detections)
+    t, k = pairs.track[rest], rival[rest]
+    kept = np.zeros(len(chosen))
+    is_chosen = chosen[pairs.track] == pairs.detection
+    kept[pairs.track[is_chosen]] = pairs.gain[is_chosen]
+    loss = kept[t] + kept[k] - pairs.gain[rest]
+    near = np.flatnonzero(chosen[t] >= 0)
+    loss[near] -= _gain(pairs, k[near], chosen[t[near]], n_detections)
     likely = np.flatnonzero(loss < np.log(SWAP_ODDS))
     both = np.sort(np.column_stack([t, k])[likely], axis=1)
     order = np.lexsort((both[:, 1], both[:, 0], loss[likely]))

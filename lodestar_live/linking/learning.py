@@ -21,6 +21,7 @@ from lodestar_live.motion import Motion
 LAGS = 6  # displacements remembered per track
 MEMORY_FRAMES = 60.0  # after as many frames an observation weighs 1/e
 KEEP = float(np.exp(-1 / MEMORY_FRAMES))
+ENOUGH = 1000  # particles looked at for the first guess
 MARGIN_PX = 50.0  # detections do not reach the edges of the field of view
 PRIOR_WEIGHT = 4.0  # the first guess counts as this many displacements
 FORGET_GRID = np.array(
@@ -52,31 +53,32 @@ class MotionLearner:
         self._fit()
 
     def observe(
-        self, displacements: FloatArray, noise_variance: FloatArray, dt: int
+        self,
+        steps: FloatArray,
+        has_step: FloatArray,
+        noise_variance: FloatArray,
+        dt: int,
     ) -> None:
-        """Take the latest displacements of the tracks seen in this frame.
+        """Take the latest displacements of all tracks.
 
         Parameters
         ----------
-        displacements
-            Shape (n, LAGS, axes), newest first, each over `dt` frames; NaN = none.
+        steps, has_step
+            Shapes (LAGS, n, axes) and (LAGS, n), newest first, each over `dt` frames;
+            both are 0 where a track has none.
         noise_variance
-            Of the measured positions, shape (n,), NaN = not measured.
+            Of the positions measured in this frame, shape (m,), NaN = not measured.
         dt
             Frames since the frame before.
         """
         if not self._accepts(dt):
             return
         keep = np.exp(-dt / MEMORY_FRAMES)
-        self._weight *= keep
-        self._products *= keep
-        self._sum *= keep
-        products = (displacements * displacements[:, :1]).mean(axis=2)
-        seen = np.isfinite(products)
-        self._weight += seen.sum(axis=0)
-        self._products += np.where(seen, products, 0.0).sum(axis=0)
-        newest = displacements[:, 0][seen[:, 0]]
-        self._sum += newest.sum(axis=0)
+        newest, n_axes = steps[0].ravel(), steps.shape[2]
+        products = [newest @ older.ravel() / n_axes for older in steps]
+        self._products = self._products * keep + products
+        self._weight = self._weight * keep + has_step @ has_step[0]
+        self._sum = self._sum * keep + steps[0].sum(axis=0)
         known = noise_variance[np.isfinite(noise_variance)]
         self._noise_sum = self._noise_sum * keep + float(known.sum())
         self._noise_weight = self._noise_weight * keep + len(known)
@@ -209,13 +211,14 @@ def first_step_variance(before_px: FloatArray, after_px: FloatArray) -> float:
     )
     density = len(after_px) / area
     reach = 1.5 / float(np.sqrt(density))
-    radius = np.full(len(before_px), reach)
-    track, detection = pairs_within(before_px, radius, after_px)
+    sample = before_px[:: len(before_px) // ENOUGH + 1]
+    radius = np.full(len(sample), reach)
+    track, detection = pairs_within(sample, radius, after_px)
     if not len(track):
         return (0.25 * reach) ** 2
-    distance2 = ((before_px[track] - after_px[detection]) ** 2).sum(axis=1)
+    distance2 = ((sample[track] - after_px[detection]) ** 2).sum(axis=1)
     variance = np.geomspace((1e-3 * reach) ** 2, (0.5 * reach) ** 2, 50)
-    excess = _log_likelihood(variance, distance2, density, reach, len(before_px))
+    excess = _log_likelihood(variance, distance2, density, reach, len(sample))
     return float(variance[int(np.argmax(excess))])
 
 

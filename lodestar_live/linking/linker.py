@@ -10,19 +10,22 @@ from typing import Literal
 
 import numpy as np
 
-from lodestar_live.data import Detections, Event, FloatArray, Rows, Tracks
+from lodestar_live.data import (
+    DETECTION_DTYPE,
+    Detections,
+    Event,
+    FloatArray,
+    Rows,
+    Tracks,
+    blank_rows,
+)
 from lodestar_live.errors import InputError
 from lodestar_live.linking.assignment import Pairs, assign
 from lodestar_live.linking.events import news, suspected_swaps
 from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.model import MotionModel
 from lodestar_live.linking.nearest import NearestModel
-from lodestar_live.linking.states import (
-    STATE_DTYPE,
-    belief,
-    track_rows,
-    usable,
-)
+from lodestar_live.linking.states import States, track_rows, usable
 from lodestar_live.motion import predict
 
 KEPT_EVENTS = 1000  # if nobody takes them
@@ -107,7 +110,9 @@ class Linker:
             self._model = NearestModel(self.search_radius_px)
             if self.max_gap_frames is None:
                 self.max_gap_frames = 0
-        self._states = np.zeros(0, STATE_DTYPE)
+        self._states = States.begin(
+            blank_rows(DETECTION_DTYPE, 0), np.zeros(0, np.int64), frame=0, next_id=0
+        )
         self._next_id = 0
         self._frame: int | None = None
         self._tracks = Tracks.empty()
@@ -116,7 +121,7 @@ class Linker:
 
     def end_all(self) -> None:
         """End every track; ids go on (another shape or place on the sensor)."""
-        self._states = self._states[:0]
+        self._states = self._states.keep(np.zeros(0, np.int64))
 
     def __call__(self, detections: Detections, frame_index: int) -> Tracks:
         """Link the detections of one frame and return every live track.
@@ -149,15 +154,15 @@ class Linker:
         InputError
             No live track has this id.
         """
-        state = self._states[self._states["track_id"] == track_id]
-        if not len(state):
+        where = np.flatnonzero(self._states.track_id == track_id)
+        if not len(where):
             raise InputError(
                 f"track_id = {track_id}: no live track; expected one of the last "
                 "frame's tracks."
             )
         position, variance = [np.nan] * 3, [np.nan] * 3
         for unit, axes in (("px", (1, 2)), ("um", (0,))):
-            now = belief(state, unit)
+            now = self._states.filtered[unit].belief.take(where)
             law = self._model.law(unit)
             ahead = now if law is None else predict(now, law, ahead_frames)
             for k, axis in enumerate(axes):
@@ -167,76 +172,67 @@ class Linker:
         return Prediction(z_um, y_px, x_px, np.diag(variance))
 
     def _link(self, rows: Rows, index: IntArray, frame_index: int) -> None:
-        states = self._states
-        elapsed = frame_index - states["seen"]
-        was_missed = states["detection_index"] < 0
-        self._model.predict(
-            states, 0 if self._frame is None else frame_index - self._frame
-        )
+        states, is_first = self._states, self._frame is None
+        elapsed, was_missed = frame_index - states.seen, states.detection_index < 0
+        self._model.predict(states, frame_index - (self._frame or 0))
         pairs = self._reachable(self._model.candidates(states, rows), rows, elapsed)
         result = assign(pairs, len(states), len(rows), budget_s=self._budget_s)
-        self._count(fallbacks=result.n_fallbacks > 0)
         hit = np.flatnonzero(result.detection >= 0)
         found = result.detection[hit]
         self._model.update(states, hit, rows[found], elapsed)
-        _see(states, hit, rows[found], index[found], frame_index)
-        births = self._births(rows, index, found, frame_index)
+        states.see(hit, rows[found], index[found], frame=frame_index)
+        is_new = np.ones(len(rows), np.bool_)
+        is_new[found] = False
+        births = States.begin(
+            rows[is_new], index[is_new], frame=frame_index, next_id=self._next_id
+        )
+        self._model.birth(births, is_first=is_first)
         over = self._model.is_over(states)
         if self.max_gap_frames is not None:
-            over |= frame_index - states["seen"] > self.max_gap_frames
+            over |= frame_index - states.seen > self.max_gap_frames
         self._model.learn(states, over, births)
         self._notice(states, over, was_missed, frame_index)
         self._notice_swaps(states, pairs, result.detection, len(rows), frame_index)
-        self._states = np.concatenate([states[~over], births])
+        self._count(fallbacks=result.n_fallbacks > 0)
+        self._next_id += len(births)
+        alive = states.keep(np.flatnonzero(~over)) if over.any() else states
+        self._states = alive.join(births)
 
     def _reachable(self, pairs: Pairs, rows: Rows, elapsed: IntArray) -> Pairs:
         """Drop pairs that would step farther than the user's limit."""
         if self.search_radius_px is None or self.method == "nearest":
             return pairs
-        last = self._states["measured"]
+        last = self._states.measured
         dy = rows["y_px"][pairs.detection] - last["y_px"][pairs.track]
         dx = rows["x_px"][pairs.detection] - last["x_px"][pairs.track]
         limit = self.search_radius_px * elapsed[pairs.track]
         return pairs.take(np.flatnonzero(np.hypot(dy, dx) <= limit))
 
-    def _births(
-        self, rows: Rows, index: IntArray, found: IntArray, frame_index: int
-    ) -> Rows:
-        is_new = np.ones(len(rows), np.bool_)
-        is_new[found] = False
-        births = np.zeros(int(is_new.sum()), STATE_DTYPE)
-        births["track_id"] = self._next_id + np.arange(len(births))
-        births["born"] = frame_index
-        self._next_id += len(births)
-        self._model.birth(births, rows[is_new], is_first=self._frame is None)
-        _see(births, np.arange(len(births)), rows[is_new], index[is_new], frame_index)
-        return births
-
     def _notice(
-        self, states: Rows, over: BoolArray, was_missed: BoolArray, frame_index: int
+        self, states: States, over: BoolArray, was_missed: BoolArray, frame_index: int
     ) -> None:
-        known = states["is_confirmed"].copy()
-        states["is_confirmed"] |= self._model.is_confirmed(states)
+        known = states.is_confirmed.copy()
+        states.is_confirmed = states.is_confirmed | self._model.is_confirmed(states)
         about = {
-            "track.birth": states["is_confirmed"] & ~known,
+            "track.birth": states.is_confirmed & ~known,
             "track.lost": known & over,
-            "track.reacquired": known & was_missed & (states["detection_index"] >= 0),
+            "track.reacquired": known & was_missed & (states.detection_index >= 0),
         }
         t_s = self._clock()
         for kind, mask in about.items():
-            self._events.extend(news(kind, states[mask], frame=frame_index, t_s=t_s))
+            self._events.extend(news(kind, states, mask, frame=frame_index, t_s=t_s))
 
     def _notice_swaps(
         self,
-        states: Rows,
+        states: States,
         pairs: Pairs,
         chosen: IntArray,
         n_detections: int,
         frame_index: int,
     ) -> None:
-        confirmed = states["is_confirmed"]
+        confirmed = states.is_confirmed
         both, odds = suspected_swaps(pairs, chosen, confirmed, n_detections)
-        for two, factor in zip(states["track_id"][both].tolist(), odds, strict=True):
+        for two, factor in zip(states.track_id[both].tolist(), odds, strict=True):
             details = {"track_ids": two, "odds": float(factor)}
             event = Event("track.suspected_swap", self._clock(), frame_index, details)
             self._events.append(event)
@@ -262,13 +258,3 @@ def _check(
         raise InputError(
             f"method = {method!r}: unknown; expected 'motion' or 'nearest'."
         )
-
-
-def _see(
-    states: Rows, hit: IntArray, rows: Rows, index: IntArray, frame_index: int
-) -> None:
-    states["detection_index"] = -1
-    states["detection_index"][hit] = index
-    states["measured"][hit] = rows
-    states["seen"][hit] = frame_index
-    states["n_seen"][hit] += 1

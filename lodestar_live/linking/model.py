@@ -23,10 +23,10 @@ from lodestar_live.linking.learning import (
 )
 from lodestar_live.linking.states import (
     AXES,
-    belief,
+    Filtered,
+    States,
     measured_position,
     measured_variance,
-    store,
 )
 from lodestar_live.motion import Motion, born, predict, update
 
@@ -52,107 +52,106 @@ class MotionModel:
         """Return the law of motion in "px" or "um", None before it is known."""
         return self.motion[unit].motion if unit in self.motion else None
 
-    def predict(self, states: Rows, dt: int) -> None:
+    def predict(self, states: States, dt: int) -> None:
         """Move every belief `dt` frames ahead."""
         self._dt = dt
         for unit, learner in self.motion.items():
-            ahead = predict(belief(states, unit), learner.motion, dt)
-            store(states, unit, ahead)
-        states["existence"] *= SURVIVAL**dt
+            part = states.filtered[unit]
+            part.belief = predict(part.belief, learner.motion, dt)
+        states.existence = states.existence * SURVIVAL**dt
 
-    def candidates(self, states: Rows, rows: Rows) -> Pairs:
+    def candidates(self, states: States, rows: Rows) -> Pairs:
         """Return every pair worth more than leaving both alone."""
-        points = measured_position(rows, "px")
         self.detection.look(rows)
         if not len(states) or not len(rows):
             return Pairs.none()
+        points = measured_position(rows, "px")
         self._start(states, points)
         noise = self._noise(rows, "px")
         worth = self._worth(states)
-        variance = states["variance_px"][:, 0] + np.quantile(noise, 0.9)
-        reach2 = (
-            2
-            * variance
-            * (worth + self._most_from_depth() - np.log(2 * np.pi * variance))
-        )
-        radius = np.where(reach2 > 0, np.sqrt(np.maximum(reach2, 0.0)), -1.0)
-        track, found = pairs_within(states["position_px"], radius, points)
-        gain = worth[track] + self._log_density(states, track, rows[found])
+        now = states.filtered["px"].belief
+        variance = now.variance + np.quantile(noise, 0.9)
+        most = worth + self._most_from_depth() - np.log(2 * np.pi * variance)
+        radius = np.where(most > 0, np.sqrt(2 * variance * np.maximum(most, 0.0)), -1.0)
+        track, found = pairs_within(now.position, radius, points)
+        gain = worth[track] + self._log_density(states, track, rows, found)
         keep = np.flatnonzero(gain > 0)
         return Pairs(track[keep], found[keep], gain[keep])
 
     def update(
-        self, states: Rows, hit: IntArray, rows: Rows, elapsed: IntArray
+        self, states: States, hit: IntArray, rows: Rows, elapsed: IntArray
     ) -> None:
         """Correct the tracks `hit` by their detections; the others were missed."""
-        chance = self.detection.p_detect
+        chance, e = self.detection.p_detect, states.existence
+        states.existence = e * (1 - chance) / (1 - chance * e)
         if "px" not in self.motion:  # nothing has been linked yet
-            states["existence"] *= 1 - chance
             return
         self._learn_detection(states, hit)
-        density = self._log_density(states, hit, rows)
-        e = states["existence"].copy()
+        density = self._log_density(states, hit, rows, np.arange(len(rows)))
         ratio = np.exp(np.minimum(density, 100.0)) / self.detection.new_per_px2
         odds = e[hit] / (1 - e[hit]) * chance * ratio
-        e *= (1 - chance) / (1 - chance * e)
-        e[hit] = np.minimum(odds / (1 + odds), CERTAIN)
-        states["existence"] = e
+        states.existence[hit] = np.minimum(odds / (1 + odds), CERTAIN)
         for unit in AXES:
             self._correct(states, hit, rows, unit)
 
-    def birth(self, states: Rows, rows: Rows, *, is_first: bool) -> None:
-        """Start tracks at detections that belong to none."""
-        states["existence"] = 1 - FIRST_CLUTTER if is_first else self.detection.p_real
+    def birth(self, births: States, *, is_first: bool) -> None:
+        """Fill in what is known of tracks that have just begun."""
+        first = 1 - FIRST_CLUTTER if is_first else self.detection.p_real
+        births.existence = np.full(len(births), first)
         for unit in AXES:
-            states[f"displacements_{unit}"] = np.nan
-            states[f"variance_{unit}"] = np.nan
-            states[f"position_{unit}"] = measured_position(rows, unit)
             if unit in self.motion:
-                self._begin(states, unit, rows)
+                self._begin(births, unit)
+            else:
+                position = measured_position(births.measured, unit)
+                births.filtered[unit].belief.position[:] = position
 
-    def is_confirmed(self, states: Rows) -> BoolArray:
+    def is_confirmed(self, states: States) -> BoolArray:
         """Return which tracks are more than a chance detection."""
-        often = states["n_seen"] >= SEEN_TO_BE_REAL
-        return np.asarray(often & (states["existence"] > CONFIRMED))
+        often = states.n_seen >= SEEN_TO_BE_REAL
+        return np.asarray(often & (states.existence > CONFIRMED))
 
-    def is_over(self, states: Rows) -> BoolArray:
+    def is_over(self, states: States) -> BoolArray:
         """Return which tracks have become too improbable."""
-        return np.asarray(states["existence"] < OVER)
+        return np.asarray(states.existence < OVER)
 
-    def learn(self, states: Rows, over: BoolArray, births: Rows) -> None:
+    def learn(self, states: States, over: BoolArray, births: States) -> None:
         """Learn from what was born, proved real and ended in this frame."""
         if self._first_frame is None:
             if len(births):
-                self._first_frame = int(births["born"][0])
+                self._first_frame = int(births.born[0])
             return
-        young = states["born"] > self._first_frame
-        is_third = states["n_seen"] == SEEN_TO_BE_REAL
-        real = young & is_third & (states["detection_index"] >= 0)
-        false = young & over & (states["n_seen"] < SEEN_TO_BE_REAL)
+        young = states.born > self._first_frame
+        is_third = states.n_seen == SEEN_TO_BE_REAL
+        real = young & is_third & (states.detection_index >= 0)
+        false = young & over & (states.n_seen < SEEN_TO_BE_REAL)
         self.detection.judge(real=int(real.sum()), false=int(false.sum()))
         self.detection.observe_new(len(births))
 
-    def _start(self, states: Rows, points: FloatArray) -> None:
+    def _start(self, states: States, points: FloatArray) -> None:
         """Guess the law of motion in the first frame that has something to link."""
         if "px" in self.motion:
             return
         if self._first_gate_px is not None:
             variance = (self._first_gate_px / 3.0) ** 2
         else:
-            variance = first_step_variance(states["position_px"], points)
+            variance = first_step_variance(
+                states.filtered["px"].belief.position, points
+            )
         self.motion["px"] = MotionLearner(variance, n_axes=2)
         self.detection.expect_new(FIRST_CLUTTER * len(points))
-        self._begin(states, "px", states["measured"])
+        self._begin(states, "px")
         self.predict(states, self._dt)
 
-    def _begin(self, states: Rows, unit: str, rows: Rows) -> None:
-        learner = self.motion[unit]
-        noise = self._noise(rows, unit)
-        store(states, unit, born(measured_position(rows, unit), noise, learner.motion))
+    def _begin(self, states: States, unit: str) -> None:
+        """Start the filters from the last detection alone."""
+        noise = self._noise(states.measured, unit)
+        position = measured_position(states.measured, unit)
+        law = self.motion[unit].motion
+        states.filtered[unit].belief = born(position, noise, law)
 
-    def _worth(self, states: Rows) -> FloatArray:
+    def _worth(self, states: States) -> FloatArray:
         """Return the part of the gain that no position changes."""
-        found = self.detection.p_detect * states["existence"]
+        found = self.detection.p_detect * states.existence
         return np.log(found / (1 - found) / self.detection.new_per_px2)
 
     def _most_from_depth(self) -> float:
@@ -163,20 +162,24 @@ class MotionModel:
         ratio = self.detection.depth_um**2 / (2 * np.pi * variance)
         return max(0.5 * float(np.log(ratio)), 0.0)
 
-    def _log_density(self, states: Rows, track: IntArray, rows: Rows) -> FloatArray:
+    def _log_density(
+        self, states: States, track: IntArray, rows: Rows, found: IntArray
+    ) -> FloatArray:
         """Return the log density (per px²) of detections under their tracks.
 
         z, where both sides have it, multiplies this by its density relative to that of
         new detections, which may lie anywhere in the depth.
         """
-        total = states["variance_px"][track, 0] + self._noise(rows, "px")
-        step = states["position_px"][track]
-        dy, dx = rows["y_px"] - step[:, 0], rows["x_px"] - step[:, 1]
+        now = states.filtered["px"].belief
+        total = now.variance[track] + self._noise(rows, "px")[found]
+        dy = rows["y_px"][found] - now.position[track, 0]
+        dx = rows["x_px"][found] - now.position[track, 1]
         density: FloatArray = -np.log(2 * np.pi * total)
         density -= (dy * dy + dx * dx) / (2 * total)
         if "um" in self.motion:
-            total = states["variance_um"][track, 0] + self._noise(rows, "um")
-            dz = rows["z_um"] - states["position_um"][track, 0]
+            now = states.filtered["um"].belief
+            total = now.variance[track] + self._noise(rows, "um")[found]
+            dz = rows["z_um"][found] - now.position[track, 0]
             ratio = self.detection.depth_um**2 / (2 * np.pi * total)
             gain = 0.5 * np.log(ratio) - dz * dz / (2 * total)
             density += np.where(np.isfinite(gain), gain, 0.0)
@@ -187,44 +190,53 @@ class MotionModel:
         learnt = self.motion[unit].noise_variance
         return np.where(np.isfinite(measured), measured, learnt)
 
-    def _learn_detection(self, states: Rows, hit: IntArray) -> None:
-        was_seen = states["detection_index"] >= 0
-        established = was_seen & states["is_confirmed"]
-        self.detection.observe(
-            expected=int(established.sum()), seen=int(established[hit].sum())
-        )
+    def _learn_detection(self, states: States, hit: IntArray) -> None:
+        established = (states.detection_index >= 0) & states.is_confirmed
+        seen = int(established[hit].sum())
+        self.detection.observe(expected=int(established.sum()), seen=seen)
 
-    def _correct(self, states: Rows, hit: IntArray, rows: Rows, unit: str) -> None:
-        """Filter one unit's positions and remember the displacements."""
+    def _correct(self, states: States, hit: IntArray, rows: Rows, unit: str) -> None:
+        """Filter one unit's positions and learn from the displacements."""
         points = measured_position(rows, unit)
-        known = np.flatnonzero(np.isfinite(points[:, 0]))
-        where, points, rows = hit[known], points[known], rows[known]
-        history = states[f"displacements_{unit}"]
-        history[:, 1:] = history[:, :-1].copy()
-        history[:, 0] = np.nan
-        was_seen = states["detection_index"][where] >= 0
-        before = measured_position(states["measured"][where], unit)
-        history[where, 0] = np.where(was_seen[:, None], points - before, np.nan)
+        known = np.isfinite(points[:, 0])
+        part = states.filtered[unit]
+        self._remember(states, part, hit, points, unit)
         if unit not in self.motion:
-            self._start_depth(history[where, 0])
-            if unit in self.motion:
-                self._begin(states, unit, states["measured"])
-            else:
-                return
-        now = belief(states[where], unit)
-        store(states, unit, update(now, points, self._noise(rows, unit)), where)
-        fresh = ~np.isfinite(now.position[:, 0])
-        if fresh.any():
-            started = states[where[fresh]]
-            self._begin(started, unit, rows[fresh])
-            states[where[fresh]] = started
+            self._start_depth(states, part)
+            return
+        if not known.all():
+            hit, points, rows = hit[known], points[known], rows[known]
+        now, noise = part.belief.take(hit), self._noise(rows, unit)
+        after = update(now, points, noise)
+        is_fresh = ~np.isfinite(now.position[:, 0])
+        if is_fresh.any():
+            start = born(points, noise, self.motion[unit].motion)
+            after.put(np.flatnonzero(is_fresh), start.take(np.flatnonzero(is_fresh)))
+        part.belief.put(hit, after)
         self.motion[unit].observe(
-            history[where], measured_variance(rows, unit), self._dt
+            part.steps, part.has_step, measured_variance(rows, unit), self._dt
         )
 
-    def _start_depth(self, displacements_um: FloatArray) -> None:
-        squares = displacements_um[np.isfinite(displacements_um)] ** 2
+    @staticmethod
+    def _remember(
+        states: States, part: Filtered, hit: IntArray, points: FloatArray, unit: str
+    ) -> None:
+        """Push this frame's displacement, of tracks also seen in the frame before."""
+        step = np.zeros_like(part.steps[0])
+        has_step = np.zeros(len(states))
+        twice = states.detection_index[hit] >= 0
+        before = measured_position(states.measured, unit)[hit]
+        difference = points - before
+        twice &= np.isfinite(difference[:, 0])
+        step[hit[twice]] = difference[twice]
+        has_step[hit[twice]] = 1.0
+        part.steps = np.concatenate([step[None], part.steps[:-1]])
+        part.has_step = np.concatenate([has_step[None], part.has_step[:-1]])
+
+    def _start_depth(self, states: States, part: Filtered) -> None:
+        squares = part.steps[0][part.has_step[0] > 0] ** 2
         if len(squares):
             # 0.455 = median of a squared standard normal.
             variance = max(float(np.median(squares)) / 0.455, 1e-12)
             self.motion["um"] = MotionLearner(variance, n_axes=1)
+            self._begin(states, "um")

@@ -8,7 +8,7 @@ from lodestar_live.data import Rows
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray, pairs_within
 from lodestar_live.linking.learning import first_step_variance
-from lodestar_live.linking.states import AXES, measured_position
+from lodestar_live.linking.states import AXES, States, measured_position
 from lodestar_live.motion import Motion
 
 GATE_SD = 3.0  # of the guessed displacement, where no radius is given
@@ -28,49 +28,46 @@ class NearestModel:
         """Return the law of motion: none."""
         return None
 
-    def predict(self, states: Rows, dt: int) -> None:
+    def predict(self, states: States, dt: int) -> None:
         """Leave every track where it was last seen."""
 
-    def candidates(self, states: Rows, rows: Rows) -> Pairs:
+    def candidates(self, states: States, rows: Rows) -> Pairs:
         """Return every pair closer than the threshold."""
-        points = measured_position(rows, "px")
         if not len(states) or not len(rows):
             return Pairs.none()
+        points = measured_position(rows, "px")
+        last = states.filtered["px"].belief.position
         if self.radius_px is None:
-            variance = first_step_variance(states["position_px"], points)
-            self.radius_px = GATE_SD * float(np.sqrt(variance))
+            self.radius_px = GATE_SD * float(np.sqrt(first_step_variance(last, points)))
         reach = np.full(len(states), self.radius_px)
-        track, found = pairs_within(states["position_px"], reach, points)
-        step = states["position_px"][track] - points[found]
-        gain = self.radius_px**2 - (step**2).sum(axis=1)
+        track, found = pairs_within(last, reach, points)
+        gain = self.radius_px**2 - ((last[track] - points[found]) ** 2).sum(axis=1)
         # A pair exactly at the threshold is worth as much as none: it is left out.
         keep = np.flatnonzero(gain > 0)
         return Pairs(track[keep], found[keep], gain[keep])
 
     def update(
-        self, states: Rows, hit: IntArray, rows: Rows, elapsed: IntArray
+        self, states: States, hit: IntArray, rows: Rows, elapsed: IntArray
     ) -> None:
         """Move the tracks `hit` to their detections."""
         for unit in AXES:
-            points = measured_position(rows, unit)
-            step = points - states[f"position_{unit}"][hit]
-            states[f"velocity_{unit}"][hit] = step / elapsed[hit, None]
-            states[f"position_{unit}"][hit] = points
+            now, points = states.filtered[unit].belief, measured_position(rows, unit)
+            now.velocity[hit] = (points - now.position[hit]) / elapsed[hit, None]
+            now.position[hit] = points
 
-    def birth(self, states: Rows, rows: Rows, *, is_first: bool) -> None:
-        """Start tracks at detections that belong to none."""
+    def birth(self, births: States, *, is_first: bool) -> None:
+        """Place tracks that have just begun; their velocity is not known."""
         for unit in AXES:
-            states[f"position_{unit}"] = measured_position(rows, unit)
-            states[f"variance_{unit}"] = np.nan
-        states["existence"] = np.nan
+            position = measured_position(births.measured, unit)
+            births.filtered[unit].belief.position[:] = position
 
-    def is_confirmed(self, states: Rows) -> BoolArray:
+    def is_confirmed(self, states: States) -> BoolArray:
         """Return which tracks are more than a chance detection."""
-        return np.asarray(states["n_seen"] > 1)
+        return np.asarray(states.n_seen > 1)
 
-    def is_over(self, states: Rows) -> BoolArray:
+    def is_over(self, states: States) -> BoolArray:
         """Return which tracks have ended for a reason of their own: none."""
         return np.zeros(len(states), np.bool_)
 
-    def learn(self, states: Rows, over: BoolArray, births: Rows) -> None:
+    def learn(self, states: States, over: BoolArray, births: States) -> None:
         """Learn nothing."""

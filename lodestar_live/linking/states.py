@@ -1,6 +1,8 @@
-"""The live tracks as one structured array, and how it is read as rows."""
+"""The live tracks, one array per quantity, and how they are read as rows."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,35 +12,114 @@ from lodestar_live.data import (
     Detections,
     FloatArray,
     Rows,
-    blank_rows,
 )
-from lodestar_live.linking.gate import IntArray
+from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.learning import LAGS
 from lodestar_live.motion import Belief
 
-# Image plane (px) and depth (µm) have beliefs of their own: units never mix.
-STATE_DTYPE = np.dtype(
-    [
-        ("track_id", "i8"),
-        ("born", "i8"),  # frame of birth
-        ("seen", "i8"),  # frame last seen
-        ("n_seen", "i8"),
-        ("detection_index", "i8"),
-        ("existence", "f8"),
-        ("is_confirmed", "?"),
-        ("measured", DETECTION_DTYPE),  # the last detection
-        ("position_px", "f8", 2),
-        ("velocity_px", "f8", 2),
-        ("variance_px", "f8", 3),  # position, position with velocity, velocity
-        ("displacements_px", "f8", (LAGS, 2)),  # newest first, NaN where missed
-        ("position_um", "f8", 1),
-        ("velocity_um", "f8", 1),
-        ("variance_um", "f8", 3),
-        ("displacements_um", "f8", (LAGS, 1)),
-    ]
-)
-MOST_DETECTIONS = 100_000  # linked in one frame; more is a broken detector
+# Image plane (px) and depth (µm) are filtered apart: units never mix.
 AXES = {"px": ("y_px", "x_px"), "um": ("z_um",)}
+MOST_DETECTIONS = 100_000  # linked in one frame; more is a broken detector
+# A track row begins with the fields of its detection, byte by byte.
+N_MEASURED_BYTES = DETECTION_DTYPE.itemsize
+
+
+@dataclass(slots=True, eq=False)
+class Filtered:
+    """One unit's positions: the belief now, and the latest displacements.
+
+    `steps`: shape (LAGS, n, axes), newest first, 0 where there is none; `has_step`:
+    shape (LAGS, n), 1.0 or 0.0.
+    """
+
+    belief: Belief
+    steps: FloatArray
+    has_step: FloatArray
+
+    @classmethod
+    def unknown(cls, n: int, n_axes: int) -> Filtered:
+        """Return n tracks about which nothing is known."""
+        nothing = Belief(*np.full((2, n, n_axes), np.nan), *np.full((3, n), np.nan))
+        return cls(nothing, np.zeros((LAGS, n, n_axes)), np.zeros((LAGS, n)))
+
+    def take(self, index: IntArray) -> Filtered:
+        """Return the chosen tracks."""
+        return Filtered(
+            self.belief.take(index), self.steps[:, index], self.has_step[:, index]
+        )
+
+    def join(self, other: Filtered) -> Filtered:
+        """Return these tracks followed by the others."""
+        return Filtered(
+            self.belief.join(other.belief),
+            np.concatenate([self.steps, other.steps], axis=1),
+            np.concatenate([self.has_step, other.has_step], axis=1),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class States:
+    """All live tracks, in order of their ids; every array has one entry per track."""
+
+    track_id: IntArray
+    born: IntArray  # frame of birth
+    seen: IntArray  # frame last seen
+    n_seen: IntArray
+    detection_index: IntArray  # -1: missed in the last frame
+    existence: FloatArray
+    is_confirmed: BoolArray
+    measured: Rows  # the last detection
+    filtered: dict[str, Filtered] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.track_id)
+
+    @classmethod
+    def begin(cls, rows: Rows, index: IntArray, *, frame: int, next_id: int) -> States:
+        """Return tracks that start at detections of this frame."""
+        n = len(rows)
+        filtered = {unit: Filtered.unknown(n, len(AXES[unit])) for unit in AXES}
+        return cls(
+            track_id=next_id + np.arange(n),
+            born=np.full(n, frame),
+            seen=np.full(n, frame),
+            n_seen=np.ones(n, np.int64),
+            detection_index=index,
+            existence=np.full(n, np.nan),
+            is_confirmed=np.zeros(n, np.bool_),
+            measured=rows,
+            filtered=filtered,
+        )
+
+    def see(self, hit: IntArray, rows: Rows, index: IntArray, *, frame: int) -> None:
+        """Note the detections of the tracks `hit`; the others were missed."""
+        self.detection_index = np.full(len(self), -1)
+        self.detection_index[hit] = index
+        self.measured[hit] = rows
+        self.seen[hit] = frame
+        self.n_seen[hit] += 1
+
+    def keep(self, index: IntArray) -> States:
+        """Return the chosen tracks."""
+        columns = {name: getattr(self, name)[index] for name in _COLUMNS}
+        filtered = {unit: part.take(index) for unit, part in self.filtered.items()}
+        return States(**columns, filtered=filtered)
+
+    def join(self, other: States) -> States:
+        """Return these tracks followed by the others."""
+        if not len(other):
+            return self
+        columns = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in _COLUMNS
+        }
+        filtered = {
+            u: part.join(other.filtered[u]) for u, part in self.filtered.items()
+        }
+        return States(**columns, filtered=filtered)
+
+
+_COLUMNS = tuple(name for name in States.__slots__ if name != "filtered")
 
 
 def measured_position(rows: Rows, unit: str) -> FloatArray:
@@ -50,30 +131,6 @@ def measured_variance(rows: Rows, unit: str) -> FloatArray:
     """Return the detector's own localisation variance, NaN where it gave none."""
     sigma: FloatArray = rows["sigma_px" if unit == "px" else "sigma_z_um"]
     return np.where(sigma > 0, sigma, np.nan) ** 2
-
-
-def belief(states: Rows, unit: str) -> Belief:
-    """Return the belief stored in `states` for one unit."""
-    variance = states[f"variance_{unit}"]
-    return Belief(
-        states[f"position_{unit}"],
-        states[f"velocity_{unit}"],
-        variance[:, 0],
-        variance[:, 1],
-        variance[:, 2],
-    )
-
-
-def store(
-    states: Rows, unit: str, new: Belief, where: IntArray | slice = slice(None)
-) -> None:
-    """Write a belief into `states[where]`."""
-    states[f"position_{unit}"][where] = new.position
-    states[f"velocity_{unit}"][where] = new.velocity
-    variance = states[f"variance_{unit}"]
-    variance[where, 0] = new.variance
-    variance[where, 1] = new.covariance
-    variance[where, 2] = new.velocity_variance
 
 
 def usable(detections: Detections) -> tuple[IntArray, Rows]:
@@ -90,32 +147,35 @@ def usable(detections: Detections) -> tuple[IntArray, Rows]:
     if len(finite) > MOST_DETECTIONS:
         best = np.argsort(-rows["score"][finite], kind="stable")
         finite = finite[best[:MOST_DETECTIONS]]
-    y, x = rows["y_px"][finite], rows["x_px"][finite]
-    order = finite[np.lexsort((x, y))]
-    same = (np.diff(rows["y_px"][order]) == 0) & (np.diff(rows["x_px"][order]) == 0)
-    if same.any():  # rare, and then every column decides
+    y = rows["y_px"][finite]
+    order = np.argsort(y, kind="stable")
+    if (np.diff(y[order]) == 0).any():  # rare, and then every column decides
         keys = [rows[name][finite] for name in reversed(DETECTION_DTYPE.names or ())]
-        order = finite[np.lexsort(keys)]
-    return order, rows[order]
+        order = np.lexsort(keys)
+    return finite[order], rows.take(finite[order])
 
 
-def track_rows(states: Rows, frame_index: int) -> Rows:
+def track_rows(states: States, frame_index: int) -> Rows:
     """Return the tracks as the world sees them: measured when seen, else predicted."""
-    out = blank_rows(TRACK_DTYPE, len(states))
-    for name in DETECTION_DTYPE.names or ():
-        out[name] = states["measured"][name]
-    missed = np.flatnonzero(states["detection_index"] < 0)
-    out["y_px"][missed] = states["position_px"][missed, 0]
-    out["x_px"][missed] = states["position_px"][missed, 1]
-    out["z_um"][missed] = states["position_um"][missed, 0]
-    out["sigma_px"][missed] = np.sqrt(states["variance_px"][missed, 0])
-    out["sigma_z_um"][missed] = np.sqrt(states["variance_um"][missed, 0])
-    out["track_id"] = states["track_id"]
-    out["vy_px_per_frame"] = states["velocity_px"][:, 0]
-    out["vx_px_per_frame"] = states["velocity_px"][:, 1]
-    out["vz_um_per_frame"] = states["velocity_um"][:, 0]
-    out["age_frames"] = frame_index - states["born"] + 1
-    out["missed_frames"] = frame_index - states["seen"]
-    out["detection_index"] = states["detection_index"]
-    out["existence"] = states["existence"]
+    n = len(states)
+    out = np.empty(n, TRACK_DTYPE)
+    as_bytes = out.view(np.uint8).reshape(n, TRACK_DTYPE.itemsize)
+    measured = np.ascontiguousarray(states.measured).view(np.uint8)
+    as_bytes[:, :N_MEASURED_BYTES] = measured.reshape(n, N_MEASURED_BYTES)
+    now, depth = states.filtered["px"].belief, states.filtered["um"].belief
+    missed = np.flatnonzero(states.detection_index < 0)
+    out["y_px"][missed] = now.position[missed, 0]
+    out["x_px"][missed] = now.position[missed, 1]
+    out["z_um"][missed] = depth.position[missed, 0]
+    out["sigma_px"][missed] = np.sqrt(now.variance[missed])
+    out["sigma_z_um"][missed] = np.sqrt(depth.variance[missed])
+    out["track_id"] = states.track_id
+    out["vy_px_per_frame"] = now.velocity[:, 0]
+    out["vx_px_per_frame"] = now.velocity[:, 1]
+    out["vz_um_per_frame"] = depth.velocity[:, 0]
+    out["age_frames"] = frame_index - states.born + 1
+    out["missed_frames"] = frame_index - states.seen
+    out["detection_index"] = states.detection_index
+    out["existence"] = states.existence
+    out["model_version"] = 0
     return out

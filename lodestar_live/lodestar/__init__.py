@@ -1,1 +1,7 @@
-"""The method: train LodeSTAR on one crop. The only room that imports torch."""
+"""The method: train a detector on one particle of one image. Imports torch."""
+
+from lodestar_live.lodestar.model import Model
+from lodestar_live.lodestar.trainer import train
+from lodestar_live.lodestar.training import Progress, TrainingStep
+
+__all__ = ["Model", "Progress", "TrainingStep", "train"]

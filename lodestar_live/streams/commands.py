@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from lodestar_live.errors import LodestarError, StreamError
+from lodestar_live.streams.keys import ClientKeys
 from lodestar_live.streams.messages import VERSION, from_json, to_json
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class RetrainArgs(_Args):
     y_px: Coordinate
     x_px: Coordinate
     size_px: PositiveInt | None = None
+    frame: NonNegativeInt | None = None
 
 
 class SetArgs(_Args):
@@ -94,22 +96,24 @@ VERBS: Mapping[str, type[_Args]] = {
 }
 
 
-class CommandServer:
-    """Answer requests on a thread of its own.
+class Commands:
+    """Turn the bytes of a request into the bytes of its reply.
 
     Parameters
     ----------
-    socket
-        A bound ROUTER socket; the thread owns it from here on.
     handlers
         One per verb that this run understands.
     clock
         Monotonic seconds, for the rate limit.
+
+    Raises
+    ------
+    StreamError
+        A handler is for a verb that does not exist.
     """
 
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
         handlers: Mapping[str, Handler],
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -117,18 +121,13 @@ class CommandServer:
         unknown = sorted(set(handlers) - set(VERBS))
         if unknown:
             raise StreamError(f"commands {unknown}: unknown; verbs are {list(VERBS)}.")
-        self._socket, self._handlers, self._clock = socket, dict(handlers), clock
+        self._handlers, self._clock = dict(handlers), clock
         self._tokens, self._refilled_s = _BURST, clock()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._serve, name="lodestar-commands", daemon=True
-        )
-        self._thread.start()
 
-    def close(self) -> None:
-        """Stop answering; bounded by the handler that may still be at work."""
-        self._stopping.set()
-        self._thread.join(timeout=2.0)
+    @property
+    def is_exhausted(self) -> bool:
+        """True when the next request will be refused for coming too soon."""
+        return self._tokens < 1.0
 
     def answer(self, body: bytes) -> bytes:
         """Return the reply to one request, whatever its bytes are."""
@@ -185,17 +184,42 @@ class CommandServer:
         self._tokens -= 1.0
         return True
 
+
+class CommandServer:
+    """Answer requests on a thread of its own.
+
+    Parameters
+    ----------
+    socket
+        A bound ROUTER socket; the thread owns it from here on.
+    commands
+        What answers.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], commands: Commands) -> None:
+        self._socket, self._commands = socket, commands
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._serve, name="lodestar-commands", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering; bounded by the handler that may still be at work."""
+        self._stopping.set()
+        self._thread.join(timeout=2.0)
+
     def _serve(self) -> None:
         while not self._stopping.is_set():
             if not self._socket.poll(100):
                 continue
             try:
                 *envelope, body = self._socket.recv_multipart(zmq.NOBLOCK)
-                reply = self.answer(body)
+                reply = self._commands.answer(body)
                 self._socket.send_multipart([*envelope[:2], reply], zmq.NOBLOCK)
             except zmq.ZMQError as error:  # the client is gone or does not read
                 _log.debug("command reply not sent: %s", error)
-            if self._tokens < 1.0:
+            if self._commands.is_exhausted:
                 self._stopping.wait(_PENALTY_S)
         self._socket.close(linger=0)
 
@@ -226,6 +250,7 @@ def request(
     args: Mapping[str, Any] | None = None,
     *,
     timeout_s: float = 2.0,
+    keys: ClientKeys | None = None,
 ) -> dict[str, Any]:
     """Send one command to a running tracker and return the result.
 
@@ -236,6 +261,8 @@ def request(
     """
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 0
+        if keys is not None:
+            keys.secure(socket)
         socket.connect(endpoint)
         socket.send(to_json({"v": VERSION, "id": 1, "verb": verb, "args": args or {}}))
         if not socket.poll(int(timeout_s * 1e3)):

@@ -27,12 +27,17 @@ def shrink(pixels: Pixels, longest_side_px: int = LONGEST_SIDE_PX) -> Pixels:
     """
     if np.iscomplexobj(pixels):
         pixels = np.square(np.abs(pixels))
-    factor = -(-max(pixels.shape) // longest_side_px)
+    factor = block_px(pixels.shape, longest_side_px)
     height, width = (side // factor * factor for side in pixels.shape)
     blocks = np.asarray(pixels[:height, :width], np.float32)
     blocks = blocks.reshape(height // factor, factor, width // factor, factor)
     small: Pixels = np.nan_to_num(blocks.mean((1, 3)), posinf=0.0, neginf=0.0)
     return small
+
+
+def block_px(shape: tuple[int, ...], longest_side_px: int) -> int:
+    """Return how many camera pixels a side one image pixel stands for."""
+    return max(1, -(-max(shape) // longest_side_px))
 
 
 def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
@@ -45,10 +50,9 @@ def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
     header = {
         "encoding": "jpeg",
         "shape_px": list(pixels.shape[:2]),
-        "image_shape": list(grey.shape),
-        "scale": 1.0 / -(-max(pixels.shape) // LONGEST_SIDE_PX),
-        "black": black,
-        "white": white,
+        "scale": block_px(pixels.shape, LONGEST_SIDE_PX),
+        "low": black,
+        "high": white,
     }
     return header, bytes(jpeg)
 

@@ -210,6 +210,8 @@ def _open_envelope(parts: Sequence[bytes]) -> tuple[str, dict[str, Any]]:
         )
     if not isinstance(header.get("seq"), int):
         raise StreamError(f"{topic}: header has no running number 'seq'.")
+    if not isinstance(header.get("frame", -1), int):
+        raise StreamError(f"{topic}: frame = {header['frame']!r}; expected an integer.")
     return topic, header
 
 

@@ -17,13 +17,20 @@ from typing import Any
 
 import numpy as np
 import zmq
+from zmq.auth.thread import ThreadAuthenticator
 
 from lodestar_live.data import Counts, Event, Frame, Rows, RunInfo, Update
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
-from lodestar_live.streams.commands import MAX_FRAME_BYTES, CommandServer, Handler
+from lodestar_live.streams.commands import (
+    MAX_FRAME_BYTES,
+    Commands,
+    CommandServer,
+    Handler,
+)
 from lodestar_live.streams.endpoints import bind
 from lodestar_live.streams.image import ImageEncoder
+from lodestar_live.streams.keys import authenticate, secure_server
 from lodestar_live.streams.status import Status
 from lodestar_live.streams.target import Target, target_json
 from lodestar_live.streams.wakeup import Wakeup
@@ -52,10 +59,21 @@ class Publisher:
         `follow` and `release` verbs decide.
     counts
         Returns where frames went, for heartbeats while no update arrives.
+    control_status
+        Returns what the controller says of itself, for the heartbeat's `control`.
     clock
         Returns seconds since the run's start. None: since `open`.
     keys, clients
         CURVE: this side's secret key file and the folder of allowed clients' keys.
+
+    Attributes
+    ----------
+    endpoints
+        The addresses really bound, by name.
+    wanted_topics
+        Topics with at least one subscriber.
+    n_dropped, n_failed, n_images
+        Messages given up because the thread lagged, steps that raised, images sent.
 
     Raises
     ------
@@ -72,6 +90,7 @@ class Publisher:
         commands: Mapping[str, Handler] | None = None,
         target_id: Callable[[], int | None] | None = None,
         counts: Callable[[], Counts] | None = None,
+        control_status: Callable[[], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] | None = None,
         keys: str | Path | None = None,
         clients: str | Path | None = None,
@@ -79,29 +98,37 @@ class Publisher:
         self._clock = clock or _clock_from_now()
         self._target = Target(target_id)
         self._status = Status(self._clock, counts)
+        self._control_status = control_status
         self._run = ""
         self._seq: Counter[str] = Counter()
         self._outbox: deque[tuple[str, int, Any]] = deque()
         self._lock = threading.Lock()
         self._cache: dict[str, list[bytes]] = {}
-        self._wanted: frozenset[str] = frozenset()
+        self.wanted_topics: frozenset[str] = frozenset()
         self._prefixes: set[str] = set()
         self._next_beat_s = 0.0
         self._is_closing = self._is_closed = False
         self.n_dropped = 0
         self.n_failed = 0
+        self.n_images = 0
 
         self._context = zmq.Context()
         self._wakeup = Wakeup()
+        self._keys = keys
+        self._authenticator: ThreadAuthenticator | None = None
         self.endpoints: dict[str, str] = {}
         try:
+            answers = self._own_commands(commands or {})
+            if keys is not None:
+                self._authenticator = authenticate(self._context, clients or "")
             self._open_sockets(stream, latest, control)
         except BaseException:
-            self._wakeup.close()
-            self._context.destroy(linger=0)
+            self._let_go()
             raise
         self._images = ImageEncoder(self._take_image)
-        self._commands = self._serve_commands(commands or {})
+        self._commands = (
+            None if self._control is None else CommandServer(self._control, answers)
+        )
         self._thread = threading.Thread(
             target=self._serve, name="lodestar-publisher", daemon=True
         )
@@ -115,6 +142,7 @@ class Publisher:
         commands: Mapping[str, Handler] | None = None,
         target_id: Callable[[], int | None] | None = None,
         counts: Callable[[], Counts] | None = None,
+        control_status: Callable[[], Mapping[str, Any]] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> Publisher:
         """Return a publisher on the addresses of the settings."""
@@ -125,7 +153,10 @@ class Publisher:
             commands=commands,
             target_id=target_id,
             counts=counts,
+            control_status=control_status,
             clock=clock,
+            keys=settings.keys,
+            clients=settings.clients,
         )
 
     # -- the sink -----------------------------------------------------------
@@ -140,7 +171,7 @@ class Publisher:
 
     def write(self, update: Update) -> None:
         """Publish one frame's outcome; returns at once."""
-        if "image" in self._wanted:
+        if "image" in self.wanted_topics:
             self._images.offer(update.frame)
         shape = update.frame.pixels.shape[:2]
         hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
@@ -154,15 +185,18 @@ class Publisher:
         self._put("event", event)
 
     def status(self) -> dict[str, Any]:
-        """Return what the last heartbeat said, and newer counts."""
-        return self._status.header() | {"run": self._run}
+        """Return what a heartbeat would say now."""
+        header = self._status.header() | {"run": self._run, "n_lost": self.n_dropped}
+        if self._control_status is not None:
+            header["control"] = messages.finite(self._control_status())
+        return header
 
     def close(self) -> None:
         """Say `end`, stop the threads and let go of the ports; at most about 2 s."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._put("end", self._status.header())
+        self._put("end", self.status())
         self._is_closing = True
         self._wakeup.call()
         if self._commands is not None:
@@ -172,8 +206,7 @@ class Publisher:
         if self._thread.is_alive():
             _log.error("publisher: its thread did not stop; sockets stay open")
             return
-        self._context.term()
-        self._wakeup.close()
+        self._let_go()
 
     # -- sockets ------------------------------------------------------------
 
@@ -199,16 +232,25 @@ class Publisher:
             socket.setsockopt(zmq.CONFLATE, 1)
         else:
             socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        self.endpoints[name] = bind(socket, endpoint, secured=False)
+        if self._keys is not None:
+            secure_server(socket, self._keys)
+        secured = self._keys is not None
+        self.endpoints[name] = bind(socket, endpoint, secured=secured)
         return socket
 
-    def _serve_commands(self, commands: Mapping[str, Handler]) -> CommandServer | None:
-        if self._control is None:
-            return None
-        own: dict[str, Handler] = {"status": lambda _args: self.status()}
+    def _let_go(self) -> None:
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._wakeup.close()
+        self._context.destroy(linger=0)
+
+    def _own_commands(self, commands: Mapping[str, Handler]) -> Commands:
+        verbs = dict(commands)
         if self._target.is_own:
-            own |= {"follow": self._target.follow, "release": self._target.release}
-        return CommandServer(self._control, own | dict(commands))
+            verbs.setdefault("follow", self._target.follow)
+            verbs.setdefault("release", self._target.release)
+        verbs["status"] = lambda _args: self.status()
+        return Commands(verbs)
 
     # -- worker's side ------------------------------------------------------
 
@@ -278,7 +320,7 @@ class Publisher:
                 greeted |= topics
             elif verb == b"\x00":
                 self._prefixes.discard(prefix)
-        self._wanted = frozenset(
+        self.wanted_topics = frozenset(
             t for t in messages.TOPICS if t.startswith(tuple(self._prefixes))
         )
         for topic in messages.GREETING_TOPICS:
@@ -300,7 +342,7 @@ class Publisher:
         self._send_latest(seq, update, facts)
         self._send("tracks", seq, facts, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)
-        if "stage" in self._wanted:
+        if "stage" in self.wanted_topics:
             stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)
             self._send("stage", seq, facts, stage)
         self._status.note(update, publish_ms=(time.perf_counter() - started_s) * 1e3)
@@ -316,6 +358,7 @@ class Publisher:
         self._send("event", seq, messages.finite(asdict(event)))
 
     def _send_image(self, seq: int, item: tuple[Frame, dict[str, Any], bytes]) -> None:
+        self.n_images += 1
         frame, facts, jpeg = item
         header = self._header("image", seq) | messages.frame_json(frame) | facts
         parts = [b"image", messages.to_json(header), jpeg]
@@ -328,13 +371,13 @@ class Publisher:
     def _send_status(self) -> None:
         seq = self._seq["status"]
         self._seq["status"] += 1
-        self._send("status", seq, self._status.header() | {"n_lost": self.n_dropped})
+        self._send("status", seq, self.status())
 
     def _send(
         self, topic: str, seq: int, facts: dict[str, Any], rows: Rows | None = None
     ) -> None:
         is_cached = topic in messages.GREETING_TOPICS
-        if topic not in self._wanted and not is_cached:
+        if topic not in self.wanted_topics and not is_cached:
             return
         parts = messages.encode(topic, self._header(topic, seq) | facts, rows)
         if is_cached:

@@ -14,6 +14,7 @@ import zmq
 
 from lodestar_live.errors import StreamError
 from lodestar_live.streams.endpoints import is_loopback
+from lodestar_live.streams.keys import ClientKeys
 from lodestar_live.streams.messages import (
     GREETING_TOPICS,
     VERSION,
@@ -39,6 +40,8 @@ class Subscriber:
         What to receive; fewer is cheaper for both sides.
     latest
         Address of the publisher's `latest`, needed for `latest()` only.
+    keys
+        Needed when the publisher is secured.
 
     Examples
     --------
@@ -53,8 +56,10 @@ class Subscriber:
         topics: Sequence[str] = DEFAULT_TOPICS,
         *,
         latest: str | None = None,
+        keys: ClientKeys | None = None,
     ) -> None:
         self._context = zmq.Context()
+        self._keys = keys
         self._ages = _Ages(is_local=is_loopback(stream))
         self._sequence = _Sequence()
         self._closing = threading.Event()
@@ -88,7 +93,15 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until the run ends (its `end` is the last) or `close`."""
-        while (message := self.receive()) is not None:
+        return self.read()
+
+    def read(self, seconds: float | None = None) -> Iterator[Message]:
+        """Iterate as over the subscriber itself, but for at most so long."""
+        deadline_s = float("inf") if seconds is None else time.monotonic() + seconds
+        while (remaining_s := deadline_s - time.monotonic()) > 0:
+            message = self.receive(None if seconds is None else remaining_s)
+            if message is None:
+                return
             yield message
             if message.topic == "end":
                 return
@@ -150,6 +163,8 @@ class Subscriber:
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        if self._keys is not None:
+            self._keys.secure(socket)
         if conflate:
             socket.setsockopt(zmq.CONFLATE, 1)
         # The greeting (`run`, `status`) comes last: it proves the rest is in effect.

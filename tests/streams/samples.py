@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -80,3 +81,11 @@ def receive(reader: Subscriber, topic: str, timeout_s: float = 10.0) -> Message:
         if message.topic == topic:
             return message
     raise AssertionError(f"no {topic!r} within {timeout_s} s")
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Return once `condition` holds; another process or thread makes it true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "condition not met in time"
+        time.sleep(0.005)

@@ -1,0 +1,178 @@
+"""After detection: z, its uncertainty and the polarizability of every particle."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from lodestar_live.data import Detections, Flag, FloatArray, Frame, Rows
+from lodestar_live.errors import InputError, ModelError
+from lodestar_live.holography.background import background_noise
+from lodestar_live.holography.focus import Focus, MatchedFilter
+from lodestar_live.holography.inline import check_one_sided, without_twin
+from lodestar_live.holography.optics import Optics
+from lodestar_live.holography.polarizability import polarizability_um3
+from lodestar_live.holography.propagation import ComplexImage
+from lodestar_live.holography.radial import RadialWaves
+from lodestar_live.settings import HolographySettings
+
+_DISAGREE_SIGMAS = 3.0
+_DISAGREE_SHARE = 0.25
+_NEAR_UM = 1.5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The training particle, which every other particle is compared with.
+
+    Parameters
+    ----------
+    field
+        Square crop with background 1 and the particle at its centre.
+    pixel_size_um
+        Of the crop.
+    """
+
+    field: ComplexImage
+    pixel_size_um: float
+
+    def to_card(self) -> dict[str, Any]:
+        """Return a JSON-safe form for a model's card."""
+        data = np.ascontiguousarray(self.field, np.complex64)
+        return {
+            "shape": list(data.shape),
+            "complex64": base64.b64encode(data.tobytes()).decode(),
+            "pixel_size_um": self.pixel_size_um,
+        }
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Self:
+        """Read the form `to_card` returns."""
+        try:
+            data = np.frombuffer(base64.b64decode(card["complex64"]), np.complex64)
+            return cls(data.reshape(card["shape"]), float(card["pixel_size_um"]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"model card: its reference field cannot be read ({error!r}); "
+                "train the model again."
+            ) from error
+
+
+class ParticleRefiner:
+    """Measures z and polarizability at detected positions.
+
+    Parameters
+    ----------
+    settings
+        z range and calibration.
+    optics
+        Of the fields that will come.
+    reference
+        The training particle; None: an ideal point.
+
+    Notes
+    -----
+    ``z_um = z_scale * (distance that makes the particle sharp) + z_offset_um``. The
+    distance is in the medium; the focus drive's travel differs by about
+    n_immersion / n_medium and is never applied unasked.
+    """
+
+    def __init__(
+        self,
+        settings: HolographySettings,
+        optics: Optics,
+        *,
+        reference: Reference | None = None,
+    ) -> None:
+        if settings.mode == "inline":
+            check_one_sided(settings.z_range_um)
+        self.settings, self.optics = settings, optics
+        self.waves = RadialWaves(
+            optics, settings.z_range_um, radius_px=settings.radius_px
+        )
+        self._match = self._filter(reference)
+
+    def __call__(self, frame: Frame, detections: Detections) -> Detections:
+        """Return the detections with z_um, polarizability and flags filled in.
+
+        A z the detector brought narrows the search. Its polarizability (from the
+        network's scale channel) stays where the field allows no other and is compared
+        with the integrated phase where it does.
+        """
+        field = frame.pixels
+        if not np.iscomplexobj(field):
+            raise InputError(
+                f"frame {frame.index} holds {field.dtype} counts: expected a field. "
+                "Put HologramPreparer in front."
+            )
+        if not len(detections):
+            return detections
+        noise = background_noise(field)
+        spectra = self.waves.spectra(field, detections.positions_px)
+        rows = detections.rows.copy()
+        focus = self._match(
+            spectra, noise=noise, near_um=self._coarse(rows), reach_um=_NEAR_UM
+        )
+        _write_z(rows, focus, self.settings)
+        if self.settings.mode == "offaxis":
+            _write_polarizability(
+                rows, *polarizability_um3(self.waves, spectra, focus.z_um, noise=noise)
+            )
+        return Detections(rows)
+
+    def _filter(self, reference: Reference | None) -> MatchedFilter:
+        z_range_um = self.settings.z_range_um
+        point = MatchedFilter(self.waves, z_range_um)
+        if reference is None:
+            return point
+        if not np.isclose(
+            reference.pixel_size_um, self.optics.pixel_size_um, rtol=0.02
+        ):
+            raise ModelError(
+                f"the model's particle was recorded at {reference.pixel_size_um:.4g} "
+                f"µm per pixel, these fields have {self.optics.pixel_size_um:.4g}. "
+                "Train on a snapshot of this set-up."
+            )
+        centre = [[(side - 1) / 2 for side in reference.field.shape]]
+        spectrum = self.waves.spectra(reference.field, centre)
+        z_um = self.settings.reference_z_um
+        if z_um is None:
+            z_um = float(point(spectrum).z_um[0])
+        if self.settings.mode == "inline":
+            sharp = without_twin(reference.field, z_um, self.optics)
+            spectrum, z_um = self.waves.spectra(sharp, centre), 0.0
+        return MatchedFilter(
+            self.waves, z_range_um, reference=spectrum[0], reference_z_um=z_um
+        )
+
+    def _coarse(self, rows: Rows) -> FloatArray | None:
+        if not np.isfinite(rows["z_um"]).any():
+            return None
+        coarse = (rows["z_um"] - self.settings.z_offset_um) / self.settings.z_scale
+        low, high = self.settings.z_range_um
+        inside = (coarse > low) & (coarse < high)
+        # Unknown or impossible: search everywhere.
+        return np.where(inside, coarse, np.nan)
+
+
+def _write_z(rows: Rows, focus: Focus, settings: HolographySettings) -> None:
+    z_um = settings.z_scale * focus.z_um + settings.z_offset_um
+    rows["z_um"] = np.where(focus.at_edge, np.nan, z_um)
+    rows["sigma_z_um"] = abs(settings.z_scale) * focus.sigma_um
+    rows["flags"] |= np.where(focus.at_edge, int(Flag.Z_AT_EDGE), 0).astype("i4")
+
+
+def _write_polarizability(rows: Rows, alpha: FloatArray, sigma: FloatArray) -> None:
+    by_scale = rows["polarizability_um3"].copy()
+    error = np.hypot(sigma, np.nan_to_num(rows["sigma_polarizability_um3"]))
+    limit = np.maximum(_DISAGREE_SIGMAS * error, _DISAGREE_SHARE * np.abs(alpha))
+    disagrees = np.abs(by_scale - alpha) > limit  # False where NaN
+    rows["flags"] |= np.where(disagrees, int(Flag.POLARIZABILITY_DISAGREES), 0).astype(
+        "i4"
+    )
+    rows["polarizability_um3"] = alpha
+    rows["sigma_polarizability_um3"] = sigma

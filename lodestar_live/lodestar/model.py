@@ -1,0 +1,45 @@
+"""A trained model: plain numpy weights, a card that says what it is, and pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from lodestar_live.detection.graph import build_model
+from lodestar_live.detection.weights import NetworkWeights
+from lodestar_live.lodestar.particle import Particle
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """What `train` returns.
+
+    Parameters
+    ----------
+    weights
+        The network, layer by layer, as numpy arrays.
+    card
+        Where the model comes from and how well it learnt; JSON-safe, travels inside
+        the exported file.
+    particle
+        The training particle as measured.
+    history
+        ``loss`` and ``consistency_px`` per training step.
+    """
+
+    weights: NetworkWeights
+    card: dict[str, Any]
+    particle: Particle
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+    def export(self, path: str | Path) -> Path:
+        """Write one self-contained ``.onnx`` file and return its path."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        card = json.loads(json.dumps(self.card, allow_nan=False))
+        onnx.save(build_model(self.weights, card), target)
+        return target

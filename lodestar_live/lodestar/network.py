@@ -1,0 +1,212 @@
+"""The networks: a stack of plain convolutions whose cells vote for a position.
+
+Cell (i, j) of stride k votes for ``y = k i + (k-1)/2 + dy`` and
+``x = k j + (k-1)/2 + dx`` with weight ``sigmoid(rho)``. The paper prints the grid as
+``dx + ik - N/(2k)``; the origin must lie at the centre of the *image*, (N-1)/2 input
+pixels for pixel centres on integers, or rotations turn about the wrong point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lodestar_live.detection.weights import (
+    Conv,
+    Layer,
+    LocalContrast,
+    MaxPool,
+    NetworkWeights,
+    SpaceToDepth,
+)
+from lodestar_live.lodestar.symmetric import (
+    SymmetricConv,
+    output_action,
+    pixels_action,
+    regular_action,
+)
+
+NetworkName = Literal["live", "paper"]
+_CONVOLUTIONS = (nn.Conv2d, SymmetricConv)
+
+
+class LocalContrastNorm(nn.Module):
+    """Subtract the local mean and divide by the local contrast; see `LocalContrast`."""
+
+    def __init__(self, spec: LocalContrast) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise images (n, 1, H, W) whose sides are multiples of 4."""
+        spec = self.spec
+        means = nn.functional.avg_pool2d(x, spec.cell_px)
+        local = _box_mean(means, spec.background_cells)
+        power = _box_mean((means - local) ** 2, spec.contrast_cells)
+        gain = torch.rsqrt(power + spec.floor)
+        grid = nn.functional.pixel_unshuffle(x, spec.cell_px)
+        return nn.functional.pixel_shuffle((grid - local) * gain, spec.cell_px)
+
+
+def _box_mean(x: Tensor, side: int) -> Tensor:
+    """Mean over a square window; cells outside the image do not count."""
+    for kernel in ((side, 1), (1, side)):
+        x = nn.functional.avg_pool2d(
+            x,
+            kernel,
+            stride=1,
+            padding=(kernel[0] // 2, kernel[1] // 2),
+            count_include_pad=False,
+        )
+    return x
+
+
+class Network(nn.Module):
+    """A trainable stack of layers ending in (dy, dx, …, rho) per cell.
+
+    Parameters
+    ----------
+    layers
+        Torch modules applied in order.
+    stride
+        Input pixels per cell, k.
+    channels
+        Names of the outputs; the last one is ``rho``.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        *,
+        stride: int,
+        channels: tuple[str, ...] = ("dy", "dx", "rho"),
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.stride = stride
+        self.channels = channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return raw outputs, (n, channels, H / stride, W / stride)."""
+        out: Tensor = self.layers(images)
+        return out
+
+    def votes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return votes and log-weights of all cells.
+
+        Returns
+        -------
+        votes
+            (n, channels - 1, h, w): absolute y, x in px, then the additive channels.
+        rho
+            (n, h, w): logit of the weight.
+        """
+        raw = self(images)
+        k = self.stride
+        h, w = raw.shape[-2:]
+        rows = torch.arange(h, device=raw.device) * k + (k - 1) / 2
+        columns = torch.arange(w, device=raw.device) * k + (k - 1) / 2
+        y = raw[:, 0] + rows[:, None]
+        x = raw[:, 1] + columns[None, :]
+        votes = torch.cat([y[:, None], x[:, None], raw[:, 2:-1]], dim=1)
+        return votes, raw[:, -1]
+
+
+def paper_network(
+    normalise: LocalContrast, *, in_channels: int = 1, out_channels: int = 3
+) -> list[nn.Module]:
+    """Return the paper's layers (Methods): 3 convolutions, pool, 8 convolutions, 1x1.
+
+    All 3x3 with 32 channels and ReLU, stride 2 in the end. (The Results text says two
+    and seven; both reference implementations follow that, with other widths.)
+    """
+    layers: list[nn.Module] = [LocalContrastNorm(normalise)]
+    layers += _conv(in_channels, 32) + _conv(32, 32) + _conv(32, 32)
+    layers += [nn.MaxPool2d(2)]
+    for _ in range(8):
+        layers += _conv(32, 32)
+    return [*layers, nn.Conv2d(32, out_channels, 1)]
+
+
+def live_network(
+    normalise: LocalContrast | None,
+    *,
+    fields: int = 2,
+    dilations: Sequence[int] = (1, 1, 2, 2, 1, 1),
+    in_channels: int = 1,
+    n_extra: int = 0,
+    stride: int = 4,
+) -> list[nn.Module]:
+    """Return the live layers: pixels folded into channels, dilated 3x3 convolutions.
+
+    All work is done on the coarse grid, with 8 `fields` channels, so a frame costs a
+    fortieth of the paper's network; dilation lets every cell see the whole particle.
+    Weights are tied so that the votes turn with the image (`symmetric`).
+    """
+    channels = pixels_action(stride, copies=in_channels)
+    hidden = regular_action(fields)
+    layers: list[nn.Module] = (
+        [] if normalise is None else [LocalContrastNorm(normalise)]
+    )
+    layers.append(nn.PixelUnshuffle(stride))
+    for dilation in dilations:
+        layers += [SymmetricConv(channels, hidden, dilation=dilation), nn.ReLU()]
+        channels = hidden
+    return [*layers, SymmetricConv(hidden, output_action(1 + n_extra), kernel=1)]
+
+
+def _conv(before: int, after: int) -> list[nn.Module]:
+    return [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+
+
+@torch.no_grad()
+def initialise(network: Network, generator: torch.Generator) -> None:
+    """Draw all weights anew from `generator` (He et al.); biases and votes start at 0.
+
+    The last layer starts at half that size: first votes lie close to their cells.
+    """
+    convolutions = [m for m in network.layers if isinstance(m, _CONVOLUTIONS)]
+    for module in convolutions:
+        weight = module.free if isinstance(module, SymmetricConv) else module.weight
+        fan_in = module.weight[0].numel()
+        size = (2 / fan_in) ** 0.5 * (0.5 if module is convolutions[-1] else 1.0)
+        weight.normal_(0, size, generator=generator)
+        bias = module.free_bias if isinstance(module, SymmetricConv) else module.bias
+        assert bias is not None  # noqa: S101 - we always make one
+        bias.zero_()
+
+
+def export_weights(network: Network) -> NetworkWeights:
+    """Return the trained network as plain numpy layers."""
+    modules = list(network.layers)
+    layers: list[Layer] = []
+    for position, module in enumerate(modules):
+        relu = isinstance(
+            modules[position + 1] if position + 1 < len(modules) else None, nn.ReLU
+        )
+        layer = _export_layer(module, relu=relu)
+        if layer is not None:
+            layers.append(layer)
+    return NetworkWeights(tuple(layers), network.stride, network.channels)
+
+
+def _export_layer(module: nn.Module, *, relu: bool) -> Layer | None:
+    if isinstance(module, _CONVOLUTIONS):
+        dilation = module.dilation
+        assert module.bias is not None  # noqa: S101 - we always make one
+        return Conv(
+            module.weight.detach().cpu().numpy().copy(),
+            module.bias.detach().cpu().numpy().copy(),
+            dilation=dilation if isinstance(dilation, int) else dilation[0],
+            relu=relu,
+        )
+    if isinstance(module, nn.MaxPool2d):
+        return MaxPool(2)
+    if isinstance(module, nn.PixelUnshuffle):
+        return SpaceToDepth(module.downscale_factor)
+    if isinstance(module, LocalContrastNorm):
+        return module.spec
+    return None

@@ -1,0 +1,232 @@
+"""`train`: from one particle in one image to a model that finds all like it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lodestar_live.data import Pixels
+from lodestar_live.detection.weights import LocalContrast
+from lodestar_live.errors import ModelError
+from lodestar_live.lodestar.choose import choose_particle, estimate_size
+from lodestar_live.lodestar.model import Model
+from lodestar_live.lodestar.network import (
+    Network,
+    NetworkName,
+    export_weights,
+    initialise,
+    live_network,
+    paper_network,
+)
+from lodestar_live.lodestar.particle import Particle, cut_crop, measure_particle
+from lodestar_live.lodestar.report import TrainingReport, examine
+from lodestar_live.lodestar.training import Fit, Progress, Recipe, fit
+from lodestar_live.lodestar.views import ViewMaker, ViewSettings
+
+Quality = Literal["fast", "best"]
+
+LARGEST_CROP_IMAGE_PX = 128
+ATTEMPTS = 3
+CELL_PX = 4
+_LOG = logging.getLogger(__name__)
+
+LIVE_FAST = Recipe(steps=1000, learning_rate=8e-3)
+LIVE_BEST = Recipe(steps=6000, learning_rate=8e-3)
+PAPER = Recipe(
+    steps=5000,
+    learning_rate=1e-3,
+    one_cycle=False,
+    within=0.1,
+    near=0.0,
+    weight_penalty=0.0,
+    target="mean",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Everything decided before the first step."""
+
+    particle: Particle
+    normalise: LocalContrast
+    views: ViewSettings
+    recipe: Recipe
+    network: NetworkName
+
+
+def train(
+    image: Pixels,
+    at: tuple[float, float] | None = None,
+    size: int | None = None,
+    *,
+    seed: int = 0,
+    network: NetworkName = "live",
+    quality: Quality = "fast",
+    steps: int | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Train a detector on one particle of one image.
+
+    Parameters
+    ----------
+    image
+        Shape (y, x), any real dtype.
+    at
+        (y, x) of the particle, px. Left out: an image up to 128 px a side is the crop
+        itself; in a larger one the best particle is chosen.
+    size
+        Side of the square crop, px. Left out: estimated from the particle.
+    seed
+        Same seed, same machine: same model.
+    network
+        ``live`` (fast, default) or ``paper`` (the publication's network and recipe).
+    quality
+        ``fast`` or ``best`` (five times the steps; live network only).
+    steps
+        Mini-batches; left out: the recipe's own.
+    progress
+        Called now and then with a `TrainingStep`.
+
+    Raises
+    ------
+    ModelError
+        The crop holds no learnable particle, or three starts from different seeds
+        failed; the message says why.
+    InputError
+        The image or the crop cannot be used.
+    """
+    at, size = _choose_crop(np.asarray(image), at, size)
+    crop = cut_crop(image, at, size)
+    plan = _make_plan(crop, network, quality, steps)
+    started = time.perf_counter()
+    with _thread_count(2):
+        for attempt in range(ATTEMPTS):
+            trained, result, report = _attempt(plan, seed + 1000 * attempt, progress)
+            if not report.problem:
+                break
+            _LOG.warning("training attempt %d: %s", attempt + 1, report.problem)
+        else:
+            raise ModelError(
+                f"training on the crop at (y, x) = ({at[0]:.0f}, {at[1]:.0f}), "
+                f"{size} px: {report.problem}, after {ATTEMPTS} attempts. The crop may "
+                "hold no particle or several: choose another with `at` and `size`."
+            )
+    card = _make_card(plan, at, report)
+    card["training"] |= {
+        "seed": seed,
+        "attempts": attempt + 1,
+        "seconds": round(time.perf_counter() - started, 2),
+        "quality": quality,
+    }
+    history = {"loss": result.loss, "consistency_px": result.consistency_px}
+    return Model(export_weights(trained), card, plan.particle, history)
+
+
+def _choose_crop(
+    image: Pixels, at: tuple[float, float] | None, size: int | None
+) -> tuple[tuple[float, float], int]:
+    if at is not None and size is not None:
+        return at, size
+    if at is None and max(image.shape) <= LARGEST_CROP_IMAGE_PX:
+        side = min(image.shape) if size is None else size
+        return ((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2), side
+    if at is None:
+        proposal = choose_particle(image)
+        return proposal.at_px, proposal.size_px if size is None else size
+    return at, estimate_size(image, at)
+
+
+def _make_plan(
+    crop: np.ndarray[Any, np.dtype[np.float64]],
+    network: NetworkName,
+    quality: Quality,
+    steps: int | None,
+) -> _Plan:
+    particle = measure_particle(crop)
+    recipe = PAPER if network == "paper" else LIVE_FAST
+    if quality == "best" and network == "live":
+        recipe = LIVE_BEST
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+    side = max(24, particle.size_px // CELL_PX * CELL_PX)
+    views = ViewSettings(side_px=side, max_shift_px=side / 8)
+    if network == "live":
+        quiet, loud = 0.3, float(np.clip(particle.snr / 2, 3, 20))
+        views = replace(views, noise=(quiet, loud), crowded=0.5)
+    return _Plan(particle, _local_contrast(particle), views, recipe, network)
+
+
+def _local_contrast(particle: Particle) -> LocalContrast:
+    """Choose windows by the particle: contrast over 1.5, background over 4 diameters.
+
+    The floor keeps noise small: block means have 1/16 of the noise variance, and a
+    tenth of the particle's contrast must not be blown up either.
+    """
+    diameter_cells = 2 * particle.radius_px / CELL_PX
+    contrast = max(3, round(1.5 * diameter_cells) | 1)
+    background = max(9, round(4 * diameter_cells) | 1)
+    floor = max(0.15, 0.01 * particle.snr**2 / 16)
+    return LocalContrast(CELL_PX, background, contrast, floor)
+
+
+def _attempt(
+    plan: _Plan, seed: int, progress: Progress | None
+) -> tuple[Network, Fit, TrainingReport]:
+    generator = torch.Generator().manual_seed(seed)
+    maker = ViewMaker(plan.particle, plan.views, generator=generator)
+    network = build_network(plan.network, plan.normalise)
+    initialise(network, generator)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    middle = (plan.particle.size_px - 1) / 2
+    anchor = torch.tensor([c - middle for c in plan.particle.centre_px])
+    result = fit(network, maker, plan.recipe, anchor=anchor, progress=progress)
+    report = examine(
+        network, plan.particle, plan.views, anchor=result.anchor, seed=seed
+    )
+    return network, result, report
+
+
+def build_network(name: NetworkName, normalise: LocalContrast) -> Network:
+    """Return an untrained network."""
+    if name == "paper":
+        return Network(paper_network(normalise), stride=2)
+    return Network(live_network(normalise), stride=4)
+
+
+def _make_card(
+    plan: _Plan, at: tuple[float, float], report: TrainingReport
+) -> dict[str, Any]:
+    particle = plan.particle
+    return {
+        "network": plan.network,
+        "crop": {"at_px": [float(c) for c in at], "size_px": particle.size_px},
+        "centre_px": list(report.centre_px),
+        "radius_px": particle.radius_px,
+        "particle": {
+            "snr": particle.snr,
+            "contrast": particle.contrast,
+            "background": particle.background,
+            "noise": particle.noise,
+            "gain": particle.gain,
+        },
+        "training": {"steps": plan.recipe.steps, "batch": plan.recipe.batch},
+        "report": report.to_card(),
+    }
+
+
+@contextmanager
+def _thread_count(n: int) -> Iterator[None]:
+    """Small convolutions gain nothing beyond two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(n, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,210 @@
+"""Views of one particle: the symmetries LodeSTAR learns from.
+
+A view is the particle rotated, mirrored and moved, all in one resampling of a
+band-limited (Fourier-upsampled) signal, then given fresh noise. In part of the views a
+second copy is added, so that neighbours do not corrupt positions in crowded fields.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lodestar_live.lodestar.particle import Particle
+
+_UPSAMPLING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSettings:
+    """Which views are drawn.
+
+    Parameters
+    ----------
+    side_px
+        Side of a view, a multiple of 4.
+    max_shift_px
+        Largest distance of a lone particle from the view's centre, per axis.
+    noise
+        Range of the added noise in units of the crop's own, drawn log-uniformly.
+        None: the crop is shown as recorded, without fresh noise (the paper's views).
+    crowded
+        Share of the views that hold a second copy.
+    brightness
+        Range of a second copy's contrast, relative to the first.
+    """
+
+    side_px: int
+    max_shift_px: float
+    noise: tuple[float, float] | None = None
+    crowded: float = 0.0
+    brightness: tuple[float, float] = (0.5, 1.6)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Views:
+    """A batch of views and where the particles are.
+
+    Parameters
+    ----------
+    images
+        (n, 1, side, side), in units of the view's background noise.
+    view
+        (m,): the view each copy lies in; lone particles come first.
+    turn
+        (m, 2, 2): rotation and reflection, crop offset -> view offset, (y, x).
+    shift_px
+        (m, 2): position of the crop's centre in the view, px.
+    noise
+        (n,): noise in units of the crop's own.
+    is_lone
+        (n,): whether the view holds one copy only.
+    additive
+        (m, extra): what each copy adds to the channels after y and x (none in 2-D).
+    """
+
+    images: Tensor
+    view: Tensor
+    turn: Tensor
+    shift_px: Tensor
+    noise: Tensor
+    is_lone: Tensor
+    additive: Tensor
+
+    def place(self, anchor: Tensor) -> Tensor:
+        """Map a point of the crop into every copy.
+
+        `anchor` (2 + extra): offset (y, x) from the crop's centre, px, then the extra
+        channels. Returns (m, 2 + extra).
+        """
+        yx = self.shift_px + torch.einsum("mij,j->mi", self.turn, anchor[:2])
+        return torch.cat([yx, anchor[2:] + self.additive], dim=1)
+
+    def take_back(self, positions: Tensor) -> Tensor:
+        """Invert `place` for one position per copy, (m, 2 + extra)."""
+        offset = positions[:, :2] - self.shift_px
+        yx = torch.einsum("mij,mi->mj", self.turn, offset)
+        return torch.cat([yx, positions[:, 2:] - self.additive], dim=1)
+
+
+class ViewMaker:
+    """Draws batches of views of one particle.
+
+    Parameters
+    ----------
+    particle
+        The measured training crop.
+    settings
+        Which views are drawn.
+    generator
+        Source of all randomness; its device is where the views live.
+    """
+
+    def __init__(
+        self, particle: Particle, settings: ViewSettings, *, generator: torch.Generator
+    ) -> None:
+        self.settings = settings
+        self.generator = generator
+        self.device = generator.device
+        self._margin_px = particle.size_px // 2
+        fine = torch.from_numpy(upsample(self._source(particle)).astype(np.float32))
+        self._signal = fine[None, None].to(self.device)
+        self._gain = particle.gain / particle.noise
+        self._size_px = particle.size_px
+        self.radius_px = particle.radius_px
+        axis = torch.arange(settings.side_px, device=self.device, dtype=torch.float32)
+        self._pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
+
+    def _source(self, particle: Particle) -> npt.NDArray[np.float64]:
+        """Return what is shown, in units of noise, with its surroundings."""
+        if self.settings.noise is None:
+            raw = (particle.crop - particle.background) / particle.noise
+            return np.pad(raw, self._margin_px, mode="reflect")
+        return np.pad(particle.signal / particle.noise, self._margin_px)
+
+    def draw(self, n: int) -> Views:
+        """Draw `n` views."""
+        n_crowded = round(n * self.settings.crowded)
+        view = torch.cat([torch.arange(n), torch.arange(n - n_crowded, n)])
+        view = view.to(self.device)
+        turn = self._draw_turns(len(view))
+        shift = self._draw_shifts(n, n_crowded)
+        signal = self._render(turn, shift)
+        low, high = self.settings.brightness
+        brightness = low * (high / low) ** self._uniform(n_crowded)
+        signal[n:] *= brightness[:, None, None]
+        total = torch.zeros_like(signal[:n]).index_add_(0, view, signal)
+        level = self._draw_noise_levels(n)
+        images = self._add_noise(total, level)
+        is_lone = torch.arange(n, device=self.device) < n - n_crowded
+        additive = shift.new_zeros(len(view), 0)
+        return Views(images[:, None], view, turn, shift, level, is_lone, additive)
+
+    def _draw_noise_levels(self, n: int) -> Tensor:
+        if self.settings.noise is None:
+            return torch.ones(n, device=self.device)
+        low, high = self.settings.noise
+        return low * (high / low) ** self._uniform(n)
+
+    def _uniform(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator, device=self.device)
+
+    def _draw_turns(self, m: int) -> Tensor:
+        angle = 2 * math.pi * self._uniform(m)
+        mirror = torch.where(self._uniform(m) < 0.5, -1.0, 1.0)
+        cos, sin = angle.cos(), angle.sin()
+        rows = torch.stack([cos * mirror, -sin], -1)
+        return torch.stack([rows, torch.stack([sin * mirror, cos], -1)], -2)
+
+    def _draw_shifts(self, n: int, n_crowded: int) -> Tensor:
+        """Lone particles near the centre; pairs from touching to far, anywhere."""
+        side, reach = self.settings.side_px, self.settings.max_shift_px
+        spread = torch.full((n, 1), reach, device=self.device)
+        spread[n - n_crowded :] = side / 2 - 2
+        first = (side - 1) / 2 + (2 * self._uniform(n, 2) - 1) * spread
+        angle = 2 * math.pi * self._uniform(n_crowded)
+        near = 2 * self.radius_px
+        far = max(1.5 * near, 0.75 * side)
+        distance = near + (far - near) * self._uniform(n_crowded)
+        step = torch.stack([angle.sin(), angle.cos()], -1) * distance[:, None]
+        return torch.cat([first, first[n - n_crowded :] + step])
+
+    def _render(self, turn: Tensor, shift_px: Tensor) -> Tensor:
+        """Sample the signal once per copy, (m, side, side)."""
+        from_centre = self._pixels[None] - shift_px[:, None, None]
+        in_crop = torch.einsum("mij,mhwi->mhwj", turn, from_centre)
+        in_crop = in_crop + (self._size_px - 1) / 2 + self._margin_px
+        # Fine sample q lies at crop pixel q / _UPSAMPLING; grid_sample wants (x, y)
+        # with -1 and 1 on the outer edges of the first and last sample.
+        fine = self._signal.shape[-1]
+        grid = (2 * _UPSAMPLING * in_crop.flip(-1) + 1) / fine - 1
+        source = self._signal.expand(len(turn), -1, -1, -1)
+        return torch.nn.functional.grid_sample(
+            source, grid, mode="bicubic", padding_mode="zeros", align_corners=False
+        )[:, 0]
+
+    def _add_noise(self, signal: Tensor, level: Tensor) -> Tensor:
+        """Add noise of variance level² (1 + g signal); return units of the noise."""
+        if self.settings.noise is None:
+            return signal
+        scale = level[:, None, None]
+        variance = scale**2 * (1 + self._gain * signal.clamp(min=0))
+        white = torch.randn(signal.shape, generator=self.generator, device=self.device)
+        return (signal + variance.sqrt() * white) / scale
+
+
+def upsample(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Refine a square image by Fourier interpolation; sample q lies at pixel q / 2."""
+    side = len(image)
+    fine = side * _UPSAMPLING
+    spectrum = np.fft.fftshift(np.fft.fft2(image))
+    padded = np.zeros((fine, fine), dtype=complex)
+    start = fine // 2 - side // 2
+    padded[start : start + side, start : start + side] = spectrum
+    refined: npt.NDArray[np.float64] = np.fft.ifft2(np.fft.ifftshift(padded)).real
+    return refined * _UPSAMPLING**2

@@ -1,0 +1,34 @@
+"""Votes must turn with the image, exactly, before and after any training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lodestar_live.detection.weights import LocalContrast
+from lodestar_live.lodestar.network import Network, initialise, live_network
+
+
+def _turned(x: Tensor, g: int) -> Tensor:
+    mirrored = x.flip(-1) if g >= 4 else x
+    return torch.rot90(mirrored, g % 4, (-2, -1))
+
+
+@pytest.mark.parametrize("g", range(8))
+def test_pooled_position_turns_with_the_image(g: int) -> None:
+    network = Network(live_network(LocalContrast(4, 9, 3, 0.15)), stride=4)
+    initialise(network, torch.Generator().manual_seed(1))
+    network = network.double()
+    image = torch.from_numpy(np.random.default_rng(g).normal(size=(1, 1, 48, 48)))
+    votes, rho = network.votes(image)
+    turned_votes, turned_rho = network.votes(_turned(image, g))
+    torch.testing.assert_close(turned_rho, _turned(rho, g))
+    centre = (48 - 1) / 2
+    offset = _turned(votes[0] - centre, g)
+    if g >= 4:  # mirrored along x first
+        offset = torch.stack([offset[0], -offset[1]])
+    for _ in range(g % 4):  # a quarter turn takes (y, x) to (-x, y)
+        offset = torch.stack([-offset[1], offset[0]])
+    torch.testing.assert_close(turned_votes[0] - centre, offset)
