@@ -68,9 +68,7 @@ class ParticleRefiner:
     Parameters
     ----------
     settings
-        z range and calibration.
-    optics
-        Of the fields that will come.
+        Optics, z range and calibration.
     reference
         The training particle; None: an ideal point.
 
@@ -79,22 +77,32 @@ class ParticleRefiner:
     ``z_um = z_scale * (distance that makes the particle sharp) + z_offset_um``. The
     distance is in the medium; the focus drive's travel differs by about
     n_immersion / n_medium and is never applied unasked.
+
+    Examples
+    --------
+    >>> refine = ParticleRefiner(settings, reference=None)   # doctest: +SKIP
+    >>> detections = refine(frame, detector(frame.pixels))   # doctest: +SKIP
     """
 
     def __init__(
-        self,
-        settings: HolographySettings,
-        optics: Optics,
-        *,
-        reference: Reference | None = None,
+        self, settings: HolographySettings, *, reference: Reference | None = None
     ) -> None:
         if settings.mode == "inline":
             check_one_sided(settings.z_range_um)
-        self.settings, self.optics = settings, optics
-        self.waves = RadialWaves(
-            optics, settings.z_range_um, radius_px=settings.radius_px
-        )
-        self._match = self._filter(reference)
+        self.settings, self.reference = settings, reference
+        self._pixel_size_um = float("nan")
+        self.waves: RadialWaves
+        self._match: MatchedFilter
+
+    @classmethod
+    def from_card(cls, settings: HolographySettings, card: Mapping[str, Any]) -> Self:
+        """Return the refiner of a model: its training particle is the reference."""
+        field = card.get("reference_field")
+        reference = None if field is None else Reference.from_card(field)
+        if settings.reference_z_um is None and "reference_z_um" in card:
+            z_um = float(card["reference_z_um"])
+            settings = settings.model_copy(update={"reference_z_um": z_um})
+        return cls(settings, reference=reference)
 
     def __call__(self, frame: Frame, detections: Detections) -> Detections:
         """Return the detections with z_um, polarizability and flags filled in.
@@ -111,6 +119,7 @@ class ParticleRefiner:
             )
         if not len(detections):
             return detections
+        self._adapt_to(frame.pixel_size_um)
         noise = background_noise(field)
         spectra = self.waves.spectra(field, detections.positions_px)
         rows = detections.rows.copy()
@@ -124,17 +133,29 @@ class ParticleRefiner:
             )
         return Detections(rows)
 
-    def _filter(self, reference: Reference | None) -> MatchedFilter:
-        z_range_um = self.settings.z_range_um
+    def _adapt_to(self, pixel_size_um: float) -> None:
+        """Build the filters for fields of this pixel size, once."""
+        if pixel_size_um == self._pixel_size_um:
+            return
+        settings = self.settings
+        optics = Optics(
+            settings.wavelength_um, pixel_size_um, settings.n_medium, settings.na
+        )
+        self.waves = RadialWaves(
+            optics, settings.z_range_um, radius_px=settings.radius_px
+        )
+        self._match = self._filter(optics)
+        self._pixel_size_um = pixel_size_um
+
+    def _filter(self, optics: Optics) -> MatchedFilter:
+        z_range_um, reference = self.settings.z_range_um, self.reference
         point = MatchedFilter(self.waves, z_range_um)
         if reference is None:
             return point
-        if not np.isclose(
-            reference.pixel_size_um, self.optics.pixel_size_um, rtol=0.02
-        ):
+        if not np.isclose(reference.pixel_size_um, optics.pixel_size_um, rtol=0.02):
             raise ModelError(
                 f"the model's particle was recorded at {reference.pixel_size_um:.4g} "
-                f"µm per pixel, these fields have {self.optics.pixel_size_um:.4g}. "
+                f"µm per pixel, these fields have {optics.pixel_size_um:.4g}. "
                 "Train on a snapshot of this set-up."
             )
         centre = [[(side - 1) / 2 for side in reference.field.shape]]
@@ -143,7 +164,7 @@ class ParticleRefiner:
         if z_um is None:
             z_um = float(point(spectrum).z_um[0])
         if self.settings.mode == "inline":
-            sharp = without_twin(reference.field, z_um, self.optics)
+            sharp = without_twin(reference.field, z_um, optics)
             spectrum, z_um = self.waves.spectra(sharp, centre), 0.0
         return MatchedFilter(
             self.waves, z_range_um, reference=spectrum[0], reference_z_um=z_um

@@ -9,7 +9,7 @@ for any sub-pixel position; no aberrations, no partial coherence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -162,6 +162,97 @@ def upsample(field: ComplexImage, factor: int) -> ComplexImage:
     fine: ComplexImage = fft.ifft2(padded, workers=2, overwrite_x=True)
     fine *= factor**2
     return fine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HologramMovie:
+    """Brownian spheres before an interferometer that drifts; any frame at any time.
+
+    Parameters
+    ----------
+    paths_um
+        Positions (z, y, x), shape (frames, particles, 3); y and x from pixel [0, 0].
+    spheres
+        Radius and index of each particle (its position is not used).
+    optics, shape
+        Of the field.
+    noise, coherent
+        Standard deviation of camera-like noise and of a static coherent background.
+    drift
+        Per frame: (gain, piston_rad, tilt_y_rad, tilt_x_rad), shape (frames, 4).
+    """
+
+    paths_um: FloatArray
+    spheres: tuple[Sphere, ...]
+    optics: Optics
+    shape: tuple[int, int]
+    noise: float
+    coherent: ComplexImage
+    drift: FloatArray
+
+    def truth(self, frame: int) -> list[Sphere]:
+        """Return the spheres where they are in a frame."""
+        pixel = self.optics.pixel_size_um
+        return [
+            replace(sphere, z_um=float(z), y_px=float(y / pixel), x_px=float(x / pixel))
+            for sphere, (z, y, x) in zip(
+                self.spheres, self.paths_um[frame], strict=True
+            )
+        ]
+
+    def wave(self, frame: int) -> ComplexImage:
+        """Return what reaches the camera: field x static background x drift."""
+        field = render_field(self.truth(frame), self.shape, self.optics)
+        rng = np.random.default_rng((frame, 1))
+        if self.noise:
+            field = field + complex_noise(self.shape, self.optics, rng, std=self.noise)
+        return field * self.background(frame)
+
+    def background(self, frame: int) -> ComplexImage:
+        """Return the same without particles and noise."""
+        gain, piston, tilt_y, tilt_x = (float(v) for v in self.drift[frame])
+        wave = drift_wave(
+            self.shape, gain=gain, piston_rad=piston, tilt_rad=(tilt_y, tilt_x)
+        )
+        result: ComplexImage = self.coherent * wave
+        return result
+
+
+def brownian_movie(
+    spheres: Sequence[Sphere],
+    shape: tuple[int, int],
+    optics: Optics,
+    rng: np.random.Generator,
+    *,
+    n_frames: int,
+    diffusion_um2_per_s: float = 0.97,
+    frame_s: float = 1 / 30,
+    z_range_um: tuple[float, float] = (-5.0, 5.0),
+    noise: float = 0.005,
+    coherent: float = 0.0,
+    drift: float = 0.0,
+) -> HologramMovie:
+    """Simulate free diffusion from the given positions, reflected at the z range.
+
+    `drift` scales a random walk per frame: 1 % gain, 0.05 rad piston, 0.1 rad tilt.
+    """
+    step_um = np.sqrt(2 * diffusion_um2_per_s * frame_s)
+    steps = rng.normal(0, step_um, (n_frames, len(spheres), 3))
+    pixel = optics.pixel_size_um
+    steps[0] = [[s.z_um, s.y_px * pixel, s.x_px * pixel] for s in spheres]
+    paths = np.cumsum(steps, axis=0)
+    low, high = z_range_um
+    # Reflecting walls: unfold the walk onto a triangle wave.
+    folded = np.mod(paths[..., 0] - low, 2 * (high - low))
+    paths[..., 0] = low + np.minimum(folded, 2 * (high - low) - folded)
+    static = np.ones(shape, complex)
+    if coherent:
+        static = static + complex_noise(shape, optics, rng, std=coherent, na=0.43)
+    walk = np.cumsum(
+        drift * rng.normal(0, [0.01, 0.05, 0.1, 0.1], (n_frames, 4)), axis=0
+    )
+    walk[:, 0] = np.exp(walk[:, 0])
+    return HologramMovie(paths, tuple(spheres), optics, shape, noise, static, walk)
 
 
 def _count(

@@ -42,6 +42,10 @@ def hologram_frame(
     return Frame(index, pixels, pixel_size_um=0.057)
 
 
+def field_frame(field: np.ndarray, *, pixel_size_um: float = 0.228) -> Frame:
+    return Frame(0, field.astype(np.complex64), pixel_size_um=pixel_size_um)
+
+
 def reference_crop() -> Reference:
     return Reference(render_field([Sphere(31.5, 31.5)], (64, 64), FIELD), 0.228)
 
@@ -61,7 +65,7 @@ def test_counts_become_tracks_quantities_in_two_calls(tmp_path: Path) -> None:
     assert prepared.pixels.shape == (128, 128)
     assert prepared.pixel_size_um == pytest.approx(0.228)
     assert prepare.factor == 4
-    refine = ParticleRefiner(settings, prepare.optics, reference=reference_crop())
+    refine = ParticleRefiner(settings, reference=reference_crop())
     found = refine(
         prepared, Detections.from_positions([[s.y_px, s.x_px] for s in spheres])
     )
@@ -99,9 +103,9 @@ def test_first_frames_can_be_the_background() -> None:
 def test_z_calibration_is_applied_with_sign_and_offset() -> None:
     rng = np.random.default_rng(3)
     field = render_field([Sphere(64, 64, 2.0)], (128, 128), FIELD)
-    frame = Frame(0, field.astype(np.complex64), pixel_size_um=0.228)
+    frame = field_frame(field)
     settings = SETTINGS.model_copy(update={"z_scale": -1.128, "z_offset_um": 0.5})
-    refine = ParticleRefiner(settings, FIELD, reference=reference_crop())
+    refine = ParticleRefiner(settings, reference=reference_crop())
     detections = Detections.from_positions(rng.normal(64, 0.05, (1, 2)))
     z_um = refine(frame, detections).rows["z_um"][0]
     # The reference's own z is measured as an ideal point's, 54 nm downstream.
@@ -111,21 +115,19 @@ def test_z_calibration_is_applied_with_sign_and_offset() -> None:
 def test_end_of_range_is_flagged_and_not_given_as_z() -> None:
     field = render_field([Sphere(64, 64, 4.0)], (128, 128), FIELD)
     settings = SETTINGS.model_copy(update={"z_range_um": (-1.0, 3.7)})
-    refine = ParticleRefiner(settings, FIELD, reference=reference_crop())
-    rows = refine(
-        Frame(0, field.astype(np.complex64)), Detections.from_positions([[64, 64]])
-    ).rows
+    refine = ParticleRefiner(settings, reference=reference_crop())
+    rows = refine(field_frame(field), Detections.from_positions([[64, 64]])).rows
     assert rows["flags"][0] & Flag.Z_AT_EDGE
     assert np.isnan(rows["z_um"][0])
 
 
 def test_disagreement_with_the_scale_channel_is_flagged() -> None:
     field = render_field([Sphere(64, 64)], (128, 128), FIELD).astype(np.complex64)
-    refine = ParticleRefiner(SETTINGS, FIELD, reference=reference_crop())
+    refine = ParticleRefiner(SETTINGS, reference=reference_crop())
     for claimed, flagged in ((ALPHA_UM3, False), (2 * ALPHA_UM3, True)):
         detections = Detections.from_positions([[64, 64]]).rows.copy()
         detections["polarizability_um3"] = claimed
-        rows = refine(Frame(0, field), Detections(detections)).rows
+        rows = refine(field_frame(field), Detections(detections)).rows
         assert bool(rows["flags"][0] & Flag.POLARIZABILITY_DISAGREES) is flagged
         assert rows["polarizability_um3"][0] == pytest.approx(ALPHA_UM3, rel=0.1)
 
@@ -137,7 +139,10 @@ def test_reference_survives_the_model_card() -> None:
     with pytest.raises(ModelError, match="train the model again"):
         Reference.from_card({"shape": [3, 3], "complex64": "AAAA"})
     with pytest.raises(ModelError, match="µm per pixel"):
-        ParticleRefiner(SETTINGS, FIELD.with_pixel_size(0.3), reference=reference)
+        ParticleRefiner(SETTINGS, reference=reference)(
+            field_frame(np.ones((64, 64)), pixel_size_um=0.3),
+            Detections.from_positions([[32, 32]]),
+        )
 
 
 def test_inline_particles_are_found_on_their_side() -> None:
@@ -155,7 +160,7 @@ def test_inline_particles_are_found_on_their_side() -> None:
     )
     reference = Reference(crop[48:144, 48:144], 0.228)
     settings = settings.model_copy(update={"reference_z_um": 8.0})
-    refine = ParticleRefiner(settings, optics, reference=reference)
+    refine = ParticleRefiner(settings, reference=reference)
     for z_um in (6.0, 9.0, 12.0):
         field = render_field([Sphere(90, 100, z_um, **big)], shape, optics)
         frame = Frame(0, camera.expose(field, rng), pixel_size_um=0.228)
@@ -180,7 +185,7 @@ def test_impossible_settings_and_frames_are_refused() -> None:
         parse_settings({"holography": {"wavelength_um": 0.6, "z_range_um": [5, -5]}})
     with pytest.raises(SettingsError, match="pixel size"):
         HologramPreparer(SETTINGS)(Frame(0, np.zeros((64, 64))))
-    refine = ParticleRefiner(SETTINGS, FIELD)
+    refine = ParticleRefiner(SETTINGS)
     with pytest.raises(InputError, match="HologramPreparer"):
         refine(Frame(0, np.zeros((64, 64))), Detections.empty())
     nobody = Frame(0, np.ones((64, 64), np.complex64))

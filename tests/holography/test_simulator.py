@@ -10,6 +10,7 @@ from lodestar_live.holography import Optics
 from lodestar_live.simulation import mie
 from lodestar_live.simulation.holograms import (
     Sphere,
+    brownian_movie,
     complex_noise,
     render_field,
     upsample,
@@ -74,3 +75,19 @@ def test_noise_has_the_wanted_size_and_lies_in_the_aperture() -> None:
 def test_upsampling_keeps_the_original_pixels() -> None:
     field = render_field([Sphere(20, 31, 1.0)], (40, 63), OPTICS)
     np.testing.assert_allclose(upsample(field, 3)[::3, ::3], field, atol=2e-6)
+
+
+def test_brownian_movie_diffuses_and_stays_in_range() -> None:
+    spheres = [Sphere(64, 64, z) for z in np.linspace(-3, 3, 60)]
+    movie = brownian_movie(
+        spheres, (64, 64), OPTICS, np.random.default_rng(0), n_frames=400, drift=1.0
+    )
+    steps = np.diff(movie.paths_um, axis=0)
+    lateral = np.mean(steps[..., 1:] ** 2) * 30 / 2
+    assert lateral == pytest.approx(0.97, rel=0.03)
+    assert np.abs(movie.paths_um[..., 0]).max() <= 5
+    one = brownian_movie(
+        spheres[:1], (64, 64), OPTICS, np.random.default_rng(0), n_frames=3, drift=1.0
+    )
+    np.testing.assert_array_equal(one.wave(2), one.wave(2))
+    assert one.truth(0)[0].y_px == pytest.approx(64)
