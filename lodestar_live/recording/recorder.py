@@ -82,9 +82,9 @@ class Recorder:
             raise RecordingError(
                 f"{self.path}: exists already; choose another folder for this run."
             )
+        self._run = run
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = _create(self.path, run)
+            self._create()
         except (OSError, sqlite3.Error) as error:
             raise RecordingError(
                 f"{self.path}: cannot be written ({error}); expected a folder with "
@@ -167,6 +167,7 @@ class Recorder:
         """Write a batch in one transaction; False when the disk refuses."""
         frames = [item.frame for item in batch if item.frame is not None]
         try:
+            self._ensure_in_place()
             with self._database as database:
                 database.executemany(tables.INSERT_FRAME, frames)
                 for item in batch:
@@ -178,7 +179,7 @@ class Recorder:
                     database.executemany(
                         tables.INSERT_EVENT, [_event_row(e) for e in item.events]
                     )
-        except sqlite3.OperationalError as error:  # full, locked, unreachable: retry
+        except (sqlite3.OperationalError, OSError) as error:  # full, absent: retry
             if not self.degraded:
                 _log.error("%s: not recording: %s", self.path, error)
             self.degraded = True
@@ -193,11 +194,31 @@ class Recorder:
         self.n_frames += len(frames)
         return True
 
+    def _create(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = _create(self.path, self._run)
+        self._inode = self.path.stat().st_ino
+
+    def _ensure_in_place(self) -> None:
+        """Start a new file if somebody removed the one we write, and count its rows."""
+        try:
+            is_ours = self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            is_ours = False
+        if is_ours:
+            return
+        if not self.degraded:
+            _log.error("%s: was removed; %d frames lost", self.path, self.n_frames)
+        self._lose(self.n_frames)
+        self.n_frames = 0
+        self._database.close()
+        self._create()
+
     def _checkpoint(self) -> None:
         """Bring the rows of the last second to the disk itself."""
         try:
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
+        except sqlite3.Error as error:  # full; `_commit` reports it
             _log.debug("%s: checkpoint: %s", self.path, error)
 
     def _finish(self, unwritten: list[_Item]) -> None:

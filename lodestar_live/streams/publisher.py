@@ -33,7 +33,6 @@ from lodestar_live.streams.image import ImageEncoder
 from lodestar_live.streams.keys import authenticate, secure_server
 from lodestar_live.streams.status import Status
 from lodestar_live.streams.target import Target, target_json
-from lodestar_live.streams.wakeup import Wakeup
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ _HIGH_WATER = 100  # messages kept per subscriber that does not read
 _PEER_TIMEOUT_MS = 3000  # a subscriber silent for so long is let go
 _MAX_SUBSCRIPTION_BYTES = 4096
 _HEARTBEAT_S = 1.0
+_GREETING_S = 0.02  # how soon subscriptions are noticed while nothing is published
 _LAST_WORDS_MS = 200  # how long close() may wait for `end` to leave
 
 
@@ -103,6 +103,7 @@ class Publisher:
         self._seq: Counter[str] = Counter()
         self._outbox: deque[tuple[str, int, Any]] = deque()
         self._lock = threading.Lock()
+        self._news = threading.Event()
         self._cache: dict[str, list[bytes]] = {}
         self.wanted_topics: frozenset[str] = frozenset()
         self._prefixes: set[str] = set()
@@ -113,7 +114,6 @@ class Publisher:
         self.n_images = 0
 
         self._context = zmq.Context()
-        self._wakeup = Wakeup()
         self._keys = keys
         self._authenticator: ThreadAuthenticator | None = None
         self.endpoints: dict[str, str] = {}
@@ -198,7 +198,7 @@ class Publisher:
         self._is_closed = True
         self._put("end", self.status())
         self._is_closing = True
-        self._wakeup.call()
+        self._news.set()
         if self._commands is not None:
             self._commands.close()
         self._images.close()
@@ -241,7 +241,6 @@ class Publisher:
     def _let_go(self) -> None:
         if self._authenticator is not None:
             self._authenticator.stop()
-        self._wakeup.close()
         self._context.destroy(linger=0)
 
     def _own_commands(self, commands: Mapping[str, Handler]) -> Commands:
@@ -263,7 +262,7 @@ class Publisher:
                 self._outbox.popleft()
                 self.n_dropped += 1
             self._outbox.append((kind, seq, item))
-        self._wakeup.call()
+        self._news.set()
 
     def _take_image(self, frame: Frame, header: dict[str, Any], jpeg: bytes) -> None:
         self._put("image", (frame, header, jpeg))
@@ -271,12 +270,9 @@ class Publisher:
     # -- the thread that owns the sockets -----------------------------------
 
     def _serve(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._stream, zmq.POLLIN)
-        poller.register(self._wakeup.fileno(), zmq.POLLIN)
         while True:
-            poller.poll(self._wait_ms())
-            self._wakeup.clear()
+            self._news.wait(_GREETING_S)
+            self._news.clear()
             is_last_round = self._is_closing
             self._guard(self._take_subscriptions)
             while self._outbox:
@@ -291,10 +287,6 @@ class Publisher:
         self._stream.close(linger=_LAST_WORDS_MS)
         if self._latest is not None:
             self._latest.close(linger=0)
-
-    def _wait_ms(self) -> int:
-        remaining_s = self._next_beat_s - time.monotonic()
-        return int(max(0.0, min(_HEARTBEAT_S, remaining_s)) * 1e3) + 1
 
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
         """Run one step; a publisher may fail and the run goes on."""

