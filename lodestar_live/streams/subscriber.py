@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_TOPICS = ("run", "tracks", "status", "event", "end")
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+_HIGH_WATER = 200  # messages that may wait here for a slow reader
 
 
 class Subscriber:
@@ -163,6 +164,7 @@ class Subscriber:
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
+        socket.set_hwm(_HIGH_WATER)
         if self._keys is not None:
             self._keys.secure(socket)
         if conflate:

@@ -118,12 +118,12 @@ def test_stopped_reader_is_let_go_and_comes_back(publisher: Publisher) -> None:
 
 
 def test_slow_reader_learns_exactly_what_it_missed(publisher: Publisher) -> None:
-    update = make_update(0, n=5000)
+    update = make_update(0, n=2000)
     with (
         subscriber(publisher, "tracks") as slow,
         subscriber(publisher, "tracks") as quick,
     ):
-        for _ in range(300):  # 240 MB: more than every queue on the way to `slow`
+        for _ in range(600):  # 190 MB: more than every queue on the way to `slow`
             publisher.write(update)
             receive(quick, "tracks")
         tracks = []
@@ -132,7 +132,7 @@ def test_slow_reader_learns_exactly_what_it_missed(publisher: Publisher) -> None
     received = [m.seq for m in tracks]
     assert received == sorted(set(received))
     assert sum(m.missed for m in tracks) == received[-1] + 1 - len(tracks)
-    assert len(tracks) < 300  # it did miss some
+    assert len(tracks) < 600  # it did miss some
 
 
 def test_latest_reader_that_slept_gets_the_newest(publisher: Publisher) -> None:
