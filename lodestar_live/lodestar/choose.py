@@ -201,7 +201,8 @@ def _isolation(contrast: Contrast, candidates: list[Candidate]) -> FloatArray:
     room *= [_emptiness(contrast, candidate) for candidate in candidates]
     limits = np.array(contrast.shape) - 1
     to_edge = np.minimum(centres, limits - centres).min(axis=1)
-    inside = np.clip(to_edge / (_MARGIN * radii), 0.02, 1.0)
+    # nearer than a radius the crop, moved inwards, would cut the particle
+    inside = np.clip(to_edge / radii - 1.0, 0.02, 1.0)
     inside[[c.touches_edge for c in candidates]] = 0.02
     return np.asarray(room * inside)
 

@@ -15,6 +15,7 @@ import torch
 from lodestar_live.data import Pixels
 from lodestar_live.detection.weights import LocalContrast
 from lodestar_live.errors import ModelError
+from lodestar_live.lodestar.calibrate import calibrate
 from lodestar_live.lodestar.choose import choose_particle, estimate_size
 from lodestar_live.lodestar.model import Model
 from lodestar_live.lodestar.network import (
@@ -126,7 +127,9 @@ def train(
         "quality": quality,
     }
     history = {"loss": result.loss, "consistency_px": result.consistency_px}
-    return Model(export_weights(trained), card, plan.particle, history)
+    model = Model(export_weights(trained), card, plan.particle, history)
+    card |= calibrate(model, np.asarray(image), seed=seed)
+    return model
 
 
 def _choose_crop(

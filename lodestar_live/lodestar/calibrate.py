@@ -1,0 +1,249 @@
+"""Set a trained model's threshold, uncertainty and shape limit from its snapshot.
+
+Nothing is asked of the user. Practice frames with known places (see `practice`) say how
+well the detector locates at any noise and what its scores mean; blank frames with the
+snapshot's noise say how often noise alone is mistaken for a particle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+from scipy.spatial.distance import cdist
+
+from lodestar_live.data import Pixels, Rows
+from lodestar_live.detection import Detector
+from lodestar_live.detection.graph import build_model
+from lodestar_live.lodestar.model import Model
+from lodestar_live.lodestar.particle import Particle
+from lodestar_live.lodestar.practice import blank_frame, practice_frame
+
+FloatArray = npt.NDArray[np.float64]
+
+FALSE_ALARMS_PER_MPX = 0.1  # expected in pure noise, at the lowest allowed threshold
+_N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
+_BLANK_SIDE_PX, _N_BLANK = 512, 8
+_EVERYTHING = -1e30  # a threshold every local maximum passes
+
+
+def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any]:
+    """Measure what the model's card says about detections.
+
+    Parameters
+    ----------
+    model
+        A freshly trained model.
+    snapshot
+        The image it was trained on, (y, x).
+    seed
+        Fixes the practice frames.
+
+    Returns
+    -------
+    Card entries: ``threshold`` (log score), ``sigma`` (factors of the predicted error),
+    ``consistency_px`` (limit of the shape filter) and ``calibration`` (how they came
+    about).
+    """
+    rng = np.random.default_rng([seed, 77])
+    detector = Detector(
+        build_model(model.weights, model.card).SerializeToString(),
+        threshold=_EVERYTHING,
+        n_threads=1,
+    )
+    practice = _practise(detector, model, rng)
+    noise = _noise_scores(detector, model.particle, rng)
+    seen = detector(snapshot).rows["score"]
+    threshold, facts = choose_threshold(practice, noise, seen)
+    return {
+        "threshold": threshold,
+        "sigma": fit_sigma(practice),
+        "consistency_px": consistency_limit(practice),
+        "calibration": facts,
+    }
+
+
+def noise_levels(particle: Particle) -> FloatArray:
+    """Return the practised noise in units of the crop's: contrast/noise 4 and up."""
+    best = max(2.0 * particle.snr, 40.0)
+    levels: FloatArray = particle.snr / np.geomspace(4.0, best, _N_LEVELS)
+    return levels
+
+
+#: One row per found particle of the practice frames.
+PRACTICE_DTYPE = np.dtype(
+    [(n, "f8") for n in ("error2_px2", "consistency_px", "snr", "score")]
+    + [("noise_level", "f8")]
+)
+
+
+def _practise(detector: Detector, model: Model, rng: np.random.Generator) -> Rows:
+    """Locate practice particles at every noise level; the nearest maximum counts."""
+    particle, centre = model.particle, tuple(model.card["centre_px"])
+    gate_px = max(0.5 * particle.radius_px, 2.0)
+    n_side = int(np.clip(_PRACTICE_SIDE_PX // particle.size_px, 3, 8))
+    blocks = []
+    for level in noise_levels(particle):
+        frame = practice_frame(
+            particle, centre, n_side=n_side, noise_level=level, rng=rng
+        )
+        rows = detector(frame.pixels).rows
+        found = np.column_stack([rows["y_px"], rows["x_px"]])
+        distance = cdist(frame.positions_px, found)
+        # among the maxima within the gate the one of best score is the detection
+        ranked = np.where(distance <= gate_px, rows["score"][None], -np.inf)
+        chosen = ranked.argmax(axis=1)
+        ok = np.isfinite(ranked.max(axis=1))
+        best = rows[chosen[ok]]
+        error = found[chosen[ok]] - frame.positions_px[ok]
+        block = np.zeros(len(best), PRACTICE_DTYPE)
+        block["error2_px2"] = (error**2).sum(axis=1) / 2
+        block["consistency_px"] = best["consistency_px"]
+        block["snr"] = np.abs(best["intensity"]) / (level * particle.noise)
+        block["score"] = best["score"]
+        block["noise_level"] = level
+        blocks.append(block)
+    return np.concatenate(blocks)
+
+
+def _noise_scores(
+    detector: Detector, particle: Particle, rng: np.random.Generator
+) -> FloatArray:
+    """Return the scores of all maxima in blank frames, highest first."""
+    frames = (
+        blank_frame(particle, _BLANK_SIDE_PX, noise_level=1.0, rng=rng)
+        for _ in range(_N_BLANK)
+    )
+    scores = np.concatenate([detector(frame).rows["score"] for frame in frames])
+    return np.sort(scores)[::-1]
+
+
+def choose_threshold(
+    practice: Rows, noise: FloatArray, seen: FloatArray
+) -> tuple[float, dict[str, Any]]:
+    """Choose the least score of a detection and say what it means.
+
+    The lowest allowed threshold lets noise pass `FALSE_ALARMS_PER_MPX` times per
+    million pixels; the highest still passes 98 % of the practice particles. Between
+    the two lies the threshold, in the middle of the widest gap of the snapshot's own
+    scores, so that what the snapshot holds besides particles and noise falls on
+    either side. Where noise and particles overlap, particles come first: the highest
+    threshold holds, and the card states how many false alarms that costs.
+
+    Parameters
+    ----------
+    practice
+        Rows of `PRACTICE_DTYPE`.
+    noise
+        Scores of all maxima of the blank frames, highest first.
+    seen
+        Scores of all maxima of the snapshot.
+    """
+    tail = NoiseTail.fit(noise, _N_BLANK * _BLANK_SIDE_PX**2 / 1e6)
+    lowest = tail.score_at(FALSE_ALARMS_PER_MPX)
+    highest = float(np.percentile(_usual(practice)["score"], 2))
+    threshold = highest
+    if highest > lowest:
+        inside = seen[(seen > lowest) & (seen < highest)]
+        marks = np.sort(np.concatenate([[lowest], inside, [highest]]))
+        widest = int(np.argmax(np.diff(marks)))
+        threshold = float(marks[widest : widest + 2].mean())
+    return threshold, {
+        "false_alarms_per_mpx": tail.rate_per_mpx(threshold),
+        "noise_score": lowest,
+        "particle_score": highest,
+        "practised_snr": [float(v) for v in practised_snr(practice)],
+        "n_snapshot": int((seen >= threshold).sum()),
+        "separated": bool(highest > lowest),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseTail:
+    """How often noise exceeds a high score: a generalised Pareto tail.
+
+    ``rate(s) = start_rate (1 - shape (s - start) / scale)^(1 / shape)`` per million
+    pixels; shape 0 is the exponential tail, larger ones end at ``start + scale /
+    shape`` (log scores are bounded above). Fitted by moments to the excesses.
+    """
+
+    start: float
+    scale: float
+    shape: float
+    start_rate: float
+
+    @classmethod
+    def fit(cls, scores: FloatArray, mpx: float, n_tail: int = 60) -> NoiseTail:
+        """Fit to the scores of all maxima, highest first, of `mpx` million pixels."""
+        n_tail = min(n_tail, len(scores) // 4)
+        excess = scores[:n_tail] - scores[n_tail]
+        mean = max(float(excess.mean()), 1e-3)
+        ratio = mean**2 / max(float(excess.var()), 1e-9)
+        shape = float(np.clip((ratio - 1) / 2, 1e-3, 0.5))
+        return cls(float(scores[n_tail]), mean * (1 + shape), shape, n_tail / mpx)
+
+    def score_at(self, rate_per_mpx: float) -> float:
+        """Return the score that noise exceeds at a rate."""
+        fraction = float((rate_per_mpx / self.start_rate) ** self.shape)
+        return self.start + self.scale / self.shape * (1 - fraction)
+
+    def rate_per_mpx(self, score: float) -> float:
+        """Return the rate at which noise exceeds a score (at or above the start)."""
+        left = 1 - self.shape * max(score - self.start, 0.0) / self.scale
+        return self.start_rate * float(max(left, 0.0) ** (1 / self.shape))
+
+
+def _usual(practice: Rows) -> Rows:
+    """Return the rows at up to 4 times the crop's noise: what a movie may show."""
+    chosen: Rows = practice[practice["noise_level"] <= 4.0]
+    return chosen
+
+
+def practised_snr(practice: Rows) -> FloatArray:
+    """Return the mean measured contrast/noise per practised level."""
+    levels = np.unique(practice["noise_level"])
+    return np.array(
+        [practice["snr"][practice["noise_level"] == v].mean() for v in levels]
+    )
+
+
+def fit_sigma(practice: Rows) -> dict[str, float]:
+    """Fit the predicted error: sigma² = floor² + (spread consistency)² + (noise/snr)².
+
+    Non-negative least squares on the squared errors, each noise level in units of its
+    own mean so that all count alike; gross errors (beyond 3.5 robust standard
+    deviations) are left out.
+    """
+    terms, targets = [], []
+    for level in np.unique(practice["noise_level"]):
+        rows = practice[practice["noise_level"] == level]
+        usual = np.median(rows["error2_px2"]) / np.log(2)  # mean of an exponential
+        rows = rows[rows["error2_px2"] < 3.5**2 * usual]
+        mean = rows["error2_px2"].mean()
+        columns = [
+            np.ones(len(rows)), rows["consistency_px"] ** 2, 1 / rows["snr"] ** 2
+        ]  # fmt: skip
+        terms.append(np.column_stack(columns) / mean)
+        targets.append(rows["error2_px2"] / mean)
+    matrix = np.concatenate(terms)
+    norm = matrix.mean(axis=0)  # the three columns differ by orders of magnitude
+    factors, _ = nnls(matrix / norm, np.concatenate(targets))
+    floor, spread, noise = np.sqrt(factors / norm)
+    return {"floor_px": float(floor), "spread": float(spread), "noise_px": float(noise)}
+
+
+def consistency_limit(practice: Rows) -> float:
+    """Return the vote spread (px) above which a detection is not the trained shape.
+
+    1.5 times what 98 % of the practice particles stay under at the least favourable
+    noise; other shapes lie 3 times higher and more.
+    """
+    usual = _usual(practice)
+    worst = max(
+        np.percentile(usual["consistency_px"][usual["noise_level"] == level], 98)
+        for level in np.unique(usual["noise_level"])
+    )
+    return 1.5 * float(worst)

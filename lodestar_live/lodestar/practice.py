@@ -1,0 +1,86 @@
+"""Practice frames: the training particle, many times, at known places and any noise.
+
+They show what a trained detector does before it meets a real frame; `calibrate` reads
+threshold and uncertainty from them. Torch-free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from lodestar_live.lodestar.particle import Particle
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PracticeFrame:
+    """A frame (y, x), camera counts, and the tracked points (n, 2) in it."""
+
+    pixels: FloatArray
+    positions_px: FloatArray
+
+
+def practice_frame(
+    particle: Particle,
+    centre_px: tuple[float, float],
+    *,
+    n_side: int,
+    noise_level: float,
+    rng: np.random.Generator,
+) -> PracticeFrame:
+    """Draw `n_side`² rotated, mirrored and shifted copies of a particle.
+
+    Parameters
+    ----------
+    particle
+        The measured training crop; its clean signal is drawn.
+    centre_px
+        The tracked point in the crop, (y, x).
+    noise_level
+        Noise in units of the crop's own.
+    """
+    size = particle.size_px
+    pitch = size + 4
+    signal = np.zeros((n_side * pitch,) * 2)
+    spline = ndimage.spline_filter(np.pad(particle.signal, 4))
+    middle = (size - 1) / 2
+    corners = pitch * np.argwhere(np.ones((n_side, n_side)))
+    positions = np.empty((len(corners), 2))
+    for index, (top, left) in enumerate(corners):
+        turn = _random_turn(rng)
+        shift = rng.uniform(-1.5, 1.5, 2) + (pitch - 1) / 2
+        grid = np.stack(np.indices((pitch, pitch)), axis=-1) - shift
+        place = np.moveaxis(grid @ turn + middle + 4, -1, 0)
+        copy = ndimage.map_coordinates(spline, place, order=3, prefilter=False)
+        signal[top : top + pitch, left : left + pitch] = copy
+        positions[index] = turn @ (np.subtract(centre_px, middle)) + shift + (top, left)
+    return PracticeFrame(_add_noise(particle, signal, noise_level, rng), positions)
+
+
+def blank_frame(
+    particle: Particle, side_px: int, *, noise_level: float, rng: np.random.Generator
+) -> FloatArray:
+    """Draw the particle's background alone, (side, side), camera counts."""
+    return _add_noise(particle, np.zeros((side_px, side_px)), noise_level, rng)
+
+
+def _random_turn(rng: np.random.Generator) -> FloatArray:
+    """Return a rotation, half of the time with a reflection: crop to frame, (2, 2)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    mirror = np.diag([rng.choice([-1.0, 1.0]), 1.0])
+    return np.asarray(turn @ mirror)
+
+
+def _add_noise(
+    particle: Particle, signal: FloatArray, level: float, rng: np.random.Generator
+) -> FloatArray:
+    variance = particle.noise**2 + particle.gain * np.clip(signal, 0, None)
+    white = rng.normal(size=signal.shape)
+    noisy: FloatArray = particle.background + signal + level * np.sqrt(variance) * white
+    return noisy

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lodestar_live.detection import Detector
+from lodestar_live.detection.graph import build_model
+from lodestar_live.lodestar import train
+from lodestar_live.lodestar.calibrate import (
+    PRACTICE_DTYPE,
+    NoiseTail,
+    calibrate,
+    choose_threshold,
+    consistency_limit,
+    fit_sigma,
+)
+from lodestar_live.lodestar.particle import measure_particle
+from lodestar_live.lodestar.practice import blank_frame, practice_frame
+from lodestar_live.simulation.fields import Scene, blank, match, simulate_field
+from lodestar_live.simulation.shapes import sample
+
+
+@pytest.fixture(scope="module")
+def snapshot():
+    return simulate_field(Scene(spacing_px=45), seed=5)
+
+
+@pytest.fixture(scope="module")
+def model(snapshot):
+    return train(snapshot.pixels, seed=0, steps=500)
+
+
+@pytest.fixture(scope="module")
+def detector(model, snapshot):
+    card = model.card | calibrate(model, snapshot.pixels, seed=0)
+    return Detector(build_model(model.weights, card).SerializeToString(), n_threads=1)
+
+
+def rows_of(error2, consistency, snr, *, score=1.0, level=1.0):
+    rows = np.zeros(len(error2), PRACTICE_DTYPE)
+    rows["error2_px2"], rows["consistency_px"] = error2, consistency
+    rows["snr"], rows["score"], rows["noise_level"] = snr, score, level
+    return rows
+
+
+def test_sigma_recovers_the_law_it_was_made_with():
+    rng = np.random.default_rng(0)
+    blocks = []
+    for level, snr in enumerate((3.0, 6.0, 12.0, 24.0, 48.0)):
+        spread = rng.uniform(0.05, 0.3, 4000)
+        sigma2 = 0.03**2 + (0.2 * spread) ** 2 + (1.5 / snr) ** 2
+        error2 = sigma2 * rng.exponential(1.0, 4000)  # mean of two squared normals
+        blocks.append(rows_of(error2, spread, snr, level=level))
+    fitted = fit_sigma(np.concatenate(blocks))
+    # 4000 exponential samples per level give a mean to 1.6 %, a root to 0.8 %
+    assert fitted["noise_px"] == pytest.approx(1.5, rel=0.03)
+    assert fitted["floor_px"] == pytest.approx(0.03, rel=0.2)
+    assert fitted["spread"] == pytest.approx(0.2, rel=0.2)
+
+
+def test_threshold_lies_in_the_widest_gap_between_noise_and_particles():
+    noise = np.sort(np.random.default_rng(0).exponential(0.7, 3000) - 10)[::-1]
+    practice = rows_of(np.ones(100), np.ones(100), 10.0, score=2.0)
+    threshold, facts = choose_threshold(practice, noise, np.array([-9.0, 1.5, 2.1]))
+    assert threshold == pytest.approx((facts["noise_score"] + 1.5) / 2)
+    assert facts["separated"]
+    assert facts["n_snapshot"] == 2
+    assert facts["false_alarms_per_mpx"] < 0.01
+
+
+def test_noise_tail_extrapolates_an_exponential():
+    rng = np.random.default_rng(1)
+    n_per_mpx = 4000
+    tails = [
+        NoiseTail.fit(np.sort(rng.exponential(0.5, 2 * n_per_mpx))[::-1], 2.0)
+        for _ in range(20)
+    ]
+    # exact: n exp(-t / 0.5) = 0.1; each of 20 fits knows the scale to 1/sqrt(60)
+    # over 5.7 scales of extrapolation; shapes below 0 are cut, which lowers the mean
+    exact = 0.5 * np.log(n_per_mpx / 0.1)
+    assert np.mean([t.score_at(0.1) for t in tails]) == pytest.approx(exact, rel=0.1)
+
+
+def test_noise_tail_ends_where_bounded_scores_end():
+    scores = 2 - np.random.default_rng(2).uniform(0, 1, 8000) ** 0.5
+    tail = NoiseTail.fit(np.sort(scores)[::-1], 2.0)
+    assert tail.score_at(1e-9) < 2.1
+    assert tail.rate_per_mpx(tail.score_at(3.0)) == pytest.approx(3.0)
+
+
+def test_overlap_of_noise_and_particles_is_stated():
+    noise = np.sort(np.random.default_rng(0).exponential(0.7, 3000))[::-1]
+    practice = rows_of(np.ones(100), np.ones(100), 10.0, score=3.0)
+    threshold, facts = choose_threshold(practice, noise, np.empty(0))
+    assert threshold == 3.0
+    assert not facts["separated"]
+    assert facts["false_alarms_per_mpx"] > 1
+
+
+def test_consistency_limit_leaves_out_noise_the_movie_will_not_show():
+    usual = rows_of(np.ones(100), np.full(100, 0.2), 10.0, level=1.0)
+    extreme = rows_of(np.ones(100), np.full(100, 3.0), 1.0, level=20.0)
+    assert consistency_limit(np.concatenate([usual, extreme])) == pytest.approx(0.3)
+
+
+def test_practice_particles_lie_where_the_frame_says():
+    y, x = np.mgrid[:40, :40]
+    blob = np.exp(-((y - 20.3) ** 2 + (x - 18.8) ** 2) / 2 / 3.0**2)
+    noise = np.random.default_rng(0).normal(0, 0.01, blob.shape)
+    particle = measure_particle(100 + 50 * (blob + noise))
+    frame = practice_frame(
+        particle,
+        (20.3, 18.8),
+        n_side=3,
+        noise_level=1e-3,
+        rng=np.random.default_rng(1),
+    )
+    for cy, cx in frame.positions_px:
+        top, left = int(cy) - 10, int(cx) - 10
+        cut = frame.pixels[top : top + 21, left : left + 21] - particle.background
+        weight = np.clip(cut, 0, None)
+        rows, columns = np.indices(cut.shape)
+        found = np.array([(weight * rows).sum(), (weight * columns).sum()])
+        # the crop's noise (1 %) leaves the centroid of the signal 0.1 px uncertain
+        assert found / weight.sum() == pytest.approx([cy - top, cx - left], abs=0.15)
+
+
+def test_blank_practice_frame_has_the_noise_of_the_crop():
+    field = simulate_field(
+        Scene(n_particles=1, size_px=(64, 64), snr=10, shape="point"), seed=8
+    )
+    particle = measure_particle(field.pixels)
+    frame = blank_frame(particle, 300, noise_level=2.0, rng=np.random.default_rng(0))
+    assert np.std(frame) == pytest.approx(2 * particle.noise, rel=0.02)
+
+
+def test_default_threshold_finds_all_particles_and_nothing_else(detector):
+    for seed in (11, 12):
+        field = simulate_field(Scene(n_particles=60, size_px=(512, 512)), seed=seed)
+        found = detector(field.pixels)
+        pairs, _ = match(found.positions_px, field.positions_px, gate_px=4)
+        assert len(pairs) == len(field.positions_px) == len(found)
+
+
+@pytest.mark.parametrize("scene", [Scene(), Scene(snr=3), Scene(ramp=0.5, snr=20)])
+def test_blank_frames_give_no_detections(detector, scene):
+    for seed in range(4):
+        assert len(detector(blank(scene, seed=seed).pixels)) == 0
+
+
+@pytest.mark.parametrize("snr", [3, 5, 10, 20])
+def test_errors_are_as_large_as_predicted(detector, snr):
+    images = sample("sphere", 80, snr=snr, seed=3)
+    ratios = []
+    for image, centre in zip(images.images, images.centres_px, strict=True):
+        rows = detector(image).rows
+        error = np.column_stack([rows["y_px"], rows["x_px"]]) - centre
+        best = np.argmin(np.hypot(*error.T))
+        ratios.append(error[best] / rows["sigma_px"][best])
+    # the band; 160 normal samples give a root mean square to 6 %
+    assert 0.8 * 0.9 < np.sqrt(np.mean(np.square(ratios))) < 1.25 * 1.1
+
+
+def test_other_shapes_are_flagged_as_unlike(detector):
+    field = simulate_field(
+        Scene(
+            n_particles=12,
+            n_distractors=24,
+            distractors=("annulus", "crescent", "point"),
+            spacing_px=50,
+            size_px=(512, 512),
+        ),
+        seed=2,
+    )
+    detector.only_like_training = True
+    found = detector(field.pixels)
+    detector.only_like_training = False
+    pairs, _ = match(found.positions_px, field.of("sphere"), gate_px=4)
+    assert len(pairs) == len(found) == 12
