@@ -54,7 +54,7 @@ def practice_frame(
     for index, (top, left) in enumerate(corners):
         turn = _random_turn(rng)
         shift = rng.uniform(-1.5, 1.5, 2) + (pitch - 1) / 2
-        grid = np.stack(np.indices((pitch, pitch)), axis=-1) - shift
+        grid = np.moveaxis(np.indices((pitch, pitch)), 0, -1) - shift
         place = np.moveaxis(grid @ turn + middle + 4, -1, 0)
         copy = ndimage.map_coordinates(spline, place, order=3, prefilter=False)
         signal[top : top + pitch, left : left + pitch] = copy
