@@ -78,17 +78,17 @@ def territory(positions_px: Tensor, views: Views, cells_px: Tensor) -> Territory
     return Territory(distance <= nearest[views.view], distance, nearest)
 
 
-def near_loss(
+def near_errors(
     votes: Tensor, targets: Tensor, shared: Territory, *, reach_px: float
 ) -> Tensor:
-    """Mean error (L1) of the votes of all own cells within `reach_px` of a copy.
+    """Return each copy's mean vote error (m,), L1, over its cells within `reach_px`.
 
     Unlike the pooled estimate this teaches every cell around the particle, so the
     weighted mean averages over many honest votes instead of trusting one cell.
     """
     close = shared.own & (shared.distance_px < reach_px)
     error = (votes - targets[..., None, None]).abs().sum(1)
-    return (error * close).sum() / close.sum().clamp(min=1)
+    return (error * close).sum((-2, -1)) / close.sum((-2, -1)).clamp(min=1)
 
 
 def weight_penalty(

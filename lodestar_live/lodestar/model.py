@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from lodestar_live.detection.graph import build_model
 from lodestar_live.detection.weights import NetworkWeights
 from lodestar_live.lodestar.particle import Particle
@@ -40,6 +38,11 @@ class Model:
         """Write one self-contained ``.onnx`` file and return its path."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        card = json.loads(json.dumps(self.card, allow_nan=False))
-        onnx.save(build_model(self.weights, card), target)
+        target.write_bytes(self.to_bytes())
         return target
+
+    def to_bytes(self) -> bytes:
+        """Return the exported model; `Detector` takes it as it is."""
+        card = json.loads(json.dumps(self.card, allow_nan=False))
+        proto: bytes = build_model(self.weights, card).SerializeToString()
+        return proto

@@ -8,6 +8,7 @@ pixels for pixel centres on integers, or rotations turn about the wrong point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -135,7 +136,7 @@ def live_network(
     normalise: LocalContrast | None,
     *,
     fields: int = 2,
-    dilations: Sequence[int] = (1, 1, 2, 2, 1, 1),
+    dilations: Sequence[int] = (1, 1, 1, 1, 1),
     in_channels: int = 1,
     n_extra: int = 0,
     stride: int = 4,
@@ -144,7 +145,8 @@ def live_network(
 
     All work is done on the coarse grid, with 8 `fields` channels, so a frame costs a
     fortieth of the paper's network; dilation lets every cell see the whole particle.
-    Weights are tied so that the votes turn with the image (`symmetric`).
+    Weights are tied so that the votes turn with the image (`symmetric`), and the first
+    kernels have no mean, so that the brightness of the surroundings does not matter.
     """
     channels = pixels_action(stride, copies=in_channels)
     hidden = regular_action(fields)
@@ -152,10 +154,24 @@ def live_network(
         [] if normalise is None else [LocalContrastNorm(normalise)]
     )
     layers.append(nn.PixelUnshuffle(stride))
-    for dilation in dilations:
-        layers += [SymmetricConv(channels, hidden, dilation=dilation), nn.ReLU()]
+    for i, dilation in enumerate(dilations):
+        conv = SymmetricConv(channels, hidden, dilation=dilation, zero_mean=i == 0)
+        layers += [conv, nn.ReLU()]
         channels = hidden
     return [*layers, SymmetricConv(hidden, output_action(1 + n_extra), kernel=1)]
+
+
+def dilations_for(radius_px: float, stride: int) -> tuple[int, ...]:
+    """Return dilations of five layers with which a cell just sees a particle around it.
+
+    No farther: what a cell cannot see (neighbours, dirt) cannot disturb its vote.
+    `radius_px` holds 90 % of the particle's energy; its rim lies at about 1.6 times
+    that, and the cell's own block reaches half a stride.
+    """
+    cells = math.ceil((1.6 * radius_px + stride / 2) / stride)
+    extra = min(max(cells - 5, 0), 5)
+    order = (2, 1, 3, 0, 4)  # widen from the middle
+    return tuple(1 + (order.index(i) < extra) for i in range(5))
 
 
 def _conv(before: int, after: int) -> list[nn.Module]:

@@ -102,6 +102,8 @@ class SymmetricConv(nn.Module):
         Odd side of the kernel.
     dilation
         Spacing of its taps, px.
+    zero_mean
+        Remove the mean of every kernel: a constant added to the input changes nothing.
     """
 
     orbit: Tensor
@@ -110,13 +112,20 @@ class SymmetricConv(nn.Module):
     bias_sign: Tensor
 
     def __init__(
-        self, before: Action, after: Action, *, kernel: int = 3, dilation: int = 1
+        self,
+        before: Action,
+        after: Action,
+        *,
+        kernel: int = 3,
+        dilation: int = 1,
+        zero_mean: bool = False,
     ) -> None:
         super().__init__()
         shape = (after.to.shape[1], before.to.shape[1], kernel, kernel)
         orbit, sign = _orbits(shape, before, after)
         bias_orbit, bias_sign = _orbits((shape[0], 1, 1, 1), _trivial(), after)
         self.dilation = dilation
+        self.zero_mean = zero_mean
         self.free = nn.Parameter(torch.zeros(int(orbit.max()) + 1))
         self.free_bias = nn.Parameter(torch.zeros(int(bias_orbit.max()) + 1))
         for name, value in (
@@ -130,7 +139,10 @@ class SymmetricConv(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The plain kernel, (out, in, kernel, kernel)."""
-        return self.free[self.orbit] * self.sign
+        weight = self.free[self.orbit] * self.sign
+        if self.zero_mean:
+            weight = weight - weight.mean((1, 2, 3), keepdim=True)
+        return weight
 
     @property
     def bias(self) -> Tensor:

@@ -21,6 +21,7 @@ from lodestar_live.lodestar.model import Model
 from lodestar_live.lodestar.network import (
     Network,
     NetworkName,
+    dilations_for,
     export_weights,
     initialise,
     live_network,
@@ -38,8 +39,8 @@ ATTEMPTS = 3
 CELL_PX = 4
 _LOG = logging.getLogger(__name__)
 
-LIVE_FAST = Recipe(steps=1000, learning_rate=8e-3)
-LIVE_BEST = Recipe(steps=6000, learning_rate=8e-3)
+LIVE_FAST = Recipe(steps=1000, learning_rate=0.012)
+LIVE_BEST = Recipe(steps=6000, learning_rate=0.012)
 PAPER = Recipe(
     steps=5000,
     learning_rate=1e-3,
@@ -158,12 +159,23 @@ def _make_plan(
         recipe = LIVE_BEST
     if steps is not None:
         recipe = replace(recipe, steps=steps)
-    side = max(24, particle.size_px // CELL_PX * CELL_PX)
-    views = ViewSettings(side_px=side, max_shift_px=side / 8)
-    if network == "live":
-        quiet, loud = 0.3, float(np.clip(particle.snr / 2, 3, 20))
-        views = replace(views, noise=(quiet, loud), crowded=0.5)
+    views = _choose_views(particle, network)
     return _Plan(particle, _local_contrast(particle), views, recipe, network)
+
+
+def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
+    """Size views so that neighbours fit in as far as a cell can see them."""
+    crop = particle.size_px // CELL_PX * CELL_PX
+    if network == "paper":
+        return ViewSettings(side_px=max(crop, 24), max_shift_px=crop / 8)
+    wide = min(round(7 * particle.radius_px / CELL_PX) * CELL_PX, 64)
+    side = max(crop, wide, 40)
+    return ViewSettings(
+        side_px=side,
+        max_shift_px=side / 8,
+        noise=(0.3, float(np.clip(particle.snr / 2, 3, 20))),
+        crowded=0.25,
+    )
 
 
 def _local_contrast(particle: Particle) -> LocalContrast:
@@ -184,7 +196,9 @@ def _attempt(
 ) -> tuple[Network, Fit, TrainingReport]:
     generator = torch.Generator().manual_seed(seed)
     maker = ViewMaker(plan.particle, plan.views, generator=generator)
-    network = build_network(plan.network, plan.normalise)
+    network = build_network(
+        plan.network, plan.normalise, particle_radius_px=plan.particle.radius_px
+    )
     initialise(network, generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     middle = (plan.particle.size_px - 1) / 2
@@ -196,11 +210,14 @@ def _attempt(
     return network, result, report
 
 
-def build_network(name: NetworkName, normalise: LocalContrast) -> Network:
-    """Return an untrained network."""
+def build_network(
+    name: NetworkName, normalise: LocalContrast, *, particle_radius_px: float
+) -> Network:
+    """Return an untrained network that sees a particle of the given size."""
     if name == "paper":
         return Network(paper_network(normalise), stride=2)
-    return Network(live_network(normalise), stride=4)
+    dilations = dilations_for(particle_radius_px, CELL_PX)
+    return Network(live_network(normalise, dilations=dilations), stride=CELL_PX)
 
 
 def _make_card(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lodestar_live.lodestar.losses import (
-    near_loss,
+    near_errors,
     normalised_weights,
     pool,
     territory,
@@ -24,6 +24,8 @@ from lodestar_live.lodestar.views import ViewMaker, Views
 ANCHOR_RATE = 0.05
 WARM_UP = 0.15
 LAST_RATE = 1e-3
+TRUST_CROWDED = 0.3
+TRUST_CUT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +167,15 @@ def _step_loss(
     weights = normalised_weights(owned, generator=maker.generator)
     copies = votes[views.view]
     pooled = pool(copies, weights)
-    inside = _is_inside(placed, maker.settings.side_px)
+    trust = _trust(placed, views, maker)
     target = _target(views, pooled.positions, placed, recipe)
-    between = _mean((pooled.positions - target).abs().sum(1), inside)
-    within = _mean(pooled.spread_px, inside)
+    between = _mean((pooled.positions - target).abs().sum(1), trust)
+    within = _mean(pooled.spread_px, trust)
     loss = between + recipe.within * within
     reach = max(2.0 * network.stride, maker.radius_px)
     if recipe.near:
-        loss = loss + recipe.near * near_loss(copies, target, shared, reach_px=reach)
+        errors = near_errors(copies, target, shared, reach_px=reach)
+        loss = loss + recipe.near * _mean(errors, trust)
     if recipe.weight_penalty:
         loss = loss + recipe.weight_penalty * weight_penalty(
             rho,
@@ -204,13 +207,22 @@ def cell_positions(votes: Tensor, stride: int) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def _is_inside(placed: Tensor, side_px: int) -> Tensor:
-    yx = placed[:, :2]
-    return ((yx >= 0) & (yx <= side_px - 1)).all(dim=1)
+def _trust(placed: Tensor, views: Views, maker: ViewMaker) -> Tensor:
+    """Weigh the copies (m,): hard ones must not drown what the easy ones teach.
+
+    A lone particle counts fully, one of a pair less, one that the view's edge cuts
+    little, and one whose centre lies outside not at all.
+    """
+    yx, last = placed[:, :2], maker.settings.side_px - 1
+    margin = torch.minimum(yx, last - yx).amin(dim=1)
+    is_lone = views.is_lone[views.view]
+    trust = torch.where(is_lone, 1.0, TRUST_CROWDED)
+    trust = torch.where(margin < maker.radius_px, TRUST_CUT, trust)
+    return torch.where(margin < 0, 0.0, trust)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    return (values * where).sum() / where.sum().clamp(min=1)
+def _mean(values: Tensor, trust: Tensor) -> Tensor:
+    return (values * trust).sum() / trust.sum().clamp(min=1e-6)
 
 
 def _describe(result: Fit, recipe: Recipe, elapsed_s: float) -> TrainingStep:

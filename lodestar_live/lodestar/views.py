@@ -118,7 +118,9 @@ class ViewMaker:
         self._size_px = particle.size_px
         self.radius_px = particle.radius_px
         axis = torch.arange(settings.side_px, device=self.device, dtype=torch.float32)
-        self._pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
+        rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+        ones = torch.ones_like(rows)
+        self._pixels = torch.stack([rows, columns, ones]).reshape(3, -1)
 
     def _source(self, particle: Particle) -> npt.NDArray[np.float64]:
         """Return what is shown, in units of noise, with its surroundings."""
@@ -176,13 +178,18 @@ class ViewMaker:
 
     def _render(self, turn: Tensor, shift_px: Tensor) -> Tensor:
         """Sample the signal once per copy, (m, side, side)."""
-        from_centre = self._pixels[None] - shift_px[:, None, None]
-        in_crop = torch.einsum("mij,mhwi->mhwj", turn, from_centre)
-        in_crop = in_crop + (self._size_px - 1) / 2 + self._margin_px
-        # Fine sample q lies at crop pixel q / _UPSAMPLING; grid_sample wants (x, y)
-        # with -1 and 1 on the outer edges of the first and last sample.
+        # Crop position of view pixel p: turn^T (p - shift) + centre. Fine sample q lies
+        # at crop pixel q / _UPSAMPLING; grid_sample wants (x, y), with -1 and 1 on the
+        # outer edges of the first and last sample. All of it is one matrix product.
+        centre = (self._size_px - 1) / 2 + self._margin_px
         fine = self._signal.shape[-1]
-        grid = (2 * _UPSAMPLING * in_crop.flip(-1) + 1) / fine - 1
+        back = turn.transpose(1, 2)
+        start = centre - (back @ shift_px[..., None])
+        matrix = torch.cat([back, start], dim=2) * (2 * _UPSAMPLING / fine)
+        matrix[..., 2] += 1 / fine - 1
+        side = self.settings.side_px
+        where = matrix.flip(1).reshape(-1, 3) @ self._pixels
+        grid = where.reshape(-1, 2, side, side).permute(0, 2, 3, 1)
         source = self._signal.expand(len(turn), -1, -1, -1)
         return torch.nn.functional.grid_sample(
             source, grid, mode="bicubic", padding_mode="zeros", align_corners=False

@@ -1,0 +1,128 @@
+"""Other ways to locate one particle in an image: the accuracy bench's baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+from scipy.optimize import least_squares
+
+from lodestar_live.simulation.shapes import (
+    BACKGROUND,
+    ORIENTED,
+    FloatArray,
+    Sample,
+    draw,
+    photons_per_unit,
+)
+
+Localiser = Callable[[FloatArray], FloatArray]
+
+
+def plain_centroid(image: FloatArray) -> FloatArray:
+    """Centroid of the image minus the mean of its border."""
+    return _centroid(image - _border_mean(image))
+
+
+def thresholded_centroid(image: FloatArray) -> FloatArray:
+    """Centroid of pixels whose 3x3-smoothed signal exceeds a quarter of its peak."""
+    signal = image - _border_mean(image)
+    smooth = uniform_filter(signal, 3)
+    return _centroid(np.where(smooth > 0.25 * smooth.max(), signal.clip(0), 0))
+
+
+def radial_symmetry(image: FloatArray) -> FloatArray:
+    """Point nearest to all gradient lines (Parthasarathy, Nat. Methods 2012)."""
+    rows, columns = (np.arange(n - 1) + 0.5 for n in image.shape)
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    # Differences along the two diagonals, taken at the corners between pixels.
+    along = uniform_filter(image[1:, 1:] - image[:-1, :-1], 3)
+    across = uniform_filter(image[1:, :-1] - image[:-1, 1:], 3)
+    gy, gx = along + across, along - across
+    power = gy**2 + gx**2
+    total = power.sum() + 1e-300
+    middle = (y * power).sum() / total, (x * power).sum() / total
+    weight = power / np.maximum(np.hypot(y - middle[0], x - middle[1]), 1e-6)
+    norm = np.sqrt(power) + 1e-300
+    # A line through (y, x) along (gy, gx) has the normal (ny, nx) = (-gx, gy).
+    ny, nx = -gx / norm, gy / norm
+    offset = ny * y + nx * x
+    matrix = np.array(
+        [
+            [(weight * ny * ny).sum(), (weight * ny * nx).sum()],
+            [(weight * ny * nx).sum(), (weight * nx * nx).sum()],
+        ]
+    )
+    right = np.array([(weight * ny * offset).sum(), (weight * nx * offset).sum()])
+    solved: FloatArray = np.linalg.solve(matrix + 1e-12 * np.eye(2), right)
+    return solved
+
+
+def trackpy_refinement(image: FloatArray) -> FloatArray:
+    """Trackpy's bandpass and centre-of-mass refinement from the brightest pixel."""
+    import trackpy
+    from trackpy.preprocessing import bandpass
+
+    filtered = bandpass(image, 1.5, 27, threshold=0)
+    start = np.array(np.unravel_index(np.argmax(filtered), filtered.shape))
+    radius = 13
+    start = np.clip(start, radius, np.array(image.shape) - radius - 1)
+    found = trackpy.refine.refine_com(
+        image, filtered, radius, start[None].astype(float), max_iterations=10
+    )
+    columns = found if isinstance(found, np.ndarray) else found[["y", "x"]].to_numpy()
+    position: FloatArray = np.asarray(columns, dtype=float)[0, :2]
+    return position
+
+
+def maximum_likelihood(shape: str, snr: float, truth: Sample) -> FloatArray:
+    """Locate every image of a sample with its true template, from its true pose.
+
+    Shape, amplitude and background are known; the angle is fitted for oriented shapes.
+    Least squares with the true variances: the best any method can do.
+    """
+    n_free = 3 if shape in ORIENTED else 2
+    found = np.empty_like(truth.centres_px)
+    for i, image in enumerate(truth.images):
+        pose = np.array([*truth.centres_px[i], truth.angles_rad[i]])
+        clean = draw(shape, pose[0], pose[1], angle_rad=pose[2]) + BACKGROUND
+        deviation = np.sqrt(clean / photons_per_unit(snr))
+
+        def misfit(
+            free: FloatArray,
+            image: FloatArray = image,
+            pose: FloatArray = pose,
+            deviation: FloatArray = deviation,
+        ) -> FloatArray:
+            y, x, angle = np.concatenate([free, pose[len(free) :]])
+            drawn = draw(shape, float(y), float(x), angle_rad=float(angle))
+            return ((image - BACKGROUND - drawn) / deviation).ravel()
+
+        fitted = least_squares(misfit, pose[:n_free], method="lm")
+        found[i] = fitted.x[:2]
+    return found
+
+
+def locate_all(localiser: Localiser, images: FloatArray) -> FloatArray:
+    """Apply a localiser to images (n, y, x); a failure counts as the image's centre."""
+    middle = (np.array(images.shape[1:]) - 1) / 2
+    found = np.empty((len(images), 2))
+    for i, image in enumerate(images):
+        position = localiser(image)
+        found[i] = position if np.isfinite(position).all() else middle
+    return found
+
+
+def _border_mean(image: FloatArray) -> float:
+    inner = np.zeros(image.shape, dtype=bool)
+    inner[1:-1, 1:-1] = True
+    return float(image[~inner].mean())
+
+
+def _centroid(signal: FloatArray) -> FloatArray:
+    rows, columns = np.indices(signal.shape)
+    total = signal.sum()
+    if abs(total) < 1e-12:
+        return np.full(2, np.nan)
+    return np.array([(signal * rows).sum() / total, (signal * columns).sum() / total])

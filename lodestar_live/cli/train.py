@@ -1,0 +1,113 @@
+"""``lodestar-live train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lodestar_live.errors import InputError
+
+if TYPE_CHECKING:
+    from lodestar_live.lodestar import Model, TrainingStep
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command("train")(train_model)
+
+
+def train_model(
+    image: Annotated[Path, typer.Argument(help="Image or movie (its first frame).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Model file, .onnx.")],
+    at: Annotated[
+        str | None, typer.Option(help="Y,X of the particle; left out: chosen.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the crop, px.")] = None,
+    network: Annotated[Literal["live", "paper"], typer.Option()] = "live",
+    quality: Annotated[
+        Literal["fast", "best"], typer.Option(help="best: up to a minute.")
+    ] = "fast",
+    steps: Annotated[int | None, typer.Option(help="Mini-batches.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
+    frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
+) -> None:
+    """Train a detector on one particle; write MODEL.onnx and training.png beside it."""
+    from lodestar_live.lodestar import train
+    from lodestar_live.lodestar.picture import write_picture
+    from lodestar_live.recording.movies import read_image
+
+    if output.suffix != ".onnx":
+        raise InputError(f"output {output}: expected a name ending in .onnx.")
+    pixels = read_image(image, frame)
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("votes agree to {task.fields[spread]:.2f} px"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bar:
+        task = bar.add_task("training", total=1, loss=float("nan"), spread=float("nan"))
+
+        def show(step: TrainingStep) -> None:
+            bar.update(
+                task,
+                total=step.steps,
+                completed=step.step,
+                loss=step.loss,
+                spread=step.consistency_px,
+            )
+
+        model = train(
+            pixels,
+            at=_parse_position(at),
+            size=size,
+            seed=seed,
+            network=network,
+            quality=quality,
+            steps=steps,
+            progress=show,
+        )
+    model.export(output)
+    picture = write_picture(model, output.with_name("training.png"), pixels)
+    if as_json:
+        typer.echo(json.dumps(model.card))
+    else:
+        console.print(_summary(model, output, picture), highlight=False)
+
+
+def _parse_position(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        y, x = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--at {text}: expected Y,X in pixels, for example 120,88."
+        ) from None
+    return y, x
+
+
+def _summary(model: Model, output: Path, picture: Path) -> str:
+    card, report = model.card, model.card["report"]
+    (y, x), size = card["crop"]["at_px"], card["crop"]["size_px"]
+    errors = ", ".join(
+        f"{error:.3f} px at {snr}"
+        for snr, error in report["predicted_error_px"].items()
+    )
+    return (
+        f"particle at (y, x) = ({y:.1f}, {x:.1f}), crop {size} px, "
+        f"contrast/noise {card['particle']['snr']:.1f}\n"
+        f"trained {card['training']['steps']} steps in "
+        f"{card['training']['seconds']:.1f} s; unseen views agree to "
+        f"{report['error_px']:.3f} px, votes to {report['consistency_px']:.2f} px\n"
+        f"predicted error by contrast/noise: {errors}\n"
+        f"wrote {output} and {picture}"
+    )
