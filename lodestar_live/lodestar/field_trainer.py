@@ -34,7 +34,7 @@ from lodestar_live.lodestar.holographic import (
     locate_in_crop,
 )
 from lodestar_live.lodestar.losses import (
-    near_loss,
+    near_errors,
     normalised_weights,
     pool,
     territory,
@@ -194,7 +194,13 @@ def _fit(
     recipe: FieldRecipe,
     progress: Callable[[TrainingStep], None] | None,
 ) -> tuple[Network, dict[str, list[float]]]:
-    layers = live_network(None, fields=recipe.groups, in_channels=2, n_extra=2)
+    layers = live_network(
+        None,
+        fields=recipe.groups,
+        dilations=(1, 1, 2, 2, 1, 1),
+        in_channels=2,
+        n_extra=2,
+    )
     network = Network(layers, stride=4, channels=CHANNELS)
     initialise(network, maker.generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -248,7 +254,8 @@ def _loss(
     loss = (between * inside).sum() / inside.sum()
     spread = (pooled.spread_px * inside).sum() / inside.sum()
     loss = loss + recipe.within * spread
-    loss = loss + recipe.near * near_loss(copies, targets, shared, reach_px=10.0)
+    near = near_errors(copies, targets, shared, reach_px=10.0)
+    loss = loss + recipe.near * near.mean()
     penalty = weight_penalty(rho, views, shared, reach_px=14.0, centre_px=3.0)
     return loss + recipe.weight_penalty * penalty, spread
 

@@ -154,8 +154,11 @@ def live_network(
         [] if normalise is None else [LocalContrastNorm(normalise)]
     )
     layers.append(nn.PixelUnshuffle(stride))
+    zero_mean = normalise is not None  # a field's background is absolute
     for i, dilation in enumerate(dilations):
-        conv = SymmetricConv(channels, hidden, dilation=dilation, zero_mean=i == 0)
+        conv = SymmetricConv(
+            channels, hidden, dilation=dilation, zero_mean=zero_mean and i == 0
+        )
         layers += [conv, nn.ReLU()]
         channels = hidden
     return [*layers, SymmetricConv(hidden, output_action(1 + n_extra), kernel=1)]
