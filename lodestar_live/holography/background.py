@@ -74,6 +74,11 @@ class Background:
         safe = np.where(level > floor, total, floor)
         self._inverse = (level.mean() / safe).astype(np.complex64)
 
+    def conjugate(self) -> None:
+        """Change to the other sideband: what was learnt is conjugated."""
+        if self._inverse is not None:
+            self._inverse = self._inverse.conj()
+
     def _follow(self, field: ComplexImage) -> None:
         change = field - 1
         change[np.abs(change) > 4 * background_noise(field)] = 0

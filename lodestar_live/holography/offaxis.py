@@ -16,9 +16,11 @@ from scipy import fft
 
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.errors import InputError
-from lodestar_live.holography.background import Background, flatten
+from lodestar_live.holography.background import Background
 from lodestar_live.holography.optics import Optics
 from lodestar_live.holography.propagation import ComplexImage
+
+_TELLING_SKEW = 1.0
 
 
 class OffAxis:
@@ -34,7 +36,7 @@ class OffAxis:
         (cycles per pixel along y, along x) of the fringes, towards the sideband that
         holds the field. None: found on the first hologram; of the two conjugate
         sidebands the one in which particles delay the light (n_particle > n_medium)
-        is taken.
+        is taken, as soon as a hologram shows particles (`is_sure`).
     background
         Divided out of every wave; `Background()` removes drift only.
     n_threads
@@ -75,6 +77,7 @@ class OffAxis:
                 f"check pixel_size_um = {optics.pixel_size_um}."
             )
         self.carrier, self.n_threads = carrier, n_threads
+        self.is_sure = carrier is not None
         self.background = Background() if background is None else background
         self._pupil = _pupil(self.field_shape, self.optics)
 
@@ -86,7 +89,17 @@ class OffAxis:
         hologram
             Shape `shape`, any real dtype.
         """
-        return self.background(self.wave(hologram))
+        field = self.background(self.wave(hologram))
+        if self.is_sure:
+            return field
+        skew = phase_skew(field, self.optics)
+        self.is_sure = abs(skew) > _TELLING_SKEW
+        if not self.is_sure or skew > 0:
+            return field
+        assert self.carrier is not None  # noqa: S101 - `wave` has found it
+        self.carrier = (-self.carrier[0], -self.carrier[1])
+        self.background.conjugate()
+        return field.conj()
 
     def learn_background(self, holograms: Iterable[Pixels]) -> None:
         """Average the waves of several holograms; divide by it from now on."""
@@ -104,7 +117,9 @@ class OffAxis:
         counts = hologram[:height, :width].astype(np.float32)
         spectrum = fft.rfft2(counts, workers=self.n_threads)
         if self.carrier is None:
-            self.carrier = self._find_carrier(spectrum)
+            self.carrier = find_carrier(
+                spectrum, self.camera_optics, self._used_shape()
+            )
         return self._extract(spectrum, self.carrier)
 
     def _extract(
@@ -117,13 +132,6 @@ class OffAxis:
         _remove_fraction(field, shape, carrier, self.factor)
         result: ComplexImage = field
         return result
-
-    def _find_carrier(self, spectrum: ComplexImage) -> tuple[float, float]:
-        carrier = find_carrier(spectrum, self.camera_optics, self._used_shape())
-        field = flatten(self._extract(spectrum, carrier))
-        if is_conjugate(field, self.optics):
-            return (-carrier[0], -carrier[1])
-        return carrier
 
     def _used_shape(self) -> tuple[int, int]:
         height, width = self.field_shape
@@ -167,13 +175,13 @@ def find_carrier(
     return float(fy[row]), float(fx[column])
 
 
-def is_conjugate(field: ComplexImage, optics: Optics) -> bool:
-    """Return True if particles seem to advance the light: the wrong sideband.
+def phase_skew(field: ComplexImage, optics: Optics) -> float:
+    """Return how one-sided the particles' phase is; negative in the wrong sideband.
 
     The integral of Im(E - 1) over a particle is the same at every defocus and has the
     sign of n_particle - n_medium. Smoothed over about 1 µm, Im(E - 1) is therefore
-    skewed towards positive values in the right sideband. The borders are left out:
-    fringes cut off there ring.
+    skewed towards positive values in the right sideband (4 and more with particles,
+    below 0.5 without). The borders are left out: fringes cut off there ring.
     """
     frequencies = [
         2 * np.pi * fft.fftfreq(n, optics.pixel_size_um) for n in field.shape
@@ -183,7 +191,7 @@ def is_conjugate(field: ComplexImage, optics: Optics) -> bool:
     margin_y, margin_x = (max(4, n // 8) for n in phase.shape)
     phase = phase[margin_y:-margin_y, margin_x:-margin_x]
     phase = phase - np.median(phase)
-    return bool(np.sum(phase**3) < 0)
+    return float(np.mean(phase**3) / np.mean(phase**2) ** 1.5)
 
 
 def _pupil(shape: tuple[int, int], optics: Optics) -> FloatArray:

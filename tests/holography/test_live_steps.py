@@ -53,7 +53,7 @@ def reference_crop() -> Reference:
 def test_counts_become_tracks_quantities_in_two_calls(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     blank = [hologram_frame([], rng).pixels for _ in range(16)]
-    tifffile.imwrite(tmp_path / "empty.tif", np.stack(blank))
+    tifffile.imwrite(tmp_path / "empty.tif", np.stack(blank), photometric="minisblack")
     settings = SETTINGS.model_copy(
         update={"background_file": str(tmp_path / "empty.tif"), "carrier": (0.26, 0.27)}
     )

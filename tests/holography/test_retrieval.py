@@ -65,11 +65,33 @@ def test_off_axis_field_is_found_with_the_right_sign(
     assert field[75, 75].imag > 0.8  # the sphere in focus delays the light
 
 
+@pytest.mark.parametrize("carrier", [(0.26, 0.27), (-0.26, -0.27)])
+def test_sideband_is_chosen_by_particles_even_after_an_empty_background(
+    carrier: tuple[float, float],
+) -> None:
+    rng = np.random.default_rng(8)
+    camera = OffAxisCamera(carrier=carrier)
+    retrieve = OffAxis(camera_optics(4), (512, 512))
+    blank = [camera.expose(np.ones((128, 128), complex), rng) for _ in range(4)]
+    retrieve.learn_background(blank)
+    retrieve(blank[0])
+    assert not retrieve.is_sure
+    truth = render_field(SPHERES, (128, 128), FIELD)
+    field = retrieve(camera.expose(truth, rng))
+    assert retrieve.is_sure
+    assert retrieve.carrier == pytest.approx(carrier, abs=1e-3)
+    again = retrieve(camera.expose(truth, rng))
+    for found in (field, again):
+        error = np.linalg.norm(found - truth) / np.linalg.norm(truth - 1)
+        assert error < 0.35  # shot noise; the conjugate would be above 1
+
+
 def test_carrier_given_or_found_give_the_same_field() -> None:
     rng = np.random.default_rng(0)
     camera = OffAxisCamera(electrons=np.inf)
     hologram = camera.expose(render_field(SPHERES, (128, 128), FIELD), rng)
     found = OffAxis(camera_optics(4), hologram.shape)
+    found(hologram)
     field = found(hologram)
     assert found.carrier == pytest.approx(camera.carrier, abs=1 / 512)
     given_ = OffAxis(camera_optics(4), hologram.shape, carrier=found.carrier)
