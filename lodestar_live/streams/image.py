@@ -16,7 +16,7 @@ from lodestar_live.data import Frame, Pixels
 _log = logging.getLogger(__name__)
 
 LONGEST_SIDE_PX = 512
-_MIN_PERIOD_S = 0.05
+_MIN_PERIOD_S = 0.04
 _QUALITY = 85
 
 
@@ -58,7 +58,7 @@ def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
 
 
 class ImageEncoder:
-    """Encode the newest frame offered, at most 20 a second, on its own thread.
+    """Encode the newest frame offered, at most 25 a second, on its own thread.
 
     Parameters
     ----------

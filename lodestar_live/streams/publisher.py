@@ -332,7 +332,8 @@ class Publisher:
             "degraded": update.degraded,
         }
         self._send_latest(seq, update, facts)
-        self._send("tracks", seq, facts, update.tracks.rows)
+        target = {"target_id": self._target.track_id}
+        self._send("tracks", seq, facts | target, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)
         if "stage" in self.wanted_topics:
             stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)

@@ -62,7 +62,7 @@ def test_image_comes_only_to_those_who_subscribed(publisher: Publisher) -> None:
     assert (message.frame, message.header["encoding"]) == (1, "jpeg")
 
 
-def test_images_are_the_newest_and_at_most_twenty_a_second(
+def test_images_are_the_newest_and_at_most_25_a_second(
     publisher: Publisher,
 ) -> None:
     seen = []
@@ -75,7 +75,7 @@ def test_images_are_the_newest_and_at_most_twenty_a_second(
         while not seen or seen[-1].frame != 299:  # the newest always arrives
             seen.append(receive(reader, "image"))
     span_s = seen[-1].header["t_publish_s"] - seen[0].header["t_publish_s"]
-    assert len(seen) - 1 <= span_s / 0.05 + 2  # jitter of the first and last
+    assert len(seen) - 1 <= span_s / 0.04 + 2  # jitter of the first and last
 
 
 def test_frame_without_picture_is_only_logged(publisher: Publisher, caplog) -> None:

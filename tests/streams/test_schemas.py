@@ -15,7 +15,7 @@ from referencing import Registry, Resource
 from lodestar_live.data import Event, Tracks
 from lodestar_live.streams import Publisher
 from lodestar_live.streams.commands import VERBS, Commands
-from lodestar_live.streams.messages import TOPICS
+from lodestar_live.streams.messages import TOPICS, decode
 from tests.streams.samples import RUN, make_update, wait_for
 
 SCHEMAS = {
@@ -107,3 +107,23 @@ def test_schema_and_server_agree_on_requests(request_: dict, is_valid: bool) -> 
 
 def _strict(raw: bytes) -> dict:
     return json.loads(raw, parse_constant=pytest.fail)
+
+
+def test_hex_dump_of_the_page_is_a_real_message() -> None:
+    page = (files("lodestar_live.streams") / "PROTOCOL.md").read_text(encoding="utf-8")
+    dump = page.split("```hexdump\n")[1].split("```")[0]
+    parts = [
+        bytes.fromhex("".join(line[6:53] for line in block.splitlines()))
+        for block in dump.split("\n\n")
+    ]
+    tracks = decode(parts).tracks
+    assert tracks is not None
+    assert tracks.rows[["y_px", "x_px", "track_id"]].tolist() == [
+        (10.5, 3.0, 7),
+        (20.25, 4.0, 9),
+    ]
+
+
+def test_topics_are_not_prefixes_of_each_other() -> None:
+    for topic in TOPICS:
+        assert [t for t in TOPICS if t.startswith(topic)] == [topic]
