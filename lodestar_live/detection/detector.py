@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy.typing as npt
 
 from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection import rows
-from lodestar_live.detection.engines import OnnxRuntimeCpu, physical_cores
+from lodestar_live.detection.accelerators import available, open_engine
+from lodestar_live.detection.engines import Engine, physical_cores
 from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
 from lodestar_live.detection.layers import CUT
 from lodestar_live.detection.model_file import read_model
@@ -26,6 +28,9 @@ from lodestar_live.detection.tiles import (
     cut_out,
     owned_rows,
 )
+from lodestar_live.detection.trial import Trial, try_engine
+
+logger = logging.getLogger(__name__)
 
 MAX_TILE_BYTES = 256 * 2**20
 _NOTHING = -1e30  # a threshold every score passes
@@ -77,7 +82,8 @@ class Detector:
     only_like_training
         Drop detections whose votes disagree more than the training particle's.
     engine
-        "auto", "cpu".
+        "cpu", "openvino", "cuda" or "tensorrt"; one that is not installed becomes
+        "cpu" with a warning. "auto" is "cpu" until `warm_up` finds a faster one.
     n_threads
         None: one per physical core.
 
@@ -108,9 +114,9 @@ class Detector:
         self.only_like_training = only_like_training
         self.n_cut = 0
         self.layout = Layout.of(self.card)
-        self.engine = OnnxRuntimeCpu(
-            file.proto, n_threads=n_threads or physical_cores()
-        )
+        self._proto, self._n_threads = file.proto, n_threads or physical_cores()
+        self._is_automatic = engine == "auto"
+        self.engine = self._open("cpu" if self._is_automatic else engine)
         self._max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
         self._quantile = quantile
         if quantile is not None:
@@ -120,6 +126,36 @@ class Detector:
             "alpha": np.array(self._chosen(alpha, "alpha", 0.5), np.float32),
             "beta": np.array(self._chosen(beta, "beta", 0.5), np.float32),
         }
+
+    def warm_up(self, pixels: Pixels) -> list[Trial]:
+        """Run once, so that the first frame of this size and type is not a slow one.
+
+        With engine "auto" every engine installed here is tried on `pixels`, and the
+        fastest whose positions agree with the float32 reference is kept.
+
+        Parameters
+        ----------
+        pixels
+            A typical frame, e.g. the snapshot.
+
+        Returns
+        -------
+        What was tried; empty unless "auto" had a choice.
+        """
+        names = available()
+        if not self._is_automatic or len(names) == 1:
+            self(pixels)
+            return []
+        self.engine = self._open("cpu")
+        expected = self(pixels).positions_px
+        engines = {name: self._open(name) for name in names}
+        trials = []
+        for name, self.engine in engines.items():
+            trials.append(try_engine(name, lambda: self(pixels).positions_px, expected))
+        best = min((t for t in trials if t.is_accepted), key=lambda t: t.median_ms)
+        self.engine = engines[best.engine]
+        logger.info("engine: %s of %s", best.engine, trials)
+        return trials
 
     def __call__(self, pixels: Pixels) -> Detections:
         """Find the particles of one frame.
@@ -197,6 +233,9 @@ class Detector:
             features=by_name,
             stride=self.layout.stride,
         )
+
+    def _open(self, engine: str) -> Engine:
+        return open_engine(engine, self._proto, n_threads=self._n_threads)
 
     def _find(
         self, intake: Intake, tiles: Iterable[Tile], threshold: float

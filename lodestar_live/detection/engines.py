@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,15 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
+class Engine(Protocol):
+    """Computes parts of the model's graph."""
+
+    name: str
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Return `outputs`; what is fed is not computed."""
+
+
 class OnnxRuntimeCpu:
     """The graph, or any part of it, in float32 on the CPU.
 
@@ -76,15 +85,20 @@ class OnnxRuntimeCpu:
         pixel_type: np.dtype[Any] | None,
     ) -> _Session:
         model = cut(self._proto, feeds, outputs)
-        for value in model.graph.input:
-            if value.name == "pixels" and pixel_type is not None:
-                value.type.tensor_type.elem_type = _TYPES[pixel_type]
+        set_pixel_type(model, pixel_type)
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
             session_options(self._n_threads),
             providers=["CPUExecutionProvider"],
         )
         return session, [value.name for value in model.graph.input]
+
+
+def set_pixel_type(model: onnx.ModelProto, pixel_type: np.dtype[Any] | None) -> None:
+    """Let the input `pixels` take uint8, uint16 or float32; the graph casts."""
+    for value in model.graph.input:
+        if value.name == "pixels" and pixel_type is not None:
+            value.type.tensor_type.elem_type = _TYPES[pixel_type]
 
 
 def session_options(n_threads: int) -> onnxruntime.SessionOptions:

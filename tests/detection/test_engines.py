@@ -1,0 +1,118 @@
+"""Engines: same detections, honest fall-backs, and a gate against imprecise ones."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from lodestar_live.detection import Detector
+from lodestar_live.detection.accelerators import SplitEngine, available
+from lodestar_live.detection.engines import physical_cores, session_options
+from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engine
+from lodestar_live.errors import ModelError
+from tests.detection import networks
+
+SPOTS = np.array([[20.0, 30.0], [60.25, 44.5], [90.5, 100.75]])
+FRAME = np.random.default_rng(0).poisson(networks.spots(SPOTS, (128, 136)))
+FRAME = FRAME.astype(np.uint16)
+
+
+def spot_detector(**options: object) -> Detector:
+    model = networks.model(networks.spot_finder(), threshold=-1.5)
+    return Detector(model, n_threads=1, **options)
+
+
+def shifted(by_px: float):
+    """A network elsewhere whose votes come out shifted."""
+
+    def compile_network(model: onnx.ModelProto, n_threads: int):
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), session_options(n_threads)
+        )
+
+        def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            features, contrast = session.run(None, dict(feeds))
+            features[:, :2] += by_px
+            return [features, contrast]
+
+        return run
+
+    return compile_network
+
+
+def with_shift(by_px: float) -> Detector:
+    detector = spot_detector()
+    detector.engine = SplitEngine(
+        "elsewhere", detector._proto, shifted(by_px), n_threads=1
+    )
+    return detector
+
+
+def test_split_engine_finds_what_the_whole_graph_finds() -> None:
+    reference, split = spot_detector(), with_shift(0)
+    for name in ("y_px", "x_px", "score", "intensity", "consistency_px"):
+        np.testing.assert_allclose(
+            split(FRAME).rows[name], reference(FRAME).rows[name], rtol=1e-5
+        )
+    near, expected = (d.near(FRAME, SPOTS[:1]) for d in (split, reference))
+    np.testing.assert_allclose(near.positions_px, expected.positions_px, rtol=1e-5)
+    np.testing.assert_allclose(split.locate(FRAME[None]), reference.locate(FRAME[None]))
+
+
+def test_openvino_passes_the_gate_here() -> None:
+    assert "openvino" in available(), "pip install lodestar-live[test]"
+    expected = spot_detector()(FRAME).positions_px
+    openvino = spot_detector(engine="openvino")
+    assert openvino.engine.name == "openvino"
+    trial = try_engine("openvino", lambda: openvino(FRAME).positions_px, expected)
+    assert trial.is_accepted
+    # Without bfloat16 in hardware it computes in float32.
+    assert trial.p95_shift_px < MAX_SHIFT_PX
+
+
+@pytest.mark.parametrize(("by_px", "is_accepted"), [(0.001, True), (0.05, False)])
+def test_gate_measures_the_shift(by_px: float, is_accepted: bool) -> None:
+    expected = spot_detector()(FRAME).positions_px
+    detector = with_shift(by_px)
+    trial = try_engine("elsewhere", lambda: detector(FRAME).positions_px, expected)
+    assert trial.p95_shift_px == pytest.approx(by_px * np.sqrt(2), rel=0.05)
+    assert trial.is_accepted == is_accepted
+
+
+def test_auto_keeps_the_fastest_that_agrees() -> None:
+    detector = spot_detector(engine="auto")
+    assert detector.engine.name == "cpu"
+    trials = detector.warm_up(FRAME)
+    assert [t.engine for t in trials] == available()
+    accepted = [t for t in trials if t.is_accepted]
+    fastest = min(accepted, key=lambda t: t.median_ms)
+    assert detector.engine.name == fastest.engine
+    assert len(detector(FRAME)) == 3
+
+
+def test_auto_stays_with_the_reference_when_nothing_can_be_compared() -> None:
+    detector = spot_detector(engine="auto")
+    detector.warm_up(np.zeros((64, 64), np.uint8))
+    assert detector.engine.name == "cpu"
+
+
+def test_engines_that_are_not_installed_become_cpu_with_a_message(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        detector = spot_detector(engine="cuda")
+    assert detector.engine.name == "cpu"
+    assert "lodestar-live[gpu]" in caplog.text
+
+
+def test_unknown_engines_are_refused() -> None:
+    with pytest.raises(ModelError, match="expected one of"):
+        spot_detector(engine="npu")
+
+
+def test_threads_are_counted_in_physical_cores() -> None:
+    assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
