@@ -47,20 +47,15 @@ class LiveSource:
         g = np.arange(-5, 6)
         self._spot = (900 * np.exp(-(g[:, None] ** 2 + g**2) / 8)).astype(np.uint16)
         self._stopping = threading.Event()
-        self.publisher.open(
-            RunInfo(
-                "feedbeef0123",
-                "2026-11-22T19:00:00Z",
-                {
-                    "name": "swarm",
-                    "streams": {"control": self.control},
-                    "control": {
-                        "limits": {"y_um": [-20, 20], "x_um": [-30, 30], "z_um": None}
-                    },
-                },
-                pixel_size_um=0.1,
-            )
+        settings = {
+            "name": "swarm",
+            "streams": {"control": self.control},
+            "control": {"limits": {"y_um": [-20, 20], "x_um": [-30, 30], "z_um": None}},
+        }
+        self.run = RunInfo(
+            "feedbeef0123", "2026-11-22T19:00:00Z", settings, pixel_size_um=0.1
         )
+        self.publisher.open(self.run)
         self.n_frames = 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
