@@ -21,7 +21,8 @@ class LinkScore:
     A link joins two successive appearances of one identity, at most `LONGEST_GAP`
     missed frames apart. `switches` counts true links whose ends have different track
     ids, per 1000. `jaccard_positions` and `jaccard_tracks` are JSC and JSC_theta of
-    Chenouard et al. 2014, where only tracks that share a detection may be paired.
+    Chenouard et al. 2014, where only tracks that share a detection may be paired, and
+    an identity seen once is no track.
     """
 
     f1: float
@@ -71,15 +72,25 @@ def _key(links: IntArray, n: int) -> IntArray:
 
 
 def _jaccard(true_id: IntArray, found_id: IntArray) -> tuple[float, float]:
-    real = true_id >= 0
-    true_ids, true_row = np.unique(true_id[real], return_inverse=True)
-    found_ids, found_row = np.unique(found_id, return_inverse=True)
+    """Return JSC and JSC_theta; an identity seen once is no track, on both sides."""
+    n_true, true_row = _tracks(true_id)
+    n_found, found_row = _tracks(found_id)
+    both = (true_row >= 0) & (found_row >= 0)
     key, shared = np.unique(
-        true_row * len(found_ids) + found_row[real], return_counts=True
+        true_row[both] * n_found + found_row[both], return_counts=True
     )
-    pairs = Pairs(key // len(found_ids), key % len(found_ids), shared.astype(float))
-    partner = assign(pairs, len(true_ids), len(found_ids)).detection
+    pairs = Pairs(key // n_found, key % n_found, shared.astype(float))
+    partner = assign(pairs, n_true, n_found).detection
     chosen = partner[pairs.track] == pairs.detection
     n_shared, n_paired = int(shared[chosen].sum()), int(chosen.sum())
-    n_points = int(real.sum()) + len(found_id) - n_shared
-    return n_shared / n_points, n_paired / (len(true_ids) + len(found_ids) - n_paired)
+    n_points = np.count_nonzero(true_row >= 0) + np.count_nonzero(found_row >= 0)
+    positions = n_shared / max(int(n_points) - n_shared, 1)
+    return positions, n_paired / max(n_true + n_found - n_paired, 1)
+
+
+def _tracks(identity: IntArray) -> tuple[int, IntArray]:
+    """Return how many identities are tracks, and their numbers (-1: seen once)."""
+    ids, row, counts = np.unique(identity, return_inverse=True, return_counts=True)
+    is_track = (counts > 1) & (ids >= 0)
+    number = np.where(is_track, np.cumsum(is_track) - 1, -1)
+    return int(is_track.sum()), number[row]
