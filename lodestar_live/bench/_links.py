@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.linking.assignment import Pairs, assign
+from lodestar_live.simulation.motion import MERGED
 
 IntArray = npt.NDArray[np.int64]
 LONGEST_GAP = 3  # missed frames within one link
@@ -35,9 +36,16 @@ class LinkScore:
 
 
 def score_links(truth: Sequence[IntArray], found: Sequence[IntArray]) -> LinkScore:
-    """Compare identities given per frame and detection; -1 in `truth` is clutter."""
+    """Compare identities given per frame and detection.
+
+    In `truth`, -1 is clutter. A detection shared by two particles (`MERGED`) is no one's
+    in particular and left out of both sides: what counts is that the identities after a
+    merge are those before it.
+    """
     frame = np.repeat(np.arange(len(truth)), [len(ids) for ids in truth])
     true_id, found_id = np.concatenate(truth), np.concatenate(found)
+    known = true_id != MERGED
+    frame, true_id, found_id = frame[known], true_id[known], found_id[known]
     true_links = _links(true_id, frame)
     found_links = _links(found_id, frame)
     hit = np.isin(_key(true_links, len(frame)), _key(found_links, len(frame)))

@@ -24,6 +24,7 @@ DIRECTED_SHARE = 0.95  # of the rms step; the rest is Brownian, added in quadrat
 DRIFT_SHARE = 0.8
 TURNING_RAD = 0.2  # per frame: a direction lasts for tens of frames
 SWITCHING = 0.02  # probability per frame of changing between Brownian and directed
+MERGED = -2
 BURST_EVERY = 10  # every tenth frame lasts twice as long
 
 
@@ -73,7 +74,11 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SimulatedFrame:
-    """Detections of one frame and the particle behind each (-1: a false positive)."""
+    """Detections of one frame and the particle behind each.
+
+    `particle`: shape (n,); -1 for a false positive, `MERGED` for a detection that two
+    particles share, which is then either's.
+    """
 
     detections: Detections
     particle: npt.NDArray[np.int64]
@@ -153,20 +158,25 @@ class _World:
     def observe(self) -> SimulatedFrame:
         """Detect: merge close neighbours, miss some, add noise and false positives."""
         s, rng = self.scenario, self.rng
-        position, visible = self._merged()
+        position, visible, particle = self._merged()
         visible &= rng.random(s.n) >= s.miss
         seen = position[visible]
         n_false = int(rng.poisson(s.clutter * s.n))
         false = rng.uniform(0, s.size_px, (n_false, 2))
         yx = np.concatenate([seen + rng.normal(0, s.noise_px, seen.shape), false])
-        particle = np.concatenate([self.particle[visible], np.full(n_false, -1)])
+        particle = np.concatenate([particle[visible], np.full(n_false, -1)])
         order = rng.permutation(len(yx))
         return SimulatedFrame(Detections.from_positions(yx[order]), particle[order])
 
-    def _merged(self) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        position, visible = self.position.copy(), np.ones(self.scenario.n, np.bool_)
+    def _merged(
+        self,
+    ) -> tuple[FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Return positions, what is visible and whose it is, close pairs joined."""
+        position, particle = self.position.copy(), self.particle.copy()
+        visible = np.ones(self.scenario.n, np.bool_)
         for i, j in sorted(cKDTree(position).query_pairs(self.scenario.merge_px)):
             if visible[i] and visible[j]:
                 position[i] = (position[i] + position[j]) / 2
+                particle[i] = MERGED
                 visible[j] = False
-        return position, visible
+        return position, visible, particle
