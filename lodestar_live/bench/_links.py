@@ -38,9 +38,9 @@ class LinkScore:
 def score_links(truth: Sequence[IntArray], found: Sequence[IntArray]) -> LinkScore:
     """Compare identities given per frame and detection.
 
-    In `truth`, -1 is clutter. A detection shared by two particles (`MERGED`) is no one's
-    in particular and left out of both sides: what counts is that the identities after a
-    merge are those before it.
+    In `truth`, -1 is clutter. A detection shared by two particles (`MERGED`) is no
+    one's in particular and left out of both sides: what counts is that the identities
+    after a merge are those before it.
     """
     frame = np.repeat(np.arange(len(truth)), [len(ids) for ids in truth])
     true_id, found_id = np.concatenate(truth), np.concatenate(found)

@@ -7,7 +7,10 @@ has one setting for everything. Seeds start at 1000 + 100 `seed`; tuning used ot
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from lodestar_live.bench._links import LinkScore, score_links
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.simulation.motion import (
     MOTIONS,
+    Motion,
     Scenario,
     SimulatedFrame,
     simulate_motion,
@@ -70,21 +74,32 @@ def _truth(seeds: Sequence[int], *, quick: bool) -> Table:
         "gap recall LSA|switches/1000 ours|switches/1000 LSA|JSC ours|JSC LSA|"
         "JSC_theta ours|JSC_theta LSA|F1 trackpy|F1 trackpy adaptive".split("|"),
     )
-    motions = MOTIONS[:1] if quick else MOTIONS
-    for motion, ratio in itertools.product(motions, (0.1, 0.2, 0.3, 0.5)):
-        if quick and ratio > 0.1:
-            continue
-        n, n_frames = (80, 12) if quick else (300, 36)
-        scenarios = [Scenario(motion, n, ratio, n_frames, seed=s) for s in seeds]
-        rows = [_compare(s, with_trackpy=s is scenarios[0]) for s in scenarios]
+    cells = list(itertools.product(MOTIONS, (0.1, 0.2, 0.3, 0.5)))
+    cells = cells[:1] if quick else cells
+    n, n_frames = (80, 12) if quick else (300, 36)
+    jobs = [
+        (Scenario(motion, n, ratio, n_frames, seed=seed), seed == seeds[0])
+        for (motion, ratio), seed in itertools.product(cells, seeds)
+    ]
+    results = iter(_map(_compare, jobs))
+    for motion, ratio in cells:
+        rows = [next(results) for _ in seeds]
         table.rows.append([motion, ratio, *_summary(rows)])
     return table
 
 
-def _compare(
-    scenario: Scenario, *, with_trackpy: bool
-) -> tuple[LinkScore, LinkScore, list[str]]:
+def _map(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
+    """Apply to every job, on all cores where that is worth starting processes."""
+    if len(jobs) < 10:
+        return [function(job) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        return list(pool.map(function, jobs))
+
+
+def _compare(job: tuple[Scenario, bool]) -> tuple[LinkScore, LinkScore, list[str]]:
     """Return our score, the best LSA's, and the F1 of both trackpys or why not."""
+    scenario, with_trackpy = job
     movie = _movie(scenario)
     mine = _score(movie, list(ours(movie)))
     tuned = []
@@ -167,18 +182,23 @@ def _first_gate(seeds: Sequence[int], *, quick: bool) -> Table:
         "First gate: F1 when the learning starts from a wrong step",
         ["motion", "ratio", "none given", "1.5 rms", "3 rms", "8 rms", "largest loss"],
     )
-    cases = [("brownian", 0.1), ("brownian", 0.3), ("drift", 0.3), ("directed", 0.2)]
+    cases: list[tuple[Motion, float]] = [("brownian", 0.1), ("brownian", 0.3)]
+    cases += [("drift", 0.3), ("directed", 0.2)]
     cases += [("directed", 0.3), ("flow", 0.3), ("switch", 0.3)]
-    for motion, ratio in cases[:1] if quick else cases:
-        scores = []
-        for seed in seeds:
-            n, n_frames = (80, 12) if quick else (300, 36)
-            scenario = Scenario(motion, n, ratio, n_frames, seed=seed)  # type: ignore[arg-type]
-            movie = _movie(scenario)
-            gates = [None, *(g * scenario.step_px for g in (1.5, 3.0, 8.0))]
-            scores.append(
-                [_score(movie, list(ours(movie, first_gate_px=g))).f1 for g in gates]
-            )
-        means = np.mean(scores, axis=0).tolist()
+    n, n_frames = (80, 12) if quick else (300, 36)
+    cases = cases[:1] if quick else cases
+    jobs = [
+        Scenario(motion, n, ratio, n_frames, seed=seed)
+        for (motion, ratio), seed in itertools.product(cases, seeds)
+    ]
+    results = iter(_map(_vary_gate, jobs))
+    for motion, ratio in cases:
+        means = np.mean([next(results) for _ in seeds], axis=0).tolist()
         table.rows.append([motion, ratio, *means, means[0] - min(means)])
     return table
+
+
+def _vary_gate(scenario: Scenario) -> list[float]:
+    movie = _movie(scenario)
+    gates = [None, *(gate * scenario.step_px for gate in (1.5, 3.0, 8.0))]
+    return [_score(movie, list(ours(movie, first_gate_px=g))).f1 for g in gates]

@@ -23,20 +23,17 @@ def test_the_truth_itself_scores_one_and_chance_scores_little(motion):
     assert chance.f1 < 0.1
 
 
-def test_the_simulation_has_the_step_it_promises():
-    for motion in MOTIONS:
-        scenario = Scenario(motion, 2000, 0.2, 3, seed=1, miss=0, clutter=0, noise_px=0)
-        a, b = list(simulate_motion(scenario))[:2]
-        order_a, order_b = np.argsort(a.particle), np.argsort(b.particle)
-        both = np.isin(a.particle[order_a], b.particle)
-        there = np.isin(b.particle[order_b], a.particle)
-        step = (
-            b.detections.positions_px[order_b][there]
-            - a.detections.positions_px[order_a][both]
-        )
-        rms = np.sqrt((step**2).sum(axis=1).mean())
-        # 2000 steps give the rms to 2 %; merged neighbours and edges add a little.
-        assert rms == pytest.approx(scenario.step_px, rel=0.06), motion
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_the_simulation_has_the_step_it_promises(motion):
+    scenario = Scenario(
+        motion, 2000, 0.2, 3, seed=1, miss=0, clutter=0, noise_px=0, merge_px=0
+    )
+    a, b = list(simulate_motion(scenario))[:2]
+    _, row_a, row_b = np.intersect1d(a.particle, b.particle, return_indices=True)
+    step = b.detections.positions_px[row_b] - a.detections.positions_px[row_a]
+    rms = np.sqrt((step**2).sum(axis=1).mean())
+    # 2000 steps give the rms of a Gaussian to 1.6 %: three times that.
+    assert rms == pytest.approx(scenario.step_px, rel=0.05)
 
 
 def test_plain_assignment_finds_trackpys_links():
