@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -338,7 +339,7 @@ class Controller:
             for a, b in itertools.pairwise(newest)
             if b.index > a.index
         ]
-        period_s = float(np.median(times)) if times else 0.0
+        period_s = statistics.median(times) if times else 0.0
         return period_s if period_s > 0 else None
 
     # ---- thread ----------------------------------------------------------------------

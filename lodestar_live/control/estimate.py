@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lodestar_live.data import FloatArray
 
+BoolArray = npt.NDArray[np.bool_]
 Covariance = tuple[FloatArray, FloatArray, FloatArray]  # place, cross, velocity
 MEMORY = 0.995  # weights forget with 200 frames, so a change of habit is noticed
 
@@ -94,9 +96,12 @@ class TargetFilter:
         self._correct(z, variance)
         return True
 
-    def is_plausible(self, position: FloatArray, t: float) -> bool:
-        """Return whether a target at `position` at time `t` could be this one."""
-        return self._is_near(position, self.predict(t))
+    def is_plausible(self, positions: FloatArray, t: float) -> BoolArray:
+        """Return which of `positions` (n, axes) could be the target at time `t`."""
+        ahead = self.predict(t)
+        spread = np.hypot(ahead.position_sd, self.noise_sd)
+        away = np.abs(positions - ahead.position)
+        return np.asarray((away < self.gate_sigma * spread).all(axis=1))
 
     def predict(self, t: float) -> Estimate:
         """Return where the target will be at time `t`."""

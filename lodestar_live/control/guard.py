@@ -25,7 +25,7 @@ ORIENTATIONS = np.array(
     dtype=float,
 )  # the first is "as calibrated"
 WINDOW_FRAMES = 16
-PROOF = 6.0  # log-likelihood ratio of two orientations, variance unknown
+PROOF = 8.0  # log-likelihood ratio of two orientations
 GROWING_MOVES = 5
 
 
@@ -44,6 +44,7 @@ class SignGuard:
             maxlen=WINDOW_FRAMES
         )
         self._errors_at_moves: deque[float] = deque(maxlen=GROWING_MOVES + 1)
+        self._doubt: FloatArray = np.zeros(8)
         self.is_verified = np.array([False, False])  # (y, x)
 
     def observe(
@@ -51,9 +52,10 @@ class SignGuard:
     ) -> None:
         """Take the stage (2,) and the target's place in the sample (2,) of a frame."""
         self._seen.append((frame_index, stage_um, place_um - stage_um))
-        rough, n = self._roughness()
-        as_calibrated, axis_reversed = rough[0] + self._floor, rough[3] + self._floor
-        self.is_verified |= n / 2 * np.log(axis_reversed / as_calibrated) > PROOF
+        rough = self._roughness()
+        self._doubt = _evidence(rough.sum(axis=2), 2 * self._floor)
+        trust = _evidence(rough[[3, 0]].transpose(2, 0, 1), self._floor)
+        self.is_verified |= trust[:, 1] > PROOF
 
     def moved(self) -> None:
         """Note that an own move was sent on what was seen last."""
@@ -62,14 +64,12 @@ class SignGuard:
 
     def suspicion(self) -> str:
         """Return why the calibration must be wrong; empty while it may be right."""
-        rough, n = self._roughness()
-        total = rough.sum(axis=1) + 2 * self._floor
-        other = int(np.argmin(total[1:])) + 1
-        proof = n * float(np.log(total[0] / total[other]))
+        other = int(np.argmax(self._doubt))
+        doubt = self._doubt[other]
         is_new = not bool(self.is_verified.all())
-        if proof > PROOF and (is_new or self._error_grew(1.5, 2)):
+        if doubt > PROOF and (is_new or self._error_grew(1.5, 2)):
             return _explain(other)
-        if proof > PROOF / 3 and self._error_grew(3.0, GROWING_MOVES):
+        if doubt > PROOF / 3 and self._error_grew(3.0, GROWING_MOVES):
             return f"the error grew over {GROWING_MOVES} own moves: sign/calibration?"
         return ""
 
@@ -79,19 +79,30 @@ class SignGuard:
             return False
         return errors[-1] > factor * errors[0] and bool(np.all(np.diff(errors) > 0))
 
-    def _roughness(self) -> tuple[FloatArray, int]:
-        """Mean squared second difference per orientation and axis (8, 2); how many."""
+    def _roughness(self) -> FloatArray:
+        """Squared second differences: orientation, bend, axis; (8, n, 2)."""
         seen = list(self._seen)
         bends = [
             (a[1] - 2 * b[1] + c[1], a[2] - 2 * b[2] + c[2])
             for a, b, c in zip(seen, seen[1:], seen[2:], strict=False)
             if c[0] - a[0] == 2
         ]
-        if not bends:
-            return np.zeros((8, 2)), 0
-        stage, offset = np.array(bends).transpose(1, 0, 2)
+        stage, offset = np.array(bends).reshape(-1, 2, 2).transpose(1, 0, 2)
         turned = np.einsum("mij,nj->mni", ORIENTATIONS, offset)
-        return np.asarray(((stage + turned) ** 2).mean(axis=1)), len(bends)
+        return np.asarray((stage + turned) ** 2)
+
+
+def _evidence(rough: FloatArray, floor: float) -> FloatArray:
+    """Log-likelihood ratio of every orientation over the first.
+
+    Heavy-tailed (Cauchy) residuals, so that outliers, which are rough under every
+    orientation, prove nothing. `rough` is (..., orientation, bend).
+    """
+    if rough.shape[-1] == 0:
+        return np.zeros(rough.shape[:-1])
+    first = rough[..., :1, :]
+    usual = np.median(np.minimum(first, rough), axis=-1, keepdims=True) + floor
+    return np.asarray(np.log((first + usual) / (rough + usual)).sum(axis=-1))
 
 
 def _explain(orientation: int) -> str:

@@ -47,11 +47,14 @@ class Sight:
     @property
     def seen(self) -> list[int]:
         """Rows measured in this very frame."""
-        return [int(i) for i in np.flatnonzero(self.rows["missed_frames"] == 0)]
+        is_seen = self.rows["missed_frames"] == 0
+        return [int(i) for i in np.flatnonzero(is_seen)]
 
     def row_of(self, track_id: int) -> int | None:
         """Return the row of a track measured in this frame, or None."""
-        return next((i for i in self.seen if self.id_at(i) == track_id), None)
+        found = self.rows["track_id"] == track_id
+        rows = np.flatnonzero(found & (self.rows["missed_frames"] == 0))
+        return int(rows[0]) if len(rows) else None
 
     def id_at(self, row: int) -> int:
         """Return the track id of a row."""
@@ -112,7 +115,6 @@ class Target:
         self.place_um = sight.positions_um[row]
         self._filter.update(self.place_um, sight.t_s, noise_sd=sight.noise_um(row))
         self._last_seen_frame = sight.frame_index
-        self._note_neighbours(sight)
         self._enter("following", sight)
 
     def aim(self, t_s: float) -> Estimate | None:
@@ -127,18 +129,18 @@ class Target:
         own = sight.row_of(self.track_id)
         if self._filter is None:
             return own
-        if own is not None and self._filter.is_plausible(
-            sight.positions_um[own], sight.t_s
-        ):
+        near = self._plausible(sight)
+        if own is not None and own in near:
             self._rival = (-1, 0)
+            self._note_neighbours(sight, near)
             return own
         if own is not None:
-            return self._crossed(sight, own)
+            return self._crossed(sight, own, near)
         if self.state == "searching":
-            return self._found_again(sight)
+            return self._found_again(sight, near)
         return None
 
-    def _crossed(self, sight: Sight, own: int) -> int:
+    def _crossed(self, sight: Sight, own: int, near: list[int]) -> int:
         """Resolve a jump of the own track: after an encounter, motion decides.
 
         Only a track that was as close as the target itself within the last frames may
@@ -146,7 +148,7 @@ class Target:
         """
         close = [
             i
-            for i in self._plausible(sight)
+            for i in near
             if sight.frame_index
             - self._neighbours.get(sight.id_at(i), -CROSSING_FRAMES)
             < CROSSING_FRAMES
@@ -157,11 +159,11 @@ class Target:
             self._adopt(sight.id_at(close[0]), sight, "crossing")
         return close[0]
 
-    def _found_again(self, sight: Sight) -> int | None:
+    def _found_again(self, sight: Sight, near: list[int]) -> int | None:
         """Row of a new track that keeps appearing where the target can be."""
         assert self._filter is not None  # noqa: S101
         born = sight.frame_index - self._last_seen_frame
-        new = [i for i in self._plausible(sight) if sight.rows["age_frames"][i] <= born]
+        new = [i for i in near if sight.rows["age_frames"][i] <= born]
         if not new:
             self._rival = (-1, 0)
             return None
@@ -174,9 +176,10 @@ class Target:
         return best
 
     def _plausible(self, sight: Sight) -> list[int]:
+        """Rows of this frame that lie where the target can be."""
         assert self._filter is not None  # noqa: S101
-        ahead, places = self._filter, sight.positions_um
-        return [i for i in sight.seen if ahead.is_plausible(places[i], sight.t_s)]
+        near = self._filter.is_plausible(sight.positions_um, sight.t_s)
+        return [i for i in sight.seen if near[i]]
 
     def _is_consistent(self, track_id: int) -> bool:
         """Count frames in a row in which the same other track stood in."""
@@ -184,8 +187,8 @@ class Target:
         self._rival = (track_id, n)
         return n >= self._settings.reacquire_frames
 
-    def _note_neighbours(self, sight: Sight) -> None:
-        for row in self._plausible(sight):
+    def _note_neighbours(self, sight: Sight, near: list[int]) -> None:
+        for row in near:
             if sight.id_at(row) != self.track_id:
                 self._neighbours[sight.id_at(row)] = sight.frame_index
 
