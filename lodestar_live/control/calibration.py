@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lodestar_live.control.focus import FocusCurve
 from lodestar_live.control.moves import StageResponse
+from lodestar_live.data import FloatArray
 from lodestar_live.errors import CalibrationError
 from lodestar_live.geometry import PixelToStage
 
@@ -17,11 +21,13 @@ MAX_RESIDUAL_PX = 0.5
 MAX_CONTRADICTION = 0.10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
     """What was measured, when, and with which objective.
 
     `map` takes pixels to stage µm; `response` is how the stage answers a move;
+    `particles_px` is by how much the shifts of single particles disagree with those of
+    the whole image (rms); `microscope_um_per_px`, (2, 2), is Micro-Manager's own idea.
     `z_sign` is +1 when a focus move of +1 µm makes a particle's z_um grow, -1 when it
     makes it fall, 0 when it was not measured.
     """
@@ -32,25 +38,72 @@ class Calibration:
     objective: str = ""
     response: StageResponse = field(default_factory=StageResponse)
     backlash_um: tuple[float, float] = (0.0, 0.0)
+    particles_px: float = float("nan")
+    microscope_um_per_px: FloatArray | None = None
     z_sign: int = 0
+    focus: FocusCurve | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the file that `control.calibration` names."""
-        matrix = self.map.matrix_um_per_px.tolist()
-        response = self.response
-        lines = [
-            "# Measured by `lodestar-live calibrate`; rows and columns ordered (y, x).",
-            f"measured = {self.measured.isoformat()}",
-            f'objective = "{self.objective}"',
-            f"matrix_um_per_px = {matrix}",
-            f"residual_px = {self.residual_px!r}",
-            f"backlash_um = {list(self.backlash_um)}",
-            f"dead_s = {response.dead_s!r}",
-            f"tau_s = {response.tau_s!r}",
-            f"speed_um_per_s = {response.speed_um_per_s!r}",
-            f"z_sign = {self.z_sign}",
-        ]
-        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        theirs = self.microscope_um_per_px
+        values: dict[str, object] = {
+            "measured": json.dumps(self.measured.isoformat()),
+            "matrix_um_per_px": self.map.matrix_um_per_px.tolist(),
+            "residual_px": self.residual_px,
+            "particles_px": self.particles_px,
+            "backlash_um": list(self.backlash_um),
+            "dead_s": self.response.dead_s,
+            "tau_s": self.response.tau_s,
+            "speed_um_per_s": self.response.speed_um_per_s,
+            "z_sign": self.z_sign,
+        }
+        if theirs is not None:
+            values["microscope_um_per_px"] = theirs.tolist()
+        if self.focus is not None:
+            values["focus_distance_um"] = self.focus.distance_um.tolist()
+            values["focus_response"] = self.focus.response.tolist()
+            values["focus_peak"] = self.focus.peak
+        text = (
+            "# Measured by `lodestar-live calibrate`; everything is ordered (y, x).\n"
+        )
+        text += f"objective = {json.dumps(self.objective)}\n"
+        text += "".join(f"{name} = {value}\n" for name, value in values.items())
+        Path(path).write_text(text, encoding="utf-8")
+
+    @property
+    def scale_um_per_px(self) -> float:
+        """Mean scale of the map."""
+        return float(np.sqrt(abs(np.linalg.det(self.map.matrix_um_per_px))))
+
+    @property
+    def condition(self) -> float:
+        """Condition number of the map: 1 for a square, aligned or rotated one."""
+        return float(np.linalg.cond(self.map.matrix_um_per_px))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """True when image and stage have opposite handedness."""
+        return bool(np.linalg.det(self.map.matrix_um_per_px) < 0)
+
+    @property
+    def rotation_deg(self) -> float:
+        """Angle from pixel axes to stage axes, after undoing a mirror in x."""
+        matrix = np.array(self.map.matrix_um_per_px)
+        if self.is_mirrored:
+            matrix[:, 1] *= -1
+        u, _, v = np.linalg.svd(matrix)
+        turn = u @ v
+        return float(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))
+
+    @property
+    def contradiction(self) -> float:
+        """Relative difference to Micro-Manager's map, whatever its sign; 0: unknown."""
+        theirs = self.microscope_um_per_px
+        if theirs is None or not np.any(theirs):
+            return 0.0
+        ours = self.map.matrix_um_per_px
+        gaps = [np.linalg.norm(ours - sign * theirs) for sign in (1, -1)]
+        return float(min(gaps) / np.linalg.norm(theirs))
 
     def require_usable(
         self,
@@ -86,11 +139,16 @@ class Calibration:
                 f"calibration residual = {self.residual_px:.3g} px, expected at most "
                 f"{MAX_RESIDUAL_PX}. Calibrate again on a sharper, denser field."
             )
+        if self.contradiction > MAX_CONTRADICTION:
+            raise CalibrationError(
+                f"calibration differs by {self.contradiction:.0%} from Micro-Manager's "
+                "pixel-size affine; at most 10 % is accepted. Correct Micro-Manager's "
+                "pixel configuration, or calibrate with the objective in use."
+            )
         self._require_scale(pixel_size_um)
 
     def _require_scale(self, pixel_size_um: float | None) -> None:
-        matrix = self.map.matrix_um_per_px
-        scale = float(np.sqrt(abs(np.linalg.det(matrix))))
+        matrix, scale = self.map.matrix_um_per_px, self.scale_um_per_px
         if not np.isfinite(scale) or scale == 0:
             raise CalibrationError(
                 f"calibration matrix {matrix.tolist()} is singular; expected two "
@@ -116,7 +174,8 @@ def load_calibration(path: str | Path) -> Calibration:
     """
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        measured = data["measured"]
+        measured = datetime.fromisoformat(data["measured"])
+        theirs = data.get("microscope_um_per_px")
         return Calibration(
             map=PixelToStage(np.array(data["matrix_um_per_px"], dtype=float)),
             residual_px=float(data["residual_px"]),
@@ -128,7 +187,10 @@ def load_calibration(path: str | Path) -> Calibration:
                 float(data["speed_um_per_s"]),
             ),
             backlash_um=(float(data["backlash_um"][0]), float(data["backlash_um"][1])),
+            particles_px=float(data["particles_px"]),
+            microscope_um_per_px=None if theirs is None else np.array(theirs),
             z_sign=int(data["z_sign"]),
+            focus=_read_focus(data),
         )
     except OSError as error:
         raise CalibrationError(
@@ -139,3 +201,13 @@ def load_calibration(path: str | Path) -> Calibration:
         raise CalibrationError(
             f"{path}: not a calibration file ({error}). Run lodestar-live calibrate."
         ) from error
+
+
+def _read_focus(data: dict[str, Any]) -> FocusCurve | None:
+    if "focus_peak" not in data:
+        return None
+    return FocusCurve(
+        np.array(data["focus_distance_um"], dtype=float),
+        np.array(data["focus_response"], dtype=float),
+        float(data["focus_peak"]),
+    )

@@ -12,15 +12,17 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lodestar_live.control.calibration import Calibration, load_calibration
 from lodestar_live.control.driver import PropertyDriver, StageDriver
+from lodestar_live.control.focus import FocusLock
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.groups import Centroid, Followed, Nobody, Place, Visit
 from lodestar_live.control.moves import MoveLog, StageResponse
+from lodestar_live.control.rules import Rules
 from lodestar_live.control.steering import Steering
 from lodestar_live.control.targets import Sight, Target
 from lodestar_live.data import Event, FloatArray, Frame, RunInfo, StagePosition, Update
@@ -29,6 +31,7 @@ from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings
 
 logger = logging.getLogger(__name__)
+D = TypeVar("D", bound=StageDriver)
 POLL_S = 0.005
 CLOSE_DEADLINE_S = 2.0
 WATCHDOG_PERIODS = 3
@@ -87,12 +90,23 @@ class Controller:
             properties=properties,
         )
         self.steering = Steering(self.gate, self.moves, settings, tell=tell)
+        self.rules = Rules(settings.rules, self.gate)
+        self.focus: FocusLock | None = None
+        if settings.focus != "off":
+            self.focus = FocusLock(
+                self.gate,
+                self.moves,
+                settings,
+                z_sign=calibration.z_sign if calibration else 0,
+                curve=calibration.focus if calibration else None,
+            )
         self.followed: Followed = Nobody()
         if settings.follow:
             self.followed = Target(settings.target, settings, tell)
         self._frames: deque[Frame] = deque(maxlen=64)
         self._arrivals_s: deque[float] = deque(maxlen=16)
         self._is_starved = False
+        self.moves_by_events = False
         self._lock = threading.RLock()
         self._mail: Update | None = None
         self._news = threading.Condition()
@@ -154,6 +168,11 @@ class Controller:
             "no_frames": self._is_starved,
             **self.steering.aim,
         }
+
+    def move_by_events(self, wrap: Callable[[StageDriver], D]) -> D:
+        """Send moves to `wrap(driver)` from now on; see `acquisition.follow_hook`."""
+        self.moves_by_events = True
+        return self.gate.wrap_driver(wrap)
 
     # ---- commands ----------------------------------------------------------------
 
@@ -279,6 +298,9 @@ class Controller:
         """Decide on one frame: see, choose, predict, and perhaps move."""
         with self._lock:
             self._note_time(update.frame)
+            self.rules.apply(update)
+            if self.focus is not None:
+                self.focus.process(update, self.target_id)
             sight = self._see(update)
             if sight is None:
                 return

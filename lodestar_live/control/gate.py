@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.moves import MoveLog
@@ -20,6 +20,7 @@ from lodestar_live.data import Event, StagePosition
 from lodestar_live.errors import SettingsError, StageError
 from lodestar_live.settings import ControlSettings, TravelLimits
 
+D = TypeVar("D", bound=StageDriver)
 MAX_FAILURES = 3
 SLOW_REPLY_S = 0.5
 NAN = float("nan")
@@ -181,6 +182,13 @@ class SafetyGate:
             return bool(self._driver.is_busy())
         except Exception:  # hardware may raise anything
             return True
+
+    def wrap_driver(self, wrap: Callable[[StageDriver], D]) -> D:
+        """Put another driver before the present one."""
+        with self._lock:
+            wrapped = wrap(self._driver)
+            self._driver = wrapped
+        return wrapped
 
     def t_sent_s(self, axis: str) -> float:
         """Return when the last command for "xy" or "z" passed; -inf: never."""
