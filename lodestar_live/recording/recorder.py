@@ -67,6 +67,7 @@ class Recorder:
         self.n_lost = 0
         self.n_frames = 0
         self._queue: queue.Queue[_Item] = queue.Queue(_QUEUE_ITEMS)
+        self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -126,7 +127,8 @@ class Recorder:
             self._lose(1 if item.frame is not None else 0)
 
     def _lose(self, n_frames: int) -> None:
-        self.n_lost += n_frames
+        with self._lock:  # called from the worker and from the recorder's thread
+            self.n_lost += n_frames
         self.degraded = True
 
     # -- the thread that owns the database -----------------------------------
@@ -179,6 +181,8 @@ class Recorder:
                     database.executemany(
                         tables.INSERT_EVENT, [_event_row(e) for e in item.events]
                     )
+                if self.degraded:
+                    database.execute("UPDATE run SET frames_lost = ?", (self.n_lost,))
         except (sqlite3.OperationalError, OSError) as error:  # full, absent: retry
             if not self.degraded:
                 _log.error("%s: not recording: %s", self.path, error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +13,8 @@ import numpy as np
 from lodestar_live.data import Event, Rows, RunInfo, blank_rows
 from lodestar_live.errors import RecordingError
 from lodestar_live.recording import tables
+
+_PIECE_ROWS = 20_000
 
 
 class Recording:
@@ -50,11 +51,11 @@ class Recording:
 
     def frames(self) -> Rows:
         """Return one row per frame received, in order; dtype `FRAME_DTYPE`."""
-        names = ", ".join(tables.FRAME_NAMES)
-        rows = self._select(
-            f"SELECT {names} FROM frames ORDER BY frame"  # noqa: S608 - our names
+        names = _columns(tables.FRAME_DTYPE, tables.FRAME_NAMES)
+        return self._select_array(
+            f"SELECT {names} FROM frames ORDER BY frame",  # noqa: S608 - our names
+            tables.FRAME_DTYPE,
         )
-        return _to_array(rows, tables.FRAME_DTYPE)
 
     def tracks(self, min_frames: int = 0) -> Rows:
         """Return the trajectories, ordered by track, then frame.
@@ -69,19 +70,19 @@ class Recording:
         Structured array of dtype `TRACE_DTYPE`: frame, t_exposure_s and the columns of
         `Tracks`.
         """
-        names = ", ".join(f"tracks.{name}" for name in tables.TRACK_NAMES[1:])
+        names = _columns(tables.TRACE_DTYPE, tables.TRACK_NAMES[1:], "tracks.")
         long_enough = (
             "WHERE track_id IN (SELECT track_id FROM tracks GROUP BY track_id "
             "HAVING count(*) >= ?)"
         )
-        rows = self._select(
+        return self._select_array(
             f"SELECT frame, t_exposure_s, {names} "  # noqa: S608 - our names
             "FROM tracks LEFT JOIN frames "
             f"USING (frame) {long_enough if min_frames else ''} "
             "ORDER BY track_id, frame",
+            tables.TRACE_DTYPE,
             (min_frames,) if min_frames else (),
         )
-        return _to_array(rows, tables.TRACE_DTYPE)
 
     def events(self) -> list[Event]:
         """Return the events in the order they were told."""
@@ -111,6 +112,23 @@ class Recording:
                 f"{self.path}: not a readable run file ({error})."
             ) from error
 
+    def _select_array(
+        self, sql: str, dtype: np.dtype[Any], values: tuple[Any, ...] = ()
+    ) -> Rows:
+        """Return a query as a structured array, in pieces to spare memory."""
+        pieces = [blank_rows(dtype, 0)]
+        try:
+            cursor = self._database.execute(sql, values)
+            while rows := cursor.fetchmany(_PIECE_ROWS):
+                pieces.append(_to_array(rows, dtype))
+        except sqlite3.Error as error:
+            raise RecordingError(
+                f"{self.path}: not a readable run file ({error})."
+            ) from error
+        array = np.concatenate(pieces)
+        array.flags.writeable = False
+        return array
+
     def _read_info(self) -> RunInfo:
         rows = self._select(
             "SELECT run, started, settings, versions, model, calibration, "
@@ -124,15 +142,17 @@ class Recording:
         return RunInfo(run, started, settings, versions, model, calibration, size)
 
 
-def _to_array(rows: Iterable[tuple[Any, ...]], dtype: np.dtype[Any]) -> Rows:
-    """Return rows of the database as a structured array; NULL is NaN or 0."""
-    table = list(zip(*rows, strict=True))
-    array = blank_rows(dtype, len(table[0]) if table else 0)
-    for name, values in zip(dtype.names or (), table, strict=False):
-        if None not in values:
-            array[name] = values
-        else:
-            known = np.array([value is not None for value in values])
-            array[name][known] = [value for value in values if value is not None]
-    array.flags.writeable = False
+def _columns(dtype: np.dtype[Any], names: tuple[str, ...], table: str = "") -> str:
+    """Return the SQL list of columns; integers that are NULL read as 0."""
+    return ", ".join(
+        f"coalesce({table}{name}, 0)" if dtype[name].kind == "i" else f"{table}{name}"
+        for name in names
+    )
+
+
+def _to_array(rows: list[tuple[Any, ...]], dtype: np.dtype[Any]) -> Rows:
+    """Return rows of the database as a structured array; NULL is NaN."""
+    array: Rows = np.empty(len(rows), dtype)
+    for name, values in zip(dtype.names or (), zip(*rows, strict=True), strict=True):
+        array[name] = values
     return array

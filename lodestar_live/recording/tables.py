@@ -11,7 +11,7 @@ from lodestar_live.data import TRACK_DTYPE
 SCHEMA_VERSION = 1
 FILE_NAME = "run.sqlite"
 STATES = ("processed", "dropped", "failed", "waiting")
-TIMINGS = ("prepare", "detect", "link", "publish", "latency")
+TIMINGS = ("wait", "prepare", "detect", "link", "publish", "latency")
 
 _FRAME_FIELDS: list[tuple[str, str]] = [
     ("frame", "i8"),
