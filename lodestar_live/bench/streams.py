@@ -41,7 +41,7 @@ import sys, time
 from lodestar_live.streams import Subscriber
 with Subscriber(sys.argv[1], sys.argv[3].split(",")) as subscriber:
     ages = []
-    for message in subscriber:
+    while (message := subscriber.receive(3.0)) is not None:  # `end` may be missed
         if message.topic == sys.argv[3].split(",")[0]:
             ages.append(message.age_s * 1e3)
             if len(ages) == 1:

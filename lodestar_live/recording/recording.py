@@ -15,6 +15,7 @@ from lodestar_live.errors import RecordingError
 from lodestar_live.recording import tables
 
 _PIECE_ROWS = 20_000
+_TIME_DTYPE = np.dtype([("frame", "i8"), ("t_exposure_s", "f8")])
 
 
 class Recording:
@@ -52,10 +53,12 @@ class Recording:
     def frames(self) -> Rows:
         """Return one row per frame received, in order; dtype `FRAME_DTYPE`."""
         names = _columns(tables.FRAME_DTYPE, tables.FRAME_NAMES)
-        return self._select_array(
+        frames = self._select_array(
             f"SELECT {names} FROM frames ORDER BY frame",  # noqa: S608 - our names
             tables.FRAME_DTYPE,
         )
+        frames.flags.writeable = False
+        return frames
 
     def tracks(self, min_frames: int = 0) -> Rows:
         """Return the trajectories, ordered by track, then frame.
@@ -70,19 +73,24 @@ class Recording:
         Structured array of dtype `TRACE_DTYPE`: frame, t_exposure_s and the columns of
         `Tracks`.
         """
-        names = _columns(tables.TRACE_DTYPE, tables.TRACK_NAMES[1:], "tracks.")
-        long_enough = (
-            "WHERE track_id IN (SELECT track_id FROM tracks GROUP BY track_id "
-            "HAVING count(*) >= ?)"
-        )
-        return self._select_array(
-            f"SELECT frame, t_exposure_s, {names} "  # noqa: S608 - our names
-            "FROM tracks LEFT JOIN frames "
-            f"USING (frame) {long_enough if min_frames else ''} "
-            "ORDER BY track_id, frame",
+        names = _columns(tables.TRACE_DTYPE, tables.TRACK_NAMES[1:])
+        traces = self._select_array(
+            f"SELECT frame, NULL, {names} FROM tracks",  # noqa: S608 - our names
             tables.TRACE_DTYPE,
-            (min_frames,) if min_frames else (),
         )
+        times = self._select_array(  # read after the tracks: holds all their frames
+            "SELECT frame, t_exposure_s FROM frames ORDER BY frame", _TIME_DTYPE
+        )
+        place = np.searchsorted(times["frame"], traces["frame"])
+        traces["t_exposure_s"] = times["t_exposure_s"][place]
+        _, which, n_frames = np.unique(
+            traces["track_id"], return_inverse=True, return_counts=True
+        )
+        traces = traces[n_frames[which] >= min_frames]
+        # sorting here is ten times as fast as in the database
+        traces = traces[np.lexsort((traces["frame"], traces["track_id"]))]
+        traces.flags.writeable = False
+        return traces
 
     def events(self) -> list[Event]:
         """Return the events in the order they were told."""
@@ -104,30 +112,26 @@ class Recording:
     ) -> None:
         self.close()
 
-    def _select(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def _select(self, sql: str) -> list[tuple[Any, ...]]:
         try:
-            return self._database.execute(sql, values).fetchall()
+            return self._database.execute(sql).fetchall()
         except sqlite3.Error as error:
             raise RecordingError(
                 f"{self.path}: not a readable run file ({error})."
             ) from error
 
-    def _select_array(
-        self, sql: str, dtype: np.dtype[Any], values: tuple[Any, ...] = ()
-    ) -> Rows:
+    def _select_array(self, sql: str, dtype: np.dtype[Any]) -> Rows:
         """Return a query as a structured array, in pieces to spare memory."""
         pieces = [blank_rows(dtype, 0)]
         try:
-            cursor = self._database.execute(sql, values)
+            cursor = self._database.execute(sql)
             while rows := cursor.fetchmany(_PIECE_ROWS):
                 pieces.append(_to_array(rows, dtype))
         except sqlite3.Error as error:
             raise RecordingError(
                 f"{self.path}: not a readable run file ({error})."
             ) from error
-        array = np.concatenate(pieces)
-        array.flags.writeable = False
-        return array
+        return np.concatenate(pieces)
 
     def _read_info(self) -> RunInfo:
         rows = self._select(
@@ -142,11 +146,10 @@ class Recording:
         return RunInfo(run, started, settings, versions, model, calibration, size)
 
 
-def _columns(dtype: np.dtype[Any], names: tuple[str, ...], table: str = "") -> str:
+def _columns(dtype: np.dtype[Any], names: tuple[str, ...]) -> str:
     """Return the SQL list of columns; integers that are NULL read as 0."""
     return ", ".join(
-        f"coalesce({table}{name}, 0)" if dtype[name].kind == "i" else f"{table}{name}"
-        for name in names
+        f"coalesce({name}, 0)" if dtype[name].kind == "i" else name for name in names
     )
 
 
