@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lodestar_live.errors import InputError
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -15,15 +17,23 @@ def register(app: typer.Typer) -> None:
 
 def export_run(
     run: Annotated[Path, typer.Argument(help="A run's folder or its run.sqlite.")],
-    to: Annotated[str, typer.Option(help="csv, parquet, trackmate, geff, napari.")],
+    to: Annotated[
+        str, typer.Option(help="csv, parquet, trackmate, geff, napari; mp4, gif.")
+    ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Default: beside the run file.")
     ] = None,
     min_frames: Annotated[
         int, typer.Option(min=0, help="Leave out shorter trajectories.")
     ] = 40,
+    movie: Annotated[
+        Path | None, typer.Option(help="Images to draw the tracks on, for mp4 and gif.")
+    ] = None,
 ) -> None:
-    """Write the trajectories of RUN in another tool's format."""
+    """Write the trajectories of RUN in another tool's format, or as a movie."""
+    if to in ("mp4", "gif"):
+        _export_movie(run, movie, out or Path(f"overlay.{to}"))
+        return
     from lodestar_live.recording import Recording
     from lodestar_live.recording.export import default_name, export
 
@@ -31,3 +41,23 @@ def export_run(
         path = out or recording.path.parent / default_name(to)
         n = export(recording, path, to=to, min_frames=min_frames)
     typer.echo(f"{path}: {n} trajectories of at least {min_frames} frames")
+
+
+def _export_movie(run: Path, movie: Path | None, out: Path) -> None:
+    from rich.progress import Progress
+
+    from lodestar_live.recording import Recording
+    from lodestar_live.recording.movies import open_movie
+    from lodestar_live.view.overlay_movie import write_overlay_movie
+
+    if movie is None:
+        raise InputError(f"{out}: a run holds no images; give them with --movie.")
+    with Recording(run) as recording, Progress(transient=True) as bar:
+        task = bar.add_task("drawing", total=None)
+        n = write_overlay_movie(
+            recording,
+            open_movie(movie),
+            out,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{out}: {n} frames")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
@@ -25,10 +28,11 @@ def described(path):
     if path.suffix == ".gif":
         frames = imageio.mimread(path)
         return len(frames), frames[0].shape[:2]
-    reading = imageio_ffmpeg.read_frames(path)
-    size = next(reading)["size"]
-    n_frames = sum(1 for _ in reading)
-    return n_frames, size
+    n_frames, _ = imageio_ffmpeg.count_frames_and_secs(path)
+    asked = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path)]
+    told = subprocess.run(asked, capture_output=True, text=True).stderr
+    height, width = re.search(r", (\d+)x(\d+)", told).groups()
+    return n_frames, (int(height), int(width))
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "gif"])
