@@ -67,9 +67,9 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
 
 
 def noise_levels(particle: Particle) -> FloatArray:
-    """Return the practised noise in units of the crop's: contrast/noise 4 and up."""
-    best = max(2.0 * particle.snr, 40.0)
-    levels: FloatArray = particle.snr / np.geomspace(4.0, best, _N_LEVELS)
+    """Return the practised noise in units of the crop's: SNR 2.5 to at least 30."""
+    best = max(2.0 * particle.snr, 30.0)
+    levels: FloatArray = particle.snr / np.geomspace(2.5, best, _N_LEVELS)
     return levels
 
 

@@ -18,7 +18,7 @@ from lodestar_live.lodestar.candidates import (
 )
 
 _ALIKE = 0.1  # candidates whose looks agree less than this are different kinds
-_SMALLEST_CROP_PX = 24
+_SMALLEST_CROP_PX, _LEAST_CROP_PX = 24, 16
 _MARGIN = 2.0  # side of the crop in particle diameters: room for shifted views
 
 
@@ -135,10 +135,39 @@ def _at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | None:
 
 
 def _crop_size(contrast: Contrast, candidate: Candidate) -> int:
-    """Return a multiple of 4 that holds the particle with room for shifted views."""
-    side = max(_MARGIN * 2 * candidate.radius_px, _SMALLEST_CROP_PX)
-    largest = min(contrast.shape)
-    return int(min(4 * np.ceil(side / 4), largest))
+    """Return a multiple of 4 that holds the particle with room for shifted views.
+
+    A neighbour inside the crop would be learnt as part of the particle: the crop
+    ends before it, but never closer than a fifth of a diameter to the particle.
+    """
+    diameter = 2 * candidate.radius_px
+    room = 2 * (_nearest_foreign_px(contrast, candidate) - 1)
+    side = float(np.clip(room, 1.2 * diameter + 2, _MARGIN * diameter))
+    side = max(side, min(room, _SMALLEST_CROP_PX), _LEAST_CROP_PX)
+    return int(min(4 * np.ceil(side / 4), min(contrast.shape)))
+
+
+def _nearest_foreign_px(contrast: Contrast, candidate: Candidate) -> float:
+    """Return the distance from the centre to the nearest contrast beside a particle."""
+    patch, distance = _surroundings(contrast, candidate, 2.2 * candidate.radius_px + 12)
+    inside = distance <= candidate.radius_px
+    level = 0.35 * float(np.percentile(patch[inside], 90)) + 3 * contrast.noise
+    foreign = (distance > candidate.radius_px + 1.5) & (patch > level)
+    return float(distance[foreign].min()) if foreign.any() else np.inf
+
+
+def _surroundings(
+    contrast: Contrast, candidate: Candidate, reach_px: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return the contrast magnitude around a candidate and the distance from it."""
+    reach = int(np.ceil(reach_px))
+    y, x = round(candidate.at_px[0]), round(candidate.at_px[1])
+    top, left = max(y - reach, 0), max(x - reach, 0)
+    patch = contrast.magnitude[top : y + reach + 1, left : x + reach + 1]
+    rows, columns = np.indices(patch.shape)
+    return patch, np.hypot(
+        rows + top - candidate.at_px[0], columns + left - candidate.at_px[1]
+    )
 
 
 def _look(contrast: Contrast, candidate: Candidate) -> FloatArray:
@@ -209,16 +238,10 @@ def _isolation(contrast: Contrast, candidates: list[Candidate]) -> FloatArray:
 
 def _emptiness(contrast: Contrast, candidate: Candidate) -> float:
     """Return 1 if nothing lies beside a candidate, towards 0 if something touches."""
-    reach = int(np.ceil(1.7 * candidate.radius_px))
-    y, x = round(candidate.at_px[0]), round(candidate.at_px[1])
-    top, left = max(y - reach, 0), max(x - reach, 0)
-    patch = contrast.magnitude[top : y + reach + 1, left : x + reach + 1]
-    rows, columns = np.indices(patch.shape)
-    distance = np.hypot(
-        rows + top - candidate.at_px[0], columns + left - candidate.at_px[1]
-    )
+    reach_px = 1.7 * candidate.radius_px
+    patch, distance = _surroundings(contrast, candidate, reach_px)
     inside = distance <= candidate.radius_px
-    beside = (distance > candidate.radius_px + 1) & (distance <= reach)
+    beside = (distance > candidate.radius_px + 1) & (distance <= reach_px)
     level = 0.5 * float(np.percentile(patch[inside], 90)) + contrast.noise
     return (
         float(np.exp(-(patch[beside] > level).mean() / 0.05)) if beside.any() else 1.0

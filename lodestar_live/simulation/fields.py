@@ -169,16 +169,17 @@ def place_apart(
 
 
 def match(
-    found_px: FloatArray, truth_px: FloatArray, *, gate_px: float
+    found_px: npt.ArrayLike, truth_px: npt.ArrayLike, *, gate_px: float
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return index pairs (found, truth) of mutual nearest neighbours within a gate."""
+    found, truth = np.asarray(found_px, float), np.asarray(truth_px, float)
     none = np.empty(0, dtype=np.intp)
-    if len(found_px) == 0 or len(truth_px) == 0:
+    if len(found) == 0 or len(truth) == 0:
         return none, none
-    distances = cdist(found_px, truth_px)
+    distances = cdist(found, truth)
     nearest = np.argmin(distances, axis=1)
     back = np.argmin(distances, axis=0)
-    index = np.arange(len(found_px))
+    index = np.arange(len(found))
     good = (back[nearest] == index) & (distances[index, nearest] <= gate_px)
     return index[good], nearest[good]
 
