@@ -294,8 +294,8 @@ def _conclude(
     score = score_tracks(
         tracks, shown, gate_px=GATE_PX, shape=snapshot.shape, border_px=BORDER_PX
     )
-    card = recording.info.model
-    crop = (*card["at_px"], card["size_px"])
+    place = recording.info.model["crop"]
+    crop = (*place["at_px"], place["size_px"])
     tifffile.imwrite(tracker.run_folder / "snapshot.tif", snapshot)
     report = write_report(
         recording,

@@ -6,11 +6,17 @@ so every image that leaves MMCore is replaced by what `render` draws for it.
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.microscope.core import Microscope, MicroscopeError
+
+_IMAGES = ("pop_next_tagged_image", "get_tagged_image")
+_MOVES = ("set_xy_position", "set_relative_xy_position", "set_position")
+_MOVES_KEPT = 200
 
 
 def substitute_pixels(
@@ -21,10 +27,11 @@ def substitute_pixels(
     Parameters
     ----------
     microscope
-        A core running in this process.
+        A core running in this process whose stage moves at once, as the demo's does.
     render
-        Called on the engine's thread with the stage position at that moment; returns
-        an image of shape (y, x), or None to leave the camera's own.
+        Called on the engine's thread with the stage position in the middle of the
+        exposure that has just ended; returns an image of shape (y, x), or None to
+        leave the camera's own.
 
     Returns
     -------
@@ -33,21 +40,32 @@ def substitute_pixels(
     if not microscope.is_python:
         raise MicroscopeError("pixels can only be replaced in a core of this process.")
     core = microscope.core
-    originals = {name: getattr(core, name) for name in _WRAPPED}
+    originals = {name: getattr(core, name) for name in (*_IMAGES, *_MOVES)}
+    history = _StageHistory(core)
 
-    def wrapped(name: str) -> Callable[..., Any]:
+    def image(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            image = originals[name](*args, **kwargs)
-            pixels = render(read_stage(core))
+            tagged = originals[name](*args, **kwargs)
+            middle_s = time.perf_counter() - core.get_exposure() / 2e3
+            pixels = render(history.at(middle_s))
             if pixels is not None:
-                image.pix = pixels
-                image.tags["Height"], image.tags["Width"] = pixels.shape
-            return image
+                tagged.pix = pixels
+                tagged.tags["Height"], tagged.tags["Width"] = pixels.shape
+            return tagged
 
         return call
 
-    for name in _WRAPPED:
-        setattr(core, name, wrapped(name))
+    def move(name: str) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            history.note()
+            return originals[name](*args)
+
+        return call
+
+    for name in _IMAGES:
+        setattr(core, name, image(name))
+    for name in _MOVES:
+        setattr(core, name, move(name))
 
     def restore() -> None:
         for name, original in originals.items():
@@ -68,4 +86,16 @@ def read_stage(core: Any) -> StagePosition:
     )
 
 
-_WRAPPED = ("pop_next_tagged_image", "get_tagged_image")
+class _StageHistory:
+    """Where the stage stood before each of its last moves."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self._before: deque[tuple[float, StagePosition]] = deque(maxlen=_MOVES_KEPT)
+
+    def note(self) -> None:
+        self._before.append((time.perf_counter(), read_stage(self._core)))
+
+    def at(self, t_s: float) -> StagePosition:
+        later = (position for t, position in list(self._before) if t > t_s)
+        return next(later, None) or read_stage(self._core)
