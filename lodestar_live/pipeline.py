@@ -36,7 +36,7 @@ class Pipeline:
     detect
         Frame to detections.
     link
-        Detections and frame index to tracks.
+        Detections and their frame to tracks.
     prepare
         Frame to frame: normalise, retrieve the field, refocus. None: unchanged.
     sinks
@@ -53,7 +53,7 @@ class Pipeline:
     def __init__(
         self,
         detect: Callable[[Frame], Detections],
-        link: Callable[[Detections, int], Tracks],
+        link: Callable[[Detections, Frame], Tracks],
         *,
         prepare: Callable[[Frame], Frame] | None = None,
         sinks: Sequence[Sink] = (),
@@ -73,7 +73,7 @@ class Pipeline:
         marks.append(self.clock())
         detections = self.detect(frame)
         marks.append(self.clock())
-        tracks = self.link(detections, frame.index)
+        tracks = self.link(detections, frame)
         marks.append(self.clock())
         timings_ms = _timings(frame, marks)
         update = Update(

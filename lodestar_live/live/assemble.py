@@ -11,19 +11,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lodestar_live.control import Calibration, Controller, load_calibration
 from lodestar_live.data import (
     UNKNOWN_POSITION,
     Counts,
     Detections,
     Event,
+    FloatArray,
     Frame,
     Pixels,
+    Rows,
     StagePosition,
     Tracks,
 )
 from lodestar_live.detection import Detector
 from lodestar_live.errors import RecordingError, SettingsError
+from lodestar_live.geometry import PixelToStage
 from lodestar_live.linking import Linker
 from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
 from lodestar_live.pipeline import Sink
@@ -59,6 +64,8 @@ class Parts:
     controller: Controller | None = None
     read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
     prepare: Callable[[Frame], Frame] | None = None
+    map: PixelToStage | None = None
+    _stage_start_um: FloatArray | None = None
     _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
     @property
@@ -86,14 +93,27 @@ class Parts:
         assert self.detect is not None  # noqa: S101 - a pipeline exists only with one
         return self.detect(frame.pixels)
 
-    def link_frame(self, detections: Detections, frame_index: int) -> Tracks:
-        """Link, and note which model made the rows."""
-        tracks = self.linker(detections, frame_index)
-        if self.model_version == 0:
-            return tracks
-        rows = tracks.rows.copy()
-        rows["model_version"] = self.model_version
+    def link_frame(self, detections: Detections, frame: Frame) -> Tracks:
+        """Link in the sample's frame, so that our own moves are no motion."""
+        shift_px = self._stage_shift_px(frame)
+        tracks = self.linker(
+            Detections(_shifted(detections.rows, shift_px)), frame.index
+        )
+        rows = _shifted(tracks.rows, -shift_px)
+        if self.model_version:
+            rows = rows.copy()
+            rows["model_version"] = self.model_version
         return Tracks(rows)
+
+    def _stage_shift_px(self, frame: Frame) -> FloatArray:
+        """Return how far the stage has carried the frame since the first one, px."""
+        stage_um = np.array(frame.stage_um[1:])
+        if self.map is None or not np.all(np.isfinite(stage_um)):
+            return np.zeros(2)
+        if self._stage_start_um is None:
+            self._stage_start_um = stage_um
+        moved_um = stage_um - self._stage_start_um
+        return np.asarray(np.linalg.solve(self.map.matrix_um_per_px, moved_um))
 
     def take_events(self) -> tuple[Event, ...]:
         """Return what the linker noticed in this frame."""
@@ -147,7 +167,8 @@ def assemble(
     if settings.control.follow:
         if calibration is None and settings.control.calibration is not None:
             calibration = load_calibration(settings.control.calibration)
-        parts.calibration = {} if calibration is None else _facts(calibration)
+        if calibration is not None:
+            parts.calibration, parts.map = _facts(calibration), calibration.map
         parts.controller = Controller(
             settings.control,
             _stage_of(microscope),
@@ -162,6 +183,15 @@ def assemble(
     if settings.recording.enabled:
         parts.recorder = Recorder(parts.run_folder)
     return parts
+
+
+def _shifted(rows: Rows, shift_px: FloatArray) -> Rows:
+    if not shift_px.any():
+        return rows
+    rows = rows.copy()
+    rows["y_px"] += shift_px[0]
+    rows["x_px"] += shift_px[1]
+    return rows
 
 
 def open_detector(path: Path, settings: DetectionSettings) -> Detector:
