@@ -124,13 +124,14 @@ class SymmetricConv(nn.Module):
         shape = (after.to.shape[1], before.to.shape[1], kernel, kernel)
         orbit, sign = _orbits(shape, before, after)
         bias_orbit, bias_sign = _orbits((shape[0], 1, 1, 1), _trivial(), after)
+        self.shape = shape
         self.dilation = dilation
         self.zero_mean = zero_mean
         self.free = nn.Parameter(torch.zeros(int(orbit.max()) + 1))
         self.free_bias = nn.Parameter(torch.zeros(int(bias_orbit.max()) + 1))
         for name, value in (
-            ("orbit", torch.from_numpy(orbit)),
-            ("sign", torch.from_numpy(sign).float()),
+            ("orbit", torch.from_numpy(orbit.ravel())),
+            ("sign", torch.from_numpy(sign.ravel()).float()),
             ("bias_orbit", torch.from_numpy(bias_orbit.ravel())),
             ("bias_sign", torch.from_numpy(bias_sign.ravel()).float()),
         ):
@@ -139,7 +140,7 @@ class SymmetricConv(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The plain kernel, (out, in, kernel, kernel)."""
-        weight = self.free[self.orbit] * self.sign
+        weight = self.free.index_select(0, self.orbit).mul(self.sign).view(self.shape)
         if self.zero_mean:
             weight = weight - weight.mean((1, 2, 3), keepdim=True)
         return weight
@@ -147,7 +148,7 @@ class SymmetricConv(nn.Module):
     @property
     def bias(self) -> Tensor:
         """The plain bias, (out,)."""
-        return self.free_bias[self.bias_orbit] * self.bias_sign
+        return self.free_bias.index_select(0, self.bias_orbit) * self.bias_sign
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (n, in, h, w) with zero padding."""

@@ -36,11 +36,12 @@ Quality = Literal["fast", "best"]
 
 LARGEST_CROP_IMAGE_PX = 128
 ATTEMPTS = 3
+LOWEST_SNR = 1.75  # of the noisiest views
 CELL_PX = 4
 _LOG = logging.getLogger(__name__)
 
-LIVE_FAST = Recipe(steps=1000, learning_rate=0.012)
-LIVE_BEST = Recipe(steps=6000, learning_rate=0.012)
+LIVE_FAST = Recipe(steps=1000, learning_rate=0.01)
+LIVE_BEST = Recipe(steps=4000, learning_rate=0.01)
 PAPER = Recipe(
     steps=5000,
     learning_rate=1e-3,
@@ -90,7 +91,7 @@ def train(
     network
         ``live`` (fast, default) or ``paper`` (the publication's network and recipe).
     quality
-        ``fast`` or ``best`` (five times the steps; live network only).
+        ``fast`` or ``best`` (four times the steps; live network only).
     steps
         Mini-batches; left out: the recipe's own.
     progress
@@ -173,7 +174,7 @@ def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
     return ViewSettings(
         side_px=side,
         max_shift_px=side / 8,
-        noise=(0.3, float(np.clip(particle.snr / 2, 3, 20))),
+        noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR, 3, 20))),
         crowded=0.25,
     )
 
@@ -187,7 +188,7 @@ def _local_contrast(particle: Particle) -> LocalContrast:
     diameter_cells = 2 * particle.radius_px / CELL_PX
     contrast = max(3, round(1.5 * diameter_cells) | 1)
     background = max(9, round(4 * diameter_cells) | 1)
-    floor = max(0.15, 0.01 * particle.snr**2 / 16)
+    floor = max(0.15, 0.01 * (particle.contrast / particle.noise) ** 2 / 16)
     return LocalContrast(CELL_PX, background, contrast, floor)
 
 

@@ -138,7 +138,7 @@ def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
         lr=recipe.learning_rate,
         betas=(0.9, 0.99),
         weight_decay=0.01,
-        foreach=True,
+        fused=True,
     )
 
 

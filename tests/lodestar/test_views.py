@@ -1,0 +1,127 @@
+"""Views, losses and the measured particle, against mathematics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lodestar_live.lodestar.losses import normalised_weights, pool, territory
+from lodestar_live.lodestar.particle import cut_crop, measure_particle
+from lodestar_live.lodestar.views import ViewMaker, ViewSettings, upsample
+from lodestar_live.simulation import shapes
+
+
+def _maker(shape: str = "point", seed: int = 0, **changes: object) -> ViewMaker:
+    """Nearly noise-free views of one shape, drawn off the crop's centre."""
+    image = 0.1 + shapes.draw(shape, 33.3, 29.6, angle_rad=0.4)
+    image = image + np.random.default_rng(0).normal(0, 1e-3, image.shape)
+    options = {"side_px": 64, "max_shift_px": 6.0, "noise": (1e-3, 1e-3)} | changes
+    return ViewMaker(
+        measure_particle(image),
+        ViewSettings(**options),  # type: ignore[arg-type]
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_view_shows_the_particle_where_its_label_says(seed: int) -> None:
+    maker = _maker("sphere", seed)
+    views = maker.draw(4)
+    anchor = torch.tensor([33.3 - 31.5, 29.6 - 31.5])
+    labels = views.place(anchor).numpy()
+    rows, columns = np.indices((64, 64))
+    for image, label in zip(views.images[:, 0].numpy(), labels, strict=True):
+        weight = np.where(image > 0.2 * image.max(), image, 0).astype(float)
+        centroid = [(weight * a).sum() / weight.sum() for a in (rows, columns)]
+        # Denoised signal, bicubic sampling: a few hundredths of a pixel.
+        assert centroid == pytest.approx(list(label), abs=0.05)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), y=st.floats(-9, 9), x=st.floats(-9, 9))
+def test_taking_back_undoes_placing(seed: int, y: float, x: float) -> None:
+    views = _maker(seed=seed, crowded=0.5).draw(6)
+    anchor = torch.tensor([y, x])
+    back = views.take_back(views.place(anchor))
+    torch.testing.assert_close(back, anchor.expand_as(back), atol=1e-4, rtol=1e-5)
+
+
+def test_crowded_views_hold_a_second_copy_beyond_touching_distance() -> None:
+    maker = _maker("sphere", crowded=0.5)
+    views = maker.draw(16)
+    assert views.is_lone.tolist() == [True] * 8 + [False] * 8
+    first, second = views.shift_px[8:16], views.shift_px[16:]
+    assert ((first - second).norm(dim=1) >= 2 * maker.radius_px - 1e-4).all()
+
+
+def test_upsampling_keeps_the_samples_of_a_band_limited_image() -> None:
+    image = shapes.draw("point", 31.2, 32.7)
+    np.testing.assert_allclose(upsample(image)[::2, ::2], image, atol=1e-9)
+    exact = shapes.draw("point", 2 * 31.2, 2 * 32.7, size=(128, 128))
+    # The same Gaussian on the fine grid is twice as wide: compare one half sample.
+    assert upsample(image)[62, 65] == pytest.approx(
+        float(np.exp(-((31 - 31.2) ** 2 + (32.5 - 32.7) ** 2) / 8)), abs=1e-4
+    )
+    assert exact.shape == upsample(image).shape
+
+
+def test_pooled_position_of_equal_votes_is_that_vote() -> None:
+    votes = torch.full((1, 2, 5, 5), 3.25)
+    weights = normalised_weights(torch.randn(1, 5, 5))
+    pooled = pool(votes, weights)
+    torch.testing.assert_close(pooled.positions, torch.full((1, 2), 3.25))
+    torch.testing.assert_close(pooled.spread_px, torch.zeros(1))
+
+
+def test_weights_sum_to_one_even_when_the_network_sees_nothing() -> None:
+    weights = normalised_weights(torch.full((2, 4, 4), -200.0))
+    torch.testing.assert_close(weights.sum((1, 2)), torch.ones(2))
+
+
+def test_each_cell_belongs_to_its_nearest_copy() -> None:
+    views = _maker(crowded=1.0).draw(1)
+    axis = torch.arange(0.0, 64.0, 4)
+    cells = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
+    placed = torch.tensor([[10.0, 10.0], [50.0, 50.0]])
+    shared = territory(placed, views, cells)
+    assert shared.own[0, 2, 2]
+    assert not shared.own[1, 2, 2]
+    assert (shared.own.sum(0) >= 1).all()
+
+
+@pytest.mark.parametrize("shape", ["point", "sphere", "annulus"])
+def test_particle_is_measured_as_it_was_made(shape: str) -> None:
+    truth = shapes.sample(shape, 1, snr=10, seed=12)
+    particle = measure_particle(truth.images[0])
+    assert particle.centre_px == pytest.approx(list(truth.centres_px[0]), abs=0.5)
+    # Poisson: variance (0.1 + s) / k with k = 100 / 1.21.
+    assert particle.background == pytest.approx(0.1, abs=0.02)
+    assert particle.noise == pytest.approx(0.0348, rel=0.1)
+    assert particle.gain == pytest.approx(0.0121, rel=0.4)
+    # Nine pixels around a point of sigma 2 average 0.89; denoising takes a tenth.
+    assert particle.contrast == pytest.approx(0.95, abs=0.17)
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.1, 3.0), (100.0, -500.0)])
+def test_gain_and_offset_of_the_crop_do_not_change_the_views(
+    gain: float, offset: float
+) -> None:
+    image = shapes.sample("ellipse", 1, snr=10, seed=5).images[0]
+    drawn = [
+        ViewMaker(
+            measure_particle(crop),
+            ViewSettings(side_px=64, max_shift_px=8.0, noise=(0.3, 5.0), crowded=0.25),
+            generator=torch.Generator().manual_seed(7),
+        ).draw(4)
+        for crop in (image, gain * image + offset)
+    ]
+    torch.testing.assert_close(drawn[0].images, drawn[1].images, atol=1e-3, rtol=1e-3)
+
+
+def test_crop_at_the_edge_is_moved_inwards() -> None:
+    image = np.arange(400.0).reshape(20, 20)
+    np.testing.assert_array_equal(cut_crop(image, (0, 19), 8), image[:8, 12:])
