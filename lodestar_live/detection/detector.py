@@ -91,6 +91,8 @@ class Detector:
     ----------
     card
         What the model says about itself.
+    max_tile_px
+        Larger frames are cut into tiles, so that memory stays bounded.
     n_cut
         Detections of the last frame beyond `max_detections`.
     """
@@ -117,7 +119,7 @@ class Detector:
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
         self._is_automatic = engine == "auto"
         self.engine = self._open("cpu" if self._is_automatic else engine)
-        self._max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
+        self.max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
         self._quantile = quantile
         if quantile is not None:
             threshold = _NOTHING
@@ -167,7 +169,7 @@ class Detector:
         """
         intake = take_in(pixels)
         threshold, quantile = self._threshold, self._quantile
-        tiles = self.layout.whole(pixels.shape, self._max_tile_px)
+        tiles = self.layout.whole(pixels.shape, self.max_tile_px)
         if len(tiles) == 1:
             (found,) = self._run(["detections"], intake, threshold, quantile)
             return self._finish(found, pixels, intake)
@@ -216,7 +218,7 @@ class Detector:
         """
         result = np.empty((len(crops), 2))
         for index, crop in enumerate(crops):
-            (features,) = self._run(["features"], take_in(crop))
+            features = self.features(take_in(crop))
             result[index] = self._pooled(features[0].astype(float))
         return result
 
@@ -237,13 +239,18 @@ class Detector:
     def _open(self, engine: str) -> Engine:
         return open_engine(engine, self._proto, n_threads=self._n_threads)
 
+    def features(self, intake: Intake) -> npt.NDArray[np.float32]:
+        """Return the network's raw outputs, (1, channels, rows, columns)."""
+        (features,) = self._run(["features"], intake)
+        return features
+
     def _find(
         self, intake: Intake, tiles: Iterable[Tile], threshold: float
     ) -> rows.Found:
         """Return the rows of all tiles, in the frame's coordinates."""
         parts = [np.empty((0, rows.n_columns(self.card)))]
         criteria = self._criteria(threshold)
-        for batch in batches(tiles, self._max_tile_px):
+        for batch in batches(tiles, self.max_tile_px):
             feeds = {**self._cut(intake, batch), **criteria}
             (found,) = self.engine.run(["detections"], feeds)
             parts += [

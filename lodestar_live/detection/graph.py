@@ -60,7 +60,8 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
     channels of the network.
     """
     card = {**card, "stride": weights.stride, "channels": list(weights.channels)}
-    card.setdefault("window_px", 8.0)
+    # Votes far from the average are gated out, so a wide window does no harm.
+    card.setdefault("window_px", min(max(8.0, 1.5 * card.get("radius_px", 0)), 16.0))
     card.setdefault("vote_px", float(max(2, weights.stride)))
     card["margin_px"] = weights.margin_px
     card["block_px"] = weights.contrast.cell_px if weights.contrast else 1

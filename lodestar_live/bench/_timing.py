@@ -1,0 +1,103 @@
+"""Fair timing on a shared machine, and what the machine can do at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnx import TensorProto, helper
+
+from lodestar_live.detection.engines import session_options
+
+_PAUSE_S = 0.03
+_SIDE = 1024
+
+
+def time_in_blocks(
+    candidates: Mapping[str, Callable[[], object]], *, blocks: int = 5, runs: int = 5
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Time candidates in turns, so that a busy moment hits all of them.
+
+    Each block pauses (thread pools of other libraries spin after a run and would
+    slow the next candidate), runs once untimed, then `runs` times.
+
+    Returns
+    -------
+    Milliseconds of every timed run, by name.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(blocks):
+        for name, call in candidates.items():
+            time.sleep(_PAUSE_S)
+            call()
+            for _ in range(runs):
+                start = time.perf_counter()
+                call()
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def measure_peak(n_threads: int, *, blocks: int) -> dict[str, float]:
+    """Return the best GFLOP/s of float32 kernels here: the machine's practical peak.
+
+    A matrix product and a convolution in ONNX Runtime with `n_threads`, best of many
+    runs. It is a lower bound of what the silicon can do, and what libraries reach.
+    """
+    rng = np.random.default_rng(0)
+    square = rng.random((_SIDE, _SIDE), np.float32)
+    image = rng.random((1, 64, 128, 128), np.float32)
+    product = _session("MatMul", [_SIDE, _SIDE], [_SIDE, _SIDE], n_threads)
+    convolution = _session("Conv", [1, 64, 128, 128], [64, 64, 3, 3], n_threads)
+    work = {
+        "matrix product": (product, square, square, 2.0 * _SIDE**3),
+        "convolution": (
+            convolution,
+            image,
+            rng.random((64, 64, 3, 3), np.float32),
+            2.0 * 126**2 * 64 * 64 * 9,
+        ),
+    }
+    best = {}
+    for name, (session, a, b, flop) in work.items():
+        feeds = {"a": a, "b": b}
+        call = partial(session.run, None, feeds)
+        times = time_in_blocks({name: call}, blocks=blocks)
+        best[name] = flop / times[name].min() / 1e6
+    return best
+
+
+def resident_mb() -> float:
+    """Return the resident memory of this process, MB; NaN where /proc is missing."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return float("nan")
+    return int(pages) * 4096 / 1e6
+
+
+def _session(
+    op: str, a: list[int], b: list[int], n_threads: int
+) -> onnxruntime.InferenceSession:
+    real = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node(op, ["a", "b"], ["c"])],
+        "peak",
+        [
+            helper.make_tensor_value_info("a", real, a),
+            helper.make_tensor_value_info("b", real, b),
+        ],
+        [helper.make_tensor_value_info("c", real, None)],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(),
+        session_options(n_threads),
+        providers=["CPUExecutionProvider"],
+    )

@@ -1,0 +1,330 @@
+"""How long from camera pixels to positions, beside floors and peers.
+
+Run on an idle machine: ``lodestar-live bench detect``.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+
+from lodestar_live.bench._timing import measure_peak, resident_mb, time_in_blocks
+from lodestar_live.bench.report import BenchReport, Table
+from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.detection import Detector
+from lodestar_live.detection.accelerators import available
+from lodestar_live.detection.engines import physical_cores
+from lodestar_live.detection.graph import build_model
+from lodestar_live.detection.intake import take_in
+from lodestar_live.detection.weights import LocalContrast, NetworkWeights
+from lodestar_live.lodestar import train
+from lodestar_live.lodestar.network import export_weights, initialise
+from lodestar_live.lodestar.trainer import build_network
+
+N_PARTICLES = 100
+_SPREAD_PX = 2.5  # of a particle's Gaussian image
+_DIAMETER_PX = 11  # trackpy's
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Network:
+    """A network to time; without a card its weights are random."""
+
+    weights: NetworkWeights
+    card: dict[str, Any] | None = None
+
+    def to_bytes(self) -> bytes:
+        proto: bytes = build_model(self.weights, self.card or {}).SerializeToString()
+        return proto
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scene:
+    """One simulated frame, with its particles' positions."""
+
+    pixels: npt.NDArray[np.uint16]
+    positions_px: FloatArray
+
+
+def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
+    """Measure the detector against its floor, trackpy, tiles and large sensors."""
+    n_threads = physical_cores()
+    models = _networks(quick=quick, seed=seed)
+    sides = (128,) if quick else (512, 1024)
+    n = 25 if quick else N_PARTICLES
+    scenes = {side: _scene((side, side), seed=seed, n=n) for side in sides}
+    blocks = 1 if quick else 5
+    peak = measure_peak(n_threads, blocks=blocks)
+    report = BenchReport("detect")
+    report.tables = [
+        _peak_table(peak, measure_peak(1, blocks=blocks)),
+        _engine_table(models, scenes, max(peak.values()), blocks),
+        _peer_table(models, scenes, blocks),
+        _tile_table(models["live"], scenes[sides[0]], blocks),
+        _large_table(models["live"], quick=quick, seed=seed),
+        _steady_table(models["live"], scenes[sides[0]], 50 if quick else 1000),
+    ]
+    report.notes = _notes(n_threads)
+    return report
+
+
+def _networks(*, quick: bool, seed: int) -> dict[str, _Network]:
+    """Train the live network on one particle; the paper's keeps random weights.
+
+    A network's time does not depend on its weights, and the paper's trains for
+    minutes.
+    """
+    crop = _image(np.array([[23.4, 23.8]]), (48, 48), np.random.default_rng(seed))
+    contrast = LocalContrast(4, background_cells=9, contrast_cells=3, floor=0.16)
+    random: dict[str, _Network] = {}
+    for name in ("live", "paper"):
+        network = build_network(name, contrast, particle_radius_px=4.0)
+        initialise(network, torch.Generator().manual_seed(seed))
+        random[name] = _Network(export_weights(network))
+    if quick:
+        return random
+    model = train(crop, seed=seed)
+    return {**random, "live": _Network(model.weights, model.card)}
+
+
+def _scene(shape: tuple[int, int], *, seed: int, n: int = N_PARTICLES) -> _Scene:
+    """Particles on a jittered grid, shot noise, SNR about 8."""
+    rng = np.random.default_rng(seed + 1)
+    across = int(np.ceil(np.sqrt(n)))
+    step = np.array(shape) / across
+    cells = np.indices((across, across)).reshape(2, -1).T[:n]
+    yx = (cells + 0.5) * step + rng.uniform(-0.2, 0.2, (n, 2)) * step
+    return _Scene(_image(yx, shape, rng), yx)
+
+
+def _image(
+    yx: FloatArray, shape: tuple[int, int], rng: np.random.Generator
+) -> npt.NDArray[np.uint16]:
+    image = np.full(shape, 20.0)
+    for cy, cx in yx:
+        top, left = (max(0, int(c) - 15) for c in (cy, cx))
+        patch = image[top : top + 31, left : left + 31]
+        y, x = np.ogrid[: patch.shape[0], : patch.shape[1]]
+        square = (y + top - cy) ** 2 + (x + left - cx) ** 2
+        patch += 100 * np.exp(-square / (2 * _SPREAD_PX**2))
+    return rng.poisson(image).astype(np.uint16)
+
+
+def _with_n_detections(model: _Network, engine: str, scene: _Scene) -> Detector:
+    """Open a model; as many maxima pass its threshold as there are particles."""
+    data = model.to_bytes()
+    everything = Detector(data, threshold=-1e30)
+    everything.max_detections = 10**6
+    scores = np.sort(everything(scene.pixels).rows["score"])
+    threshold = float(scores[-min(len(scores), len(scene.positions_px) + 1)])
+    return Detector(data, threshold=threshold, engine=engine)
+
+
+def _peak_table(all_threads: dict[str, float], one: dict[str, float]) -> Table:
+    rows = [[name, one[name], all_threads[name]] for name in one]
+    return Table(
+        "Float32 peak of this machine in ONNX Runtime, GFLOP/s (best run)",
+        ["kernel", "1 thread", f"{physical_cores()} threads"],
+        rows,
+    )
+
+
+def _engine_table(
+    models: dict[str, _Network], scenes: dict[int, _Scene], peak: float, blocks: int
+) -> Table:
+    table = Table(
+        "uint16 frame in, detections out: ms per frame",
+        [
+            "network", "frame", "engine", "p50", "p99", "floor", "x floor",
+            "network alone", "rest, % of network",
+        ],
+    )  # fmt: skip
+    for side, scene in scenes.items():
+        calls: dict[str, Callable[[], object]] = {}
+        for name, model in models.items():
+            for engine in available():
+                detector = _with_n_detections(model, engine, scene)
+                calls[f"{name} {engine}"] = _call(detector, scene.pixels)
+                calls[f"{name} {engine} alone"] = _features(detector, scene.pixels)
+        times = time_in_blocks(calls, blocks=blocks)
+        for name, model in models.items():
+            floor = model.weights.flop_per_px * side**2 / peak / 1e6
+            for engine in available():
+                whole = times[f"{name} {engine}"]
+                alone = float(np.median(times[f"{name} {engine} alone"]))
+                p50, p99 = np.quantile(whole, [0.5, 0.99])
+                rest = 100 * (p50 - alone) / alone
+                table.rows.append(
+                    [name, side, engine, p50, p99, floor, p50 / floor, alone, rest]
+                )
+    return table
+
+
+def _peer_table(
+    models: dict[str, _Network], scenes: dict[int, _Scene], blocks: int
+) -> Table:
+    """Compare with trackpy's numba engine, whose defaults find these particles."""
+    table = Table(
+        "Against peers: ms per frame (median), 100 particles",
+        ["detector", "frame", "ms", "x faster than trackpy", "found", "RMSE px"],
+    )
+    for side, scene in scenes.items():
+        finders: dict[str, Callable[[], FloatArray]] = {"trackpy": _trackpy(scene)}
+        for name, model in models.items():
+            detector = (
+                Detector(model.to_bytes(), engine="cpu")
+                if model.card
+                else _with_n_detections(model, "cpu", scene)
+            )
+            finders[f"lodestar-live, {name}"] = _positions(detector, scene.pixels)
+        times = time_in_blocks(finders, blocks=blocks)
+        reference = float(np.median(times["trackpy"]))
+        for name, finder in finders.items():
+            ms = float(np.median(times[name]))
+            found, rmse = _judge(finder(), scene.positions_px)
+            if name != "trackpy" and models[name.split()[-1]].card is None:
+                found, rmse = "random weights", float("nan")
+            table.rows.append([name, side, ms, reference / ms, found, rmse])
+    return table
+
+
+def _trackpy(scene: _Scene) -> Callable[[], FloatArray]:
+    import trackpy
+
+    trackpy.quiet()
+
+    def locate() -> FloatArray:
+        with warnings.catch_warnings(action="ignore"):  # pandas deprecations inside
+            found = trackpy.locate(
+                scene.pixels,
+                _DIAMETER_PX,
+                minmass=600,
+                engine="numba",
+                characterize=False,
+            )
+        return np.asarray(found[["y", "x"]], dtype=float)
+
+    return locate
+
+
+def _judge(found: FloatArray, truth: FloatArray) -> tuple[Any, float]:
+    """Return "true + false" counts, and the RMSE per axis after the median offset."""
+    tree = cKDTree(found)
+    distances = np.atleast_1d(tree.query(truth)[0])
+    nearest = np.atleast_1d(tree.query(truth)[1])
+    is_hit = np.asarray(distances) < _DIAMETER_PX / 2
+    if not is_hit.any():
+        return f"0 + {len(found)}", float("nan")
+    error = found[nearest[is_hit]] - truth[is_hit]
+    error = error - np.median(error, axis=0)
+    text = f"{is_hit.sum()} + {len(found) - is_hit.sum()}"
+    return text, float(np.sqrt((error**2).mean()))
+
+
+def _tile_table(model: _Network, scene: _Scene, blocks: int) -> Table:
+    """Follow mode: tiles around predicted positions, against the full pass."""
+    detector = Detector(model.to_bytes())
+    pixels, levels = scene.pixels, take_in(scene.pixels).levels
+    counts = tuple(n for n in (1, 10, 25, 50) if n <= len(scene.positions_px))
+    calls: dict[str, Callable[[], object]] = {"full": _call(detector, pixels)}
+    for n in counts:
+        near = scene.positions_px[:: len(scene.positions_px) // n][:n]
+        calls[str(n)] = partial(detector.near, pixels, near, levels=levels)
+    times = time_in_blocks(calls, blocks=blocks)
+    full = float(np.median(times["full"]))
+    layout = detector.layout
+    tile = layout.around(np.array(pixels.shape) / 2 + [[0.0, 0.0]], 8.0, pixels.shape)
+    table = Table(
+        f"Follow mode, live network, {pixels.shape[0]} px frame: "
+        f"tiles of {tile[0].shape[0]} px",
+        ["tiles", "p50 ms", "p99 ms", "share of a full pass"],
+    )
+    for name, values in times.items():
+        p50, p99 = np.quantile(values, [0.5, 0.99])
+        table.rows.append([name, p50, p99, p50 / full])
+    return table
+
+
+def _large_table(model: _Network, *, quick: bool, seed: int) -> Table:
+    """Large sensors: tiled, memory bounded."""
+    table = Table(
+        "Large sensors, live network",
+        ["frame", "tiles", "ms per frame", "frames per s", "more memory, MB", "found"],
+    )
+    detector = Detector(model.to_bytes())
+    for shape in ((256, 384),) if quick else ((2048, 2048), (3000, 4096)):
+        scene = _scene(shape, seed=seed, n=1000)
+        before = resident_mb()
+        times = time_in_blocks({"": _call(detector, scene.pixels)}, blocks=2, runs=2)
+        ms = float(np.median(times[""]))
+        text, _ = _judge(detector(scene.pixels).positions_px, scene.positions_px)
+        n_tiles = len(detector.layout.whole(shape, detector.max_tile_px))
+        size = f"{shape[1]} x {shape[0]}"
+        table.rows.append(
+            [size, n_tiles, ms, 1e3 / ms, resident_mb() - before, f"{text} of 1000"]
+        )
+    return table
+
+
+def _steady_table(model: _Network, scene: _Scene, n_frames: int) -> Table:
+    """Many frames in a row: tails of the latency, start-up, memory."""
+    data = model.to_bytes()
+    start = time.perf_counter()
+    detector = Detector(data)
+    opened = time.perf_counter()
+    detector.warm_up(scene.pixels)
+    warm = time.perf_counter()
+    before, times = resident_mb(), []
+    for _ in range(n_frames):
+        begin = time.perf_counter()
+        detector(scene.pixels)
+        times.append((time.perf_counter() - begin) * 1e3)
+    p50, p99, p999 = np.quantile(times, [0.5, 0.99, 0.999])
+    return Table(
+        f"{n_frames} frames in a row, live network, {scene.pixels.shape[0]} px, "
+        f"engine {detector.engine.name}",
+        [
+            "open ms", "first frame and choice of engine ms", "p50 ms", "p99 ms",
+            "p99.9 ms", "p99 / p50", "memory growth MB",
+        ],
+        [
+            [
+                (opened - start) * 1e3, (warm - opened) * 1e3, p50, p99, p999,
+                p99 / p50, resident_mb() - before,
+            ]
+        ],
+    )  # fmt: skip
+
+
+def _call(detector: Detector, pixels: Pixels) -> Callable[[], object]:
+    return lambda: detector(pixels)
+
+
+def _positions(detector: Detector, pixels: Pixels) -> Callable[[], FloatArray]:
+    return lambda: detector(pixels).positions_px
+
+
+def _features(detector: Detector, pixels: Pixels) -> Callable[[], object]:
+    intake = take_in(pixels)
+    return lambda: detector.features(intake)
+
+
+def _notes(n_threads: int) -> list[str]:
+    return [
+        f"{n_threads} threads; engines available here: {', '.join(available())}; "
+        "medians of interleaved blocks; p99 of few runs is nearly the worst run.",
+        "Floor: the network's multiplications and additions at the best float32 rate "
+        "of the first table. `network alone` includes the local normalisation.",
+        "bfloat16 needs a processor with AVX512-BF16 or AMX; OpenVINO computes in "
+        "float32 on others. CUDA and TensorRT are not measured unless listed.",
+        "deeplay is not among the dependencies and is not run here.",
+    ]
