@@ -7,6 +7,7 @@ encodes and sends. Whatever subscribers do, nothing here waits for them.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -42,6 +43,7 @@ _PEER_TIMEOUT_MS = 3000  # a subscriber silent for so long is let go
 _MAX_SUBSCRIPTION_BYTES = 4096
 _HEARTBEAT_S = 1.0
 _GREETING_S = 0.02  # how soon subscriptions are noticed while nothing is published
+_BACKLOG_S = 1.0  # how long close() goes on sending what is queued
 _LAST_WORDS_MS = 200  # how long close() may wait for `end` to leave
 
 
@@ -101,6 +103,7 @@ class Publisher:
         self._control_status = control_status
         self._run = ""
         self._seq: Counter[str] = Counter()
+        self._newest: tuple[int, Update] | None = None
         self._outbox: deque[tuple[str, int, Any]] = deque()
         self._lock = threading.Lock()
         self._news = threading.Event()
@@ -108,6 +111,7 @@ class Publisher:
         self.wanted_topics: frozenset[str] = frozenset()
         self._prefixes: set[str] = set()
         self._next_beat_s = 0.0
+        self._give_up_s = math.inf
         self._is_closing = self._is_closed = False
         self.n_dropped = 0
         self.n_failed = 0
@@ -176,7 +180,9 @@ class Publisher:
         shape = update.frame.pixels.shape[:2]
         hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
         frame = replace(update.frame, pixels=hollow)
-        self._put("update", (time.perf_counter(), replace(update, frame=frame)))
+        update = replace(update, frame=frame)
+        self._newest = (self._seq["update"], update)
+        self._put("update", (time.perf_counter(), update))
         for event in update.events:
             self._put("event", event)
 
@@ -197,6 +203,7 @@ class Publisher:
             return
         self._is_closed = True
         self._put("end", self.status())
+        self._give_up_s = time.monotonic() + _BACKLOG_S
         self._is_closing = True
         self._news.set()
         if self._commands is not None:
@@ -276,8 +283,12 @@ class Publisher:
             is_last_round = self._is_closing
             self._guard(self._take_subscriptions)
             while self._outbox:
+                self._guard(self._send_latest)
                 with self._lock:
                     kind, seq, item = self._outbox.popleft()
+                if kind != "end" and time.monotonic() > self._give_up_s:
+                    self.n_dropped += 1
+                    continue
                 self._guard(getattr(self, f"_send_{kind}"), seq, item)
             if self._run and time.monotonic() >= self._next_beat_s:
                 self._next_beat_s = time.monotonic() + _HEARTBEAT_S
@@ -327,11 +338,7 @@ class Publisher:
 
     def _send_update(self, seq: int, item: tuple[float, Update]) -> None:
         started_s, update = item
-        facts = messages.frame_json(update.frame) | {
-            "dropped": update.counts.dropped,
-            "degraded": update.degraded,
-        }
-        self._send_latest(seq, update, facts)
+        facts = _facts(update)
         target = {"target_id": self._target.track_id}
         self._send("tracks", seq, facts | target, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)
@@ -340,11 +347,14 @@ class Publisher:
             self._send("stage", seq, facts, stage)
         self._status.note(update, publish_ms=(time.perf_counter() - started_s) * 1e3)
 
-    def _send_latest(self, seq: int, update: Update, facts: dict[str, Any]) -> None:
-        if self._latest is None:
+    def _send_latest(self) -> None:
+        """Send the newest update, past all that still waits for the stream."""
+        newest, self._newest = self._newest, None
+        if self._latest is None or newest is None:
             return
+        seq, update = newest
         target = target_json(update.tracks, self._target.track_id)
-        header = self._header("latest", seq) | facts | {"target": target}
+        header = self._header("latest", seq) | _facts(update) | {"target": target}
         self._latest.send(messages.to_json(header), zmq.NOBLOCK)
 
     def _send_event(self, seq: int, event: Event) -> None:
@@ -387,6 +397,13 @@ class Publisher:
             "t_publish_s": now_s,
             "clock_zero_s": time.monotonic() - now_s,
         }
+
+
+def _facts(update: Update) -> dict[str, Any]:
+    return messages.frame_json(update.frame) | {
+        "dropped": update.counts.dropped,
+        "degraded": update.degraded,
+    }
 
 
 def _clock_from_now() -> Callable[[], float]:
