@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -40,30 +40,30 @@ class Accounts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = Counts()
+        # Plain numbers, made into `Counts` when asked: the hook counts every frame.
+        self._n = dict.fromkeys((f.name for f in fields(Counts)), 0)
         self._timings: defaultdict[str, deque[float]] = defaultdict(
             lambda: deque(maxlen=_SAMPLES)
         )
 
     def counts(self) -> Counts:
         """Return a consistent snapshot of the counters."""
-        return self._counts
+        with self._lock:
+            return Counts(**self._n)
 
     def receive(self) -> int:
         """Count one arrival, in flight from now on; return its index."""
         with self._lock:
-            now = self._counts
-            self._counts = replace(
-                now, received=now.received + 1, in_flight=now.in_flight + 1
-            )
-            return now.received
+            index = self._n["received"]
+            self._n["received"] = index + 1
+            self._n["in_flight"] += 1
+            return index
 
     def settle(self, outcome: str) -> None:
         """End the flight of one frame: processed, dropped, failed or waiting."""
         with self._lock:
-            now = self._counts
-            changes = {outcome: getattr(now, outcome) + 1}
-            self._counts = replace(now, in_flight=now.in_flight - 1, **changes)
+            self._n[outcome] += 1
+            self._n["in_flight"] -= 1
 
     def time(self, timings_ms: Mapping[str, float]) -> None:
         """Keep the timings of one frame."""

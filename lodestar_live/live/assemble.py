@@ -74,10 +74,15 @@ class Parts:
         found = (self.publisher, self.controller, self.recorder)
         return [sink for sink in found if sink is not None]
 
-    @property
-    def stage_at(self) -> Callable[[float], StagePosition] | None:
-        """The stage position at an instant, from the controller's move log."""
-        return None if self.controller is None else self.controller.stage_at
+    def stage_at(self, t_s: float) -> StagePosition:
+        """Return the stage position at an instant.
+
+        From the controller's log of its own moves; without a controller nobody here
+        moves the stage, and where it stands now has to serve.
+        """
+        if self.controller is not None:
+            return self.controller.stage_at(t_s)
+        return self.read_stage()
 
     def load_detector(self, path: Path) -> None:
         """Use the model in `path` from the next frame on."""

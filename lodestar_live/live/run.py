@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lodestar_live.data import Event, Frame, Pixels, RunInfo, StagePosition, Update
+from lodestar_live.data import Event, Frame, Pixels, RunInfo, Update
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import Parts
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.first_model import TrainingProcess
+from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.live.mailbox import Mailbox
 from lodestar_live.microscope import read_facts
 from lodestar_live.pipeline import Pipeline, Sink
@@ -41,7 +42,6 @@ class Arrival(NamedTuple):
     pixels: Pixels
     metadata: Mapping[str, Any]
     t_arrival_s: float
-    stage_um: StagePosition
 
 
 class Loss(NamedTuple):
@@ -50,7 +50,6 @@ class Loss(NamedTuple):
     outcome: str
     frame_index: int
     t_arrival_s: float
-    stage_um: StagePosition
 
 
 class Run:
@@ -75,6 +74,7 @@ class Run:
         self.failures_in_a_row = 0
         live = settings.live
         self._mailbox: Mailbox[Arrival] = Mailbox(live.mode, live.queue_frames)
+        self._pool = FramePool()
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._training: TrainingProcess | None = None
@@ -149,16 +149,13 @@ class Run:
 
     def take(self, image: Any, metadata: Any, t_arrival_s: float) -> None:
         """Take one image from the hook: copy, queue, count. Microseconds."""
-        stage_um = self.parts.read_stage()
         index = self.accounts.receive()
-        arrival = Arrival(index, np.array(image), metadata, t_arrival_s, stage_um)
+        arrival = Arrival(index, self._pool.copy(image), metadata, t_arrival_s)
         lost = self._mailbox.put(arrival)
         if lost is not None:
             outcome = "waiting" if self.pipeline is None else "dropped"
             self.accounts.settle(outcome)
-            self._losses.append(
-                Loss(outcome, lost.frame_index, lost.t_arrival_s, lost.stage_um)
-            )
+            self._losses.append(Loss(outcome, lost.frame_index, lost.t_arrival_s))
 
     def _work(self) -> None:
         while True:
@@ -201,13 +198,12 @@ class Run:
             self._refuse_planned_positions()
         t_exposure_s = self._delivered_s(arrival, facts.received_wall_s)
         t_exposure_s -= float(np.nan_to_num(facts.exposure_ms)) / 2e3
-        stage_at = self.parts.stage_at
         return Frame(
             index=arrival.frame_index,
             pixels=pixels,
             t_exposure_s=t_exposure_s,
             t_arrival_s=arrival.t_arrival_s,
-            stage_um=arrival.stage_um if stage_at is None else stage_at(t_exposure_s),
+            stage_um=self.parts.stage_at(t_exposure_s),
             pixel_size_um=self.settings.microscope.pixel_size_um or facts.pixel_size_um,
             origin_px=facts.origin_px,
             exposure_ms=facts.exposure_ms,
@@ -296,7 +292,7 @@ class Run:
 
     def _lose(self, arrival: Arrival, outcome: str, why: str) -> None:
         self.accounts.settle(outcome)
-        loss = Loss(outcome, arrival.frame_index, arrival.t_arrival_s, arrival.stage_um)
+        loss = Loss(outcome, arrival.frame_index, arrival.t_arrival_s)
         self._tell_loss(loss, why)
 
     def _report_losses(self) -> None:
@@ -304,11 +300,7 @@ class Run:
             self._tell_loss(self._losses.popleft(), "a newer frame took its place")
 
     def _tell_loss(self, loss: Loss, why: str) -> None:
-        stage_um = {
-            name: value if np.isfinite(value) else None
-            for name, value in zip("zyx", loss.stage_um, strict=True)
-        }
-        details = {"t_arrival_s": loss.t_arrival_s, "stage_um": stage_um, "why": why}
+        details = {"t_arrival_s": loss.t_arrival_s, "why": why}
         self.tell(
             Event(f"frame.{loss.outcome}", self.clock(), loss.frame_index, details)
         )

@@ -1,6 +1,6 @@
 """The only room that knows pycro-manager and MMCore."""
 
-from lodestar_live.microscope.acquire import acquire
+from lodestar_live.microscope.acquire import acquire, acquire_sequence
 from lodestar_live.microscope.core import (
     Microscope,
     MicroscopeError,
@@ -19,6 +19,7 @@ __all__ = [
     "Microscope",
     "MicroscopeError",
     "acquire",
+    "acquire_sequence",
     "active_core",
     "has_active_core",
     "open_demo",

@@ -68,6 +68,15 @@ def acquire(
         _finish(acquisition, finish_within_s)
 
 
+def acquire_sequence(n_frames: int, processor: ImageProcessor | None) -> None:
+    """Acquire one hardware sequence with pycro-manager as it is, for comparisons."""
+    from pycromanager import Acquisition
+
+    acquisition = Acquisition(image_process_fn=processor)
+    acquisition.acquire([{"axes": {"time": k}} for k in range(n_frames)])
+    _finish(acquisition, 60.0)
+
+
 def _feed(
     acquisition: Any,
     settings: AcquisitionSettings,

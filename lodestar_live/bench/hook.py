@@ -1,0 +1,101 @@
+"""What the image processor costs the acquisition, on the real MMCore.
+
+Interleaved in one run: the same acquisition without any processor, with an empty one,
+and with `LiveTracker` and a really trained model behind it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lodestar_live.bench.report import BenchReport, Table
+from lodestar_live.data import Pixels
+from lodestar_live.live import LiveTracker
+from lodestar_live.live.first_model import train_and_wait
+from lodestar_live.microscope import acquire_sequence, open_demo
+from lodestar_live.settings import Settings, TrainingSettings, parse_settings
+
+_SIDE_PX = 512
+_EXPOSURE_MS = 5.0
+
+
+def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
+    """Measure hook time and acquisition rate with and without the tracker."""
+    n_frames, n_rounds = (60, 2) if quick else (400, 5)
+    with tempfile.TemporaryDirectory() as folder, open_demo(_SIDE_PX) as microscope:
+        microscope.core.set_exposure(_EXPOSURE_MS)
+        settings = _settings(microscope.snap(), Path(folder), seed)
+        rates: dict[str, list[float]] = {"none": [], "empty": [], "LiveTracker": []}
+        hook_us: list[float] = []
+        for _ in range(n_rounds):
+            rates["none"].append(_rate(n_frames, None))
+            rates["empty"].append(_rate(n_frames, lambda image, metadata: None))
+            tracker = LiveTracker(settings, microscope=microscope)
+            with tracker:
+                rates["LiveTracker"].append(_rate(n_frames, _timed(tracker, hook_us)))
+        share = tracker.counts.processed / tracker.counts.received
+    medians = {name: float(np.median(values)) for name, values in rates.items()}
+    return _report(medians, np.array(hook_us), share, quick=quick)
+
+
+def _settings(snapshot: Pixels, folder: Path, seed: int) -> Settings:
+    model = train_and_wait(snapshot, TrainingSettings(seed=seed), folder, show=False)
+    return parse_settings(
+        {
+            "detection": {"model": str(model)},
+            "live": {"hand_on_frames": False},
+            "recording": {"folder": str(folder)},
+            "streams": {"stream": "tcp://127.0.0.1:0", "latest": "tcp://127.0.0.1:0"},
+        }
+    )
+
+
+def _timed(tracker: LiveTracker, hook_us: list[float]) -> Callable[[Any, Any], Any]:
+    def hook(image: Any, metadata: Any) -> Any:
+        start = time.perf_counter()
+        result = tracker(image, metadata)
+        hook_us.append((time.perf_counter() - start) * 1e6)
+        return result
+
+    return hook
+
+
+def _rate(n_frames: int, processor: Callable[[Any, Any], Any] | None) -> float:
+    """Acquire one hardware sequence; return frames per second."""
+    start = time.perf_counter()
+    acquire_sequence(n_frames, processor)
+    return n_frames / (time.perf_counter() - start)
+
+
+def _report(
+    medians: dict[str, float], hook_us: np.ndarray, share: float, *, quick: bool
+) -> BenchReport:
+    rows = [[name, rate, rate / medians["none"]] for name, rate in medians.items()]
+    p50, p95, p99 = (float(q) for q in np.percentile(hook_us, (50, 95, 99)))
+    return BenchReport(
+        "hook",
+        tables=[
+            Table(
+                f"Acquisition, {_SIDE_PX}x{_SIDE_PX} 16 bit, {_EXPOSURE_MS:g} ms, "
+                "one hardware sequence",
+                ["processor", "frames/s", "of none"],
+                rows,
+            ),
+            Table(
+                "One call of LiveTracker, copy included",
+                ["p50 us", "p95 us", "p99 us", "calls"],
+                [[p50, p95, p99, len(hook_us)]],
+            ),
+        ],
+        notes=[
+            f"{share:.0%} of the frames of the last round were processed, the others "
+            "dropped by policy and counted.",
+            *(["quick run: a smoke test, not a measurement"] if quick else []),
+        ],
+    )
