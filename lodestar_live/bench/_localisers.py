@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.ndimage import uniform_filter
-from scipy.optimize import least_squares
 
 from lodestar_live.simulation.shapes import (
     BACKGROUND,
@@ -79,29 +78,34 @@ def trackpy_refinement(image: FloatArray) -> FloatArray:
 def maximum_likelihood(shape: str, snr: float, truth: Sample) -> FloatArray:
     """Locate every image of a sample with its true template, from its true pose.
 
-    Shape, amplitude and background are known; the angle is fitted for oriented shapes.
-    Least squares with the true variances: the best any method can do.
+    Shape, amplitude and background are known; the angle is fitted for oriented shapes
+    (Fisher scoring, four iterations): the best any method can do.
     """
-    n_free = 3 if shape in ORIENTED else 2
+    free = 3 if shape in ORIENTED else 2
     found = np.empty_like(truth.centres_px)
     for i, image in enumerate(truth.images):
         pose = np.array([*truth.centres_px[i], truth.angles_rad[i]])
-        clean = draw(shape, pose[0], pose[1], angle_rad=pose[2]) + BACKGROUND
-        deviation = np.sqrt(clean / photons_per_unit(snr))
-
-        def misfit(
-            free: FloatArray,
-            image: FloatArray = image,
-            pose: FloatArray = pose,
-            deviation: FloatArray = deviation,
-        ) -> FloatArray:
-            y, x, angle = np.concatenate([free, pose[len(free) :]])
-            drawn = draw(shape, float(y), float(x), angle_rad=float(angle))
-            return ((image - BACKGROUND - drawn) / deviation).ravel()
-
-        fitted = least_squares(misfit, pose[:n_free], method="lm")
-        found[i] = fitted.x[:2]
+        for _ in range(4):
+            clean = _drawn(shape, pose) + BACKGROUND
+            weight = photons_per_unit(snr) / clean
+            slopes = np.stack([_slope(shape, pose, axis) for axis in range(free)])
+            score = (slopes * weight) @ (image.ravel() - clean)
+            pose[:free] += np.linalg.solve((slopes * weight) @ slopes.T, score)
+        found[i] = pose[:2]
     return found
+
+
+def _drawn(shape: str, pose: FloatArray) -> FloatArray:
+    y, x, angle = (float(v) for v in pose)
+    return draw(shape, y, x, angle_rad=angle).ravel()
+
+
+def _slope(shape: str, pose: FloatArray, axis: int) -> FloatArray:
+    step = np.zeros(3)
+    step[axis] = 5e-3
+    difference = _drawn(shape, pose + step) - _drawn(shape, pose - step)
+    slope: FloatArray = difference / 0.01
+    return slope
 
 
 def locate_all(localiser: Localiser, images: FloatArray) -> FloatArray:

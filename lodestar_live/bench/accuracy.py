@@ -43,7 +43,7 @@ BARS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
+class Size:
     """How much is run."""
 
     shapes: tuple[str, ...]
@@ -53,18 +53,16 @@ class _Size:
     steps: int | None
 
 
-_FULL = _Size(shapes.SHAPES, seeds=3, images=1000, images_slow=200, steps=None)
-_QUICK = _Size(("sphere",), seeds=1, images=40, images_slow=10, steps=100)
+FULL = Size(shapes.SHAPES, seeds=3, images=1000, images_slow=100, steps=None)
+QUICK = Size(("sphere",), seeds=1, images=40, images_slow=10, steps=100)
 
 
 def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     """Train every shape with the default recipe and measure."""
-    return measure(
-        "accuracy", quality="fast", size=_QUICK if quick else _FULL, seed=seed
-    )
+    return measure("accuracy", quality="fast", size=QUICK if quick else FULL, seed=seed)
 
 
-def measure(name: str, *, quality: str, size: _Size, seed: int) -> BenchReport:
+def measure(name: str, *, quality: str, size: Size, seed: int) -> BenchReport:
     """Run the bench for one quality of training."""
     with TemporaryDirectory() as folder:
         detectors, seconds = _train_all(Path(folder), quality, size, seed)
@@ -90,7 +88,7 @@ def measure(name: str, *, quality: str, size: _Size, seed: int) -> BenchReport:
 
 
 def _train_all(
-    folder: Path, quality: str, size: _Size, seed: int
+    folder: Path, quality: str, size: Size, seed: int
 ) -> tuple[dict[str, list[Detector]], dict[str, list[float]]]:
     detectors: dict[str, list[Detector]] = {}
     seconds: dict[str, list[float]] = {}
@@ -125,7 +123,7 @@ class _Errors:
     n_outliers: list[int]
 
 
-def _errors_px(detectors: list[Detector], shape: str, size: _Size) -> _Errors:
+def _errors_px(detectors: list[Detector], shape: str, size: Size) -> _Errors:
     rmse = np.empty((len(detectors), len(SNRS)))
     outliers = [0] * len(SNRS)
     for j, snr in enumerate(SNRS):
@@ -145,7 +143,7 @@ _FAST_RIVALS = {
 }
 
 
-def _rivals(size: _Size) -> dict[str, dict[str, list[float]]]:
+def _rivals(size: Size) -> dict[str, dict[str, list[float]]]:
     """Return rmse in px per method, shape and SNR."""
     table: dict[str, dict[str, list[float]]] = {}
     for shape in size.shapes:
@@ -226,7 +224,7 @@ def _joined(values: object) -> str:
     return " / ".join(f"{v:.3f}" for v in np.asarray(values, dtype=float))
 
 
-def _consistency_table(detectors: dict[str, list[Detector]], size: _Size) -> Table:
+def _consistency_table(detectors: dict[str, list[Detector]], size: Size) -> Table:
     """Return Table 1: mean weighted variance of the votes, px², model against shape."""
     table = Table(
         "Self-consistency, px² (row: model, column: shape shown; SNR 10)",

@@ -1,0 +1,12 @@
+"""The accuracy bench for `train(..., quality="best")`."""
+
+from __future__ import annotations
+
+from lodestar_live.bench.accuracy import FULL, QUICK, measure
+from lodestar_live.bench.report import BenchReport
+
+
+def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
+    """Train every shape with the best recipe and measure; see `bench.accuracy`."""
+    size = QUICK if quick else FULL
+    return measure("accuracy_best", quality="best", size=size, seed=seed)
