@@ -104,9 +104,10 @@ def test_holograms_become_tracks_with_z_and_polarizability(detector: Detector) -
     assert prepare.retrieval is not None
     prepare.retrieval.learn_background([blank])
     refine = ParticleRefiner.from_card(settings, detector.card)
+    linker = Linker(search_radius_px=8.0, method="nearest")
     pipeline = Pipeline(
         lambda frame: refine(frame, detector(frame.pixels)),
-        Linker(search_radius_px=8.0, method="nearest"),
+        lambda found, frame: linker(found, frame.index),
         prepare=prepare,
     )
     errors = []
