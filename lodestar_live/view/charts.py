@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from lodestar_live.data import FloatArray, Rows
+from lodestar_live.data import Flag, FloatArray, Rows
 from lodestar_live.view import run_data, style
 from lodestar_live.view.run_data import RunSource
 
@@ -20,7 +20,8 @@ def draw_positions(
     """Draw y and x of one particle over time, with the truth where it is known."""
     if track_id is None:
         track_id = run_data.followed_id(source)
-    name = "followed particle" if stage_moved(source) else "longest track"
+    is_target = track_id in run_data.target_ids(source)
+    name = "followed particle" if is_target else "longest track"
     axes.set_title(f"Position of the {name}, #{track_id}")
     rows = run_data.trajectories(source.tracks()).get(
         -1 if track_id is None else track_id
@@ -63,7 +64,7 @@ def _draw_truth(
         )  # fmt: skip
 
 
-def match_truth(rows: Rows, truth: Rows, radius_px: float = 3.0) -> np.ndarray:
+def match_truth(rows: Rows, truth: Rows, radius_px: float = 4.0) -> np.ndarray:
     """Return for each row the nearest true row of its frame, -1 beyond `radius_px`."""
     found = np.full(len(rows), -1)
     order = np.argsort(truth["frame"], kind="stable")
@@ -81,9 +82,14 @@ def match_truth(rows: Rows, truth: Rows, radius_px: float = 3.0) -> np.ndarray:
 
 
 def errors_px(source: RunSource, truth: Rows) -> FloatArray:
-    """Return y and x errors of every measured row near a true particle, (n, 2) px."""
+    """Return y and x errors of every measured row near a true particle, (n, 2) px.
+
+    Rows flagged as too close to the frame's edge are left out.
+    """
     tracks = source.tracks()
     seen = tracks[~(run_data.column(tracks, "missed_frames") > 0)]
+    if "flags" in (seen.dtype.names or ()):
+        seen = seen[(seen["flags"] & Flag.BORDER) == 0]
     matched = match_truth(seen, truth)
     good = matched >= 0
     true = truth[matched[good]]
@@ -98,7 +104,8 @@ def draw_errors(axes: Axes, errors: FloatArray) -> None:
     if not len(errors):
         style.say_nothing_here(axes, "No tracked particle lies near a true one.")
         return
-    limit = max(float(np.percentile(abs(errors), 99.5)), 0.02)
+    # five times the median shows the shape, whatever the outliers
+    limit = max(5 * float(np.median(abs(errors))), 0.02)
     bins = np.linspace(-limit, limit, 61).tolist()
     for i, (name, colour) in enumerate((("y", style.BLUE), ("x", style.GOLD))):
         rmse = float(np.sqrt(np.mean(errors[:, i] ** 2)))
@@ -112,7 +119,6 @@ def draw_errors(axes: Axes, errors: FloatArray) -> None:
 
 def draw_stage(axes: Axes, source: RunSource) -> None:
     """Draw the stage's path over the sample and where it was sent."""
-    axes.set_title("Stage path and commands")
     frames = source.frames()
     y_um, x_um = (run_data.column(frames, f"stage_{a}_um") for a in "yx")
     moves = [e.details for e in source.events() if e.kind.startswith("stage.")]
@@ -125,6 +131,7 @@ def draw_stage(axes: Axes, source: RunSource) -> None:
             label=f"{len(sent)} commands",
         )  # fmt: skip
     axes.plot(x_um, y_um, color=style.BLUE, label="stage at exposure")
+    axes.set_title("Stage path and commands" if len(sent) else "Stage path")
     axes.plot(x_um[:1], y_um[:1], "s", color=style.GREEN, ms=6, label="start")
     axes.set(xlabel="stage x (µm)", ylabel="stage y (µm)", aspect="equal")
     axes.set_adjustable("datalim")

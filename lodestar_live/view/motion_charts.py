@@ -37,7 +37,7 @@ def draw_msd(axes: Axes, source: RunSource, *, max_lag: int = 40) -> None:
     msds, n_pairs = (np.array(part) for part in zip(*each, strict=True))
     lag_s = np.arange(1, max_lag + 1) * run_data.frame_interval_s(source)
     for msd in msds[:300]:
-        axes.plot(lag_s, msd, color=style.MUTED, lw=0.5, alpha=0.35)
+        axes.plot(lag_s, msd, color=style.MUTED, lw=0.5, alpha=0.2)
     axes.plot(lag_s, ensemble_msd(msds, n_pairs), "o-", ms=3.5, color=style.BLUE,
               label=f"mean of {len(known)} tracks")  # fmt: skip
     _draw_fit(axes, fit_diffusion(msds, n_pairs, lag_s), lag_s, unit)

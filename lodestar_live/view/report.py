@@ -105,7 +105,7 @@ def _draw_header(figure: Figure, source: RunSource, errors: FloatArray | None) -
 def _tiles(source: RunSource, errors: FloatArray | None) -> list[tuple[str, str, str]]:
     """Return label, value and colour of the numbers at the top."""
     counts = run_data.frame_counts(source)
-    known = run_data.trajectories(source.tracks())
+    known = run_data.trajectories(source.tracks(), run_data.SHORT_FRAMES)
     tiles = [("frames received", f"{counts['received']}", style.INK)]
     tiles += [("processed", f"{counts['processed']}", style.GREEN)]
     for name in ("dropped", "failed", "waiting"):
@@ -117,7 +117,9 @@ def _tiles(source: RunSource, errors: FloatArray | None) -> list[tuple[str, str,
     if latency is not None:
         p50, p99 = np.percentile(latency, [50, 99])
         tiles.append(("latency p50 | p99, ms", f"{p50:.1f} | {p99:.1f}", style.BLUE))
-    tiles.append(("tracks", f"{len(known)}", style.PURPLE))
+    tiles.append(
+        (f"tracks of {run_data.SHORT_FRAMES}+ frames", f"{len(known)}", style.PURPLE)
+    )
     if errors is not None and len(errors):
         rmse = float(np.sqrt(np.mean(errors**2)))
         tiles.append(("RMSE per axis, px", f"{rmse:.3f}", style.GREEN))

@@ -23,6 +23,9 @@ RUN_TRACK_DTYPE = np.dtype(
 )
 """Rows of a whole run: `TRACK_DTYPE` and where in time they belong."""
 
+SHORT_FRAMES = 10
+"""Tracks seen less often are drawn pale and not counted in the report."""
+
 _NOTHING = RunInfo(run="", started="")
 
 
@@ -190,21 +193,19 @@ def positions_px(
     return seen + stage_shift_px(source, column(rows, "frame"))
 
 
+def target_ids(source: RunSource) -> set[int]:
+    """Return the tracks that the controller followed, or would have in a dry run."""
+    told = [e for e in source.events() if e.kind.startswith(("control.", "stage."))]
+    ids = {event.details.get("track_id") for event in told}
+    return {int(track_id) for track_id in ids if track_id is not None}
+
+
 def followed_id(source: RunSource) -> int | None:
-    """Return the track the stage followed; without one, the longest track."""
-    votes: dict[int, int] = {}
-    for event in source.events():
-        track_id = event.details.get("track_id")
-        if (
-            event.kind.startswith(("target", "stage", "control"))
-            and track_id is not None
-        ):
-            votes[int(track_id)] = votes.get(int(track_id), 0) + 1
+    """Return the track seen longest among those followed; if none was, among all."""
     known = trajectories(source.tracks())
-    votes = {i: n for i, n in votes.items() if i in known}
-    if votes:
-        return max(votes, key=lambda i: votes[i])
-    return max(known, key=lambda i: len(known[i])) if known else None
+    targets = {i: rows for i, rows in known.items() if i in target_ids(source)}
+    among = targets or known
+    return max(among, key=lambda i: len(among[i])) if among else None
 
 
 def timings_ms(source: RunSource) -> dict[str, FloatArray]:

@@ -77,8 +77,9 @@ def draw_trajectories(
     lines, colours = [], []
     for track_id, rows in known.items():
         if track_id != followed:
+            is_short = len(rows) < run_data.SHORT_FRAMES
             lines.append(run_data.positions_px(source, rows)[:, ::-1])
-            colours.append(style.track_colour(track_id))
+            colours.append(style.MUTED if is_short else style.track_colour(track_id))
     axes.add_collection(
         LineCollection(lines, colors=colours, linewidths=1.1, alpha=0.9)
     )

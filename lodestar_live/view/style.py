@@ -84,11 +84,13 @@ def say_nothing_here(axes: Axes, why: str) -> None:
 
 
 def plain_log_labels(axis: Axis) -> None:
-    """Label a short logarithmic axis 0.1 1 10 and, if there is room, 2 and 5 of each.
+    """Label a logarithmic axis 0.1 1 10 and, if there is room, 2 and 5 of each.
 
     matplotlib's own labels (2 x 10^-2 ...) run into each other here.
     """
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    low, high = axis.get_view_interval()
+    has_room = high / max(low, 1e-300) < 300
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if has_room else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
