@@ -104,7 +104,11 @@ def _tracker(seed: int, *, steps: int) -> Iterator[tuple[Callable[[Any], None], 
     publisher = Publisher("tcp://127.0.0.1:0", None)
     publisher.open(RunInfo("bench", "", {"name": "bench"}, pixel_size_um=0.1))
     linker = Linker()
-    pipeline = Pipeline(lambda frame: detector(frame.pixels), linker, sinks=[publisher])
+    pipeline = Pipeline(
+        lambda frame: detector(frame.pixels),
+        lambda detections, frame: linker(detections, frame.index),
+        sinks=[publisher],
+    )
     start_s, n = time.perf_counter(), 0
 
     def process(index: int) -> None:
