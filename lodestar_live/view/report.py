@@ -93,7 +93,7 @@ def _draw_header(figure: Figure, source: RunSource, errors: FloatArray | None) -
     figure.text(0.02, 0.932, name.replace("T", " "), fontsize=10, color=style.MUTED)
     tiles = _tiles(source, errors)
     for i, (label, value, colour) in enumerate(tiles):
-        x = 0.985 - (len(tiles) - i - 0.5) * 0.079
+        x = 0.985 - (len(tiles) - i - 0.5) * 0.086
         figure.text(
             x, 0.955, value, fontsize=15, weight="bold", ha="center", color=colour
         )
@@ -116,11 +116,11 @@ def _tiles(source: RunSource, errors: FloatArray | None) -> list[tuple[str, str,
     latency = run_data.timings_ms(source).get("latency")
     if latency is not None:
         p50, p99 = np.percentile(latency, [50, 99])
-        tiles.append(("latency p50 | p99, ms", f"{p50:.1f} | {p99:.1f}", style.BLUE))
+        tiles.append(("latency p50 | p99 (ms)", f"{p50:.1f} | {p99:.1f}", style.BLUE))
     tiles.append(
-        (f"tracks of {run_data.SHORT_FRAMES}+ frames", f"{len(known)}", style.PURPLE)
+        (f"tracks ({run_data.SHORT_FRAMES}+ frames)", f"{len(known)}", style.PURPLE)
     )
     if errors is not None and len(errors):
         rmse = float(np.sqrt(np.mean(errors**2)))
-        tiles.append(("RMSE per axis, px", f"{rmse:.3f}", style.GREEN))
+        tiles.append(("RMSE per axis (px)", f"{rmse:.3f}", style.GREEN))
     return tiles
