@@ -201,7 +201,7 @@ class ControlSettings(Section):
         3, description="Consistent frames before a found target counts as the same."
     )
     max_step_um: PositiveFloat = Field(50.0, description="Longest move in the plane.")
-    max_rate_hz: PositiveFloat = Field(50.0, description="Most moves per second.")
+    max_rate_hz: PositiveFloat = Field(100.0, description="Most moves per second.")
     max_age_s: PositiveFloat = Field(
         0.5, description="Commands from older frames are refused."
     )

@@ -138,7 +138,7 @@ class FocusLock:
         """Take one frame; only frames exposed after the last focus move count."""
         t_s = update.frame.t_exposure_s
         settled_s = self._gate.t_sent_s("z") + self._moves.response.settle_s
-        if t_s < settled_s or self._gate.halted is not None:
+        if t_s < settled_s or not self._gate.is_ready("z"):
             return
         if self._settings.focus == "z":
             self._follow_z(update, track_id)

@@ -190,6 +190,15 @@ class SafetyGate:
             self._driver = wrapped
         return wrapped
 
+    def is_ready(self, axis: str) -> bool:
+        """Return whether a command for "xy" or "z" could pass just now.
+
+        Asked before, so that a busy stage or a fast camera is no refusal.
+        """
+        elapsed_s = self._clock() - self._t_sent_s[axis]
+        is_soon = elapsed_s < _shortest_s(self.settings, axis)
+        return self._halted is None and not is_soon and not self.is_busy()
+
     def t_sent_s(self, axis: str) -> float:
         """Return when the last command for "xy" or "z" passed; -inf: never."""
         return self._t_sent_s[axis]
@@ -270,10 +279,8 @@ class SafetyGate:
         self, axis: str, now_s: float, t_data_s: float, stage_known: bool
     ) -> str:
         settings = self.settings
-        rate_hz = settings.max_z_rate_hz if axis == "z" else settings.max_rate_hz
-        # A frame clock jitters; one part in ten keeps a 50 Hz loop under "50 Hz".
-        if now_s - self._t_sent_s[axis] < 0.9 / rate_hz:
-            return f"more than {rate_hz} moves per second"
+        if now_s - self._t_sent_s[axis] < _shortest_s(settings, axis):
+            return f"more than {_rate_hz(settings, axis)} moves per second"
         if not 0 <= now_s - t_data_s <= settings.max_age_s:
             return f"made from a frame {now_s - t_data_s:.3g} s old"
         settled_s = self._t_sent_s[axis] + self.moves.response.settle_s
@@ -374,6 +381,15 @@ def _require_inside(position: StagePosition, limits: TravelLimits) -> None:
                 f"stage {name} = {here:.6g}, outside control.limits.{name} = "
                 f"[{box[0]}, {box[1]}]. Move the stage inside or widen the limits."
             )
+
+
+def _rate_hz(settings: ControlSettings, axis: str) -> float:
+    return settings.max_z_rate_hz if axis == "z" else settings.max_rate_hz
+
+
+def _shortest_s(settings: ControlSettings, axis: str) -> float:
+    """Shortest time between commands: a frame clock jitters, so a tenth less."""
+    return 0.9 / _rate_hz(settings, axis)
 
 
 def _number(value: Any) -> float:

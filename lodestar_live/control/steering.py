@@ -109,10 +109,9 @@ class Steering:
 
     def _may_move(self, sight: Sight, now_s: float) -> bool:
         return (
-            self._gate.halted is None
-            and now_s >= self._t_pause_s
+            now_s >= self._t_pause_s
             and sight.t_s >= self._t_wait_s
-            and not self._gate.is_busy()
+            and self._gate.is_ready("xy")
         )
 
     def _move(

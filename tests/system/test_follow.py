@@ -1,0 +1,205 @@
+"""Closed loops on the real MMCore with the real DemoCamera, through pycro-manager.
+
+What counts is read from the truth: the camera's own bead field at the stage's place, or
+the list of what the scene rendered. Pixels are 1 µm for beads.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from lodestar_live.control import Calibration
+from lodestar_live.control.measure import Bench, scan_focus
+from lodestar_live.data import Detections, StagePosition, Update
+from lodestar_live.geometry import PixelToStage, centre_px
+from lodestar_live.live.clock import RunClock
+from lodestar_live.live.session import run_session
+from lodestar_live.microscope import CoreStage, Microscope, substitute_pixels
+from lodestar_live.settings import Settings, parse_settings
+from lodestar_live.simulation.beads import BeadField
+from lodestar_live.simulation.scene import Swimmers, SwimmerScene
+
+pytestmark = pytest.mark.system
+# The camera draws 1 µm per px, aligned; tests/system/test_calibration.py measures it.
+ALIGNED = Calibration(
+    PixelToStage.from_pixel_size(1.0), residual_px=0.0, measured=datetime.now(UTC)
+)
+
+
+def settings_for(folder, *, exposure_ms: float = 20.0, **control):
+    limits = {"y_um": [-3000, 3000], "x_um": [-3000, 3000], "z_um": [-20, 20]}
+    return parse_settings(
+        {
+            "acquisition": {"exposure_ms": exposure_ms},
+            "control": {"follow": True, "armed": True, "limits": limits} | control,
+            "linking": {"search_radius_px": 12.0},
+            "streams": {"enabled": False},
+            "recording": {"folder": str(folder)},
+        }
+    )
+
+
+def spots_in(pixels, *, above: float) -> Detections:
+    """Centroids of what is brighter than `above`; fast, and exact without noise."""
+    signal = np.maximum(pixels.astype(float) - above, 0.0)
+    labels, n = ndimage.label(signal > 0)
+    if n == 0:
+        return Detections.empty()
+    centres = ndimage.center_of_mass(signal, labels, np.arange(1, n + 1))
+    return Detections.from_positions(np.array(centres), sigma_px=0.1)
+
+
+def beads_in(pixels) -> Detections:
+    return spots_in(pixels, above=20.0)
+
+
+class Loop:
+    """Runs a session and notes, per update, where the target really was."""
+
+    def __init__(
+        self, microscope: Microscope, settings: Settings, *, n_updates: int
+    ) -> None:
+        self.microscope, self.settings = microscope, settings
+        self.n_updates, self.stop = n_updates, threading.Event()
+        self.stage = CoreStage(microscope)
+        self.error_px: list[np.ndarray] = []
+        self.at_frame: dict[int, object] = {}
+        self.tracker = None
+
+    def run(self, calibration: Calibration = ALIGNED, detect=beads_in):
+        return run_session(
+            self.settings,
+            self.microscope,
+            calibration=calibration,
+            detect=detect,
+            on_start=lambda tracker: setattr(self, "tracker", tracker),
+            on_update=self.note,
+            stop=self.stop,
+        )
+
+    def note(self, update: Update) -> None:
+        """Target as seen in this frame, relative to the centre; then act."""
+        rows = update.tracks.rows
+        mine = rows[rows["track_id"] == self.tracker.controller.target_id]
+        here = np.array([mine["y_px"], mine["x_px"]]).T
+        centre = centre_px(update.frame.pixels.shape)
+        self.error_px.append(here[0] - centre if len(here) else np.full(2, np.nan))
+        action = self.at_frame.get(len(self.error_px))
+        if action is not None:
+            action()
+        if len(self.error_px) >= self.n_updates:
+            self.stop.set()
+
+    def push(self, y_um: float, x_um: float) -> None:
+        here = self.stage.position_um()
+        self.stage.move_to_um(here.y_um + y_um, here.x_um + x_um)
+
+
+def test_a_step_of_five_um_is_centred_within_five_frames(microscope, tmp_path) -> None:
+    """The sample jumps by (3, -4) µm: the camera's own field, drawn as if it had.
+
+    Two frames may be outliers, the third is believed: five frames suffice.
+    """
+    jump, field = np.zeros(3), BeadField()
+
+    def render(stage: StagePosition):
+        seen_from = StagePosition(*(np.array(stage) - jump))
+        return field.render(seen_from, (256, 256))
+
+    loop = Loop(microscope, settings_for(tmp_path), n_updates=70)
+    loop.at_frame[50] = lambda: jump.__iadd__([0.0, 3.0, -4.0])
+    restore = substitute_pixels(microscope, render)
+    try:
+        loop.run()
+    finally:
+        restore()
+    error = np.array(loop.error_px)
+    assert np.linalg.norm(error[40:50], axis=1).max() < 1.0
+    along = error[50:] @ np.array([3.0, -4.0]) / 5.0
+    first = int(np.argmax(along > 4.0))  # the first frame that shows the jump
+    assert along[first] > 4.0
+    assert np.linalg.norm(error[50 + first + 5 :], axis=1).max() < 1.0
+    assert along[first:].min() > -0.2 * 5.0
+
+
+def test_a_bead_stays_within_one_pixel_while_the_stage_is_pushed(
+    microscope, tmp_path
+) -> None:
+    """Pushes of 1 µm every third frame, in random directions; rms over all frames."""
+    loop = Loop(microscope, settings_for(tmp_path), n_updates=150)
+    rng = np.random.default_rng(2)
+    for frame in range(40, 150, 3):
+        angle = rng.uniform(0, 2 * np.pi)
+        loop.at_frame[frame] = lambda a=angle: loop.push(np.sin(a), np.cos(a))
+    loop.run()
+    error = np.array(loop.error_px)[40:]
+    error = error[np.isfinite(error).all(axis=1)]
+    assert len(error) >= 105  # of 110: a bead at a pixel's edge may be missed
+    assert np.sqrt((error**2).sum(axis=1).mean()) < 1.0
+
+
+def test_the_focus_lock_returns_from_a_kick_of_five_um(microscope, tmp_path) -> None:
+    stage = CoreStage(microscope)
+    settings = settings_for(tmp_path, focus="sharpness")
+    bench = Bench(microscope.snap, stage, settings.control, tell=lambda event: None)
+    curve = scan_focus(bench, range_um=8.0, n_heights=17)
+    calibration = replace(ALIGNED, focus=curve)
+    loop = Loop(microscope, settings, n_updates=160)
+    heights: list[float] = []
+    loop.at_frame = {
+        20: lambda: stage.move_z_to_um(5.0),
+        90: lambda: heights.append(stage.position_um().z_um),
+        91: lambda: stage.move_z_to_um(-5.0),
+        160: lambda: heights.append(stage.position_um().z_um),
+    }
+    loop.run(calibration)
+    assert np.abs(heights).max() < 0.6  # deadband 0.3 µm and the curve's 1 µm grid
+
+
+def test_a_swimmer_is_followed_over_twenty_fields_of_view(microscope, tmp_path) -> None:
+    """The scene is rendered at the live stage: only a stage that follows keeps it."""
+    shape, mapping = (128, 128), PixelToStage.from_pixel_size(0.2)
+    view_um = shape[0] * 0.2
+    look = Swimmers(n_particles=1, radius_um=1.2, edge_um=0.3, speed_um_per_s=60.0)
+    scene = SwimmerScene(
+        shape, pixel_to_stage=mapping, seed=3, clock=RunClock(), swimmers=look
+    )
+    start = scene._position_um[0]
+    microscope.core.set_xy_position(float(start[1]), float(start[0]))
+    microscope.core.wait_for_system()
+    calibration = replace(ALIGNED, map=mapping)
+    settings = settings_for(tmp_path, exposure_ms=10.0)
+    pixel_size = settings.microscope.model_copy(update={"pixel_size_um": 0.2})
+    settings = settings.model_copy(update={"microscope": pixel_size})
+    restore = substitute_pixels(microscope, scene.render)
+    loop = Loop(microscope, settings, n_updates=2000)
+
+    def detect(pixels) -> Detections:
+        if travelled_um(scene, mapping, shape) > 21 * view_um:
+            loop.stop.set()
+        return spots_in(pixels, above=400.0)
+
+    try:
+        loop.run(calibration, detect)
+    finally:
+        restore()
+    seen = [len(truth.particle_ids) for truth in scene.truth]
+    assert all(seen)
+    assert travelled_um(scene, mapping, shape) > 20 * view_um
+    assert CoreStage(microscope).position_um() != (0, start[0], start[1])
+
+
+def travelled_um(scene: SwimmerScene, mapping: PixelToStage, shape) -> float:
+    places = [
+        mapping.sample_um(truth.positions_px[0], truth.stage_um[1:], shape)
+        for truth in scene.truth
+        if len(truth.particle_ids)
+    ]
+    steps = np.diff(np.array(places), axis=0) if len(places) > 1 else np.zeros((1, 2))
+    return float(np.linalg.norm(steps, axis=1).sum())
