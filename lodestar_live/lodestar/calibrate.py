@@ -20,7 +20,11 @@ from lodestar_live.detection import Detector
 from lodestar_live.detection.graph import build_model
 from lodestar_live.lodestar.model import Model
 from lodestar_live.lodestar.particle import Particle
-from lodestar_live.lodestar.practice import blank_frame, practice_frame
+from lodestar_live.lodestar.practice import (
+    blank_frame,
+    crowded_frame,
+    practice_frame,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -56,8 +60,9 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     )
     practice = _practise(detector, model, rng)
     noise = _noise_scores(detector, model.particle, rng)
+    ghosts = _ghost_scores(detector, model, rng)
     seen = detector(snapshot).rows["score"]
-    threshold, facts = choose_threshold(practice, noise, seen)
+    threshold, facts = choose_threshold(practice, noise, ghosts, seen)
     return {
         "threshold": threshold,
         "sigma": fit_sigma(practice),
@@ -121,13 +126,32 @@ def _noise_scores(
     return np.sort(scores)[::-1]
 
 
+def _ghost_scores(
+    detector: Detector, model: Model, rng: np.random.Generator
+) -> FloatArray:
+    """Return the scores of maxima that lie on no particle of crowded frames."""
+    particle, centre = model.particle, tuple(model.card["centre_px"])
+    side_px = int(np.clip(16 * particle.size_px, 256, 768))
+    scores = []
+    for level in (0.5, 1.0, 2.0):
+        frame = crowded_frame(
+            particle, centre, side_px=side_px, noise_level=level, rng=rng
+        )
+        rows = detector(frame.pixels).rows
+        found = np.column_stack([rows["y_px"], rows["x_px"]])
+        away = cdist(found, frame.positions_px).min(axis=1) > particle.radius_px
+        scores.append(rows["score"][away])
+    return np.concatenate(scores)
+
+
 def choose_threshold(
-    practice: Rows, noise: FloatArray, seen: FloatArray
+    practice: Rows, noise: FloatArray, ghosts: FloatArray, seen: FloatArray
 ) -> tuple[float, dict[str, Any]]:
     """Choose the least score of a detection and say what it means.
 
     The lowest allowed threshold lets noise pass `FALSE_ALARMS_PER_MPX` times per
-    million pixels; the highest still passes 98 % of the practice particles. Between
+    million pixels and no ghost, a maximum between neighbours or on a particle's rim;
+    the highest still passes 98 % of the practice particles. Between
     the two lies the threshold, in the middle of the widest gap of the snapshot's own
     scores, so that what the snapshot holds besides particles and noise falls on
     either side. Where noise and particles overlap, particles come first: the highest
@@ -139,11 +163,14 @@ def choose_threshold(
         Rows of `PRACTICE_DTYPE`.
     noise
         Scores of all maxima of the blank frames, highest first.
+    ghosts
+        Scores of the maxima on no particle of the crowded frames.
     seen
         Scores of all maxima of the snapshot.
     """
     tail = NoiseTail.fit(noise, _N_BLANK * _BLANK_SIDE_PX**2 / 1e6)
-    lowest = tail.score_at(FALSE_ALARMS_PER_MPX)
+    ghost = float(ghosts.max(initial=-np.inf))
+    lowest = max(tail.score_at(FALSE_ALARMS_PER_MPX), ghost)
     highest = float(np.percentile(_usual(practice)["score"], 2))
     threshold = highest
     if highest > lowest:
@@ -153,7 +180,8 @@ def choose_threshold(
         threshold = float(marks[widest : widest + 2].mean())
     return threshold, {
         "false_alarms_per_mpx": tail.rate_per_mpx(threshold),
-        "noise_score": lowest,
+        "noise_score": tail.score_at(FALSE_ALARMS_PER_MPX),
+        "ghost_score": ghost if np.isfinite(ghost) else None,
         "particle_score": highest,
         "practised_snr": [float(v) for v in practised_snr(practice)],
         "n_snapshot": int((seen >= threshold).sum()),

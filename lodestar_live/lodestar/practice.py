@@ -33,7 +33,7 @@ def practice_frame(
     noise_level: float,
     rng: np.random.Generator,
 ) -> PracticeFrame:
-    """Draw `n_side`² rotated, mirrored and shifted copies of a particle.
+    """Draw `n_side`² rotated, mirrored and shifted copies of a particle, well apart.
 
     Parameters
     ----------
@@ -44,22 +44,57 @@ def practice_frame(
     noise_level
         Noise in units of the crop's own.
     """
+    pitch = particle.size_px + 4
+    places = pitch * (np.argwhere(np.ones((n_side, n_side))) + 0.5) - 0.5
+    places += rng.uniform(-1.5, 1.5, places.shape)
+    return _draw(particle, centre_px, places, pitch * n_side, noise_level, rng)
+
+
+def crowded_frame(
+    particle: Particle,
+    centre_px: tuple[float, float],
+    *,
+    side_px: int,
+    noise_level: float,
+    rng: np.random.Generator,
+) -> PracticeFrame:
+    """Draw copies at random places, from nearly touching to alone; see above."""
+    apart = 2.2 * particle.radius_px
+    places = np.empty((0, 2))
+    for _ in range(int(0.6 * (side_px / apart) ** 2)):
+        trial = rng.uniform(0, side_px, 2)
+        if not len(places) or np.hypot(*(places - trial).T).min() > apart:
+            places = np.vstack([places, trial])
+    return _draw(particle, centre_px, places, side_px, noise_level, rng)
+
+
+def _draw(
+    particle: Particle,
+    centre_px: tuple[float, float],
+    places: FloatArray,
+    side_px: int,
+    noise_level: float,
+    rng: np.random.Generator,
+) -> PracticeFrame:
+    """Put turned copies of the crop's centre at `places`, (n, 2), and add noise."""
     size = particle.size_px
-    pitch = size + 4
-    signal = np.zeros((n_side * pitch,) * 2)
+    margin = size  # copies may hang over the frame's edge
+    signal = np.zeros((side_px + 2 * margin,) * 2)
     spline = ndimage.spline_filter(np.pad(particle.signal, 4))
     middle = (size - 1) / 2
-    corners = pitch * np.argwhere(np.ones((n_side, n_side)))
-    positions = np.empty((len(corners), 2))
-    for index, (top, left) in enumerate(corners):
+    patch = size + 4
+    positions = np.empty_like(places)
+    for index, place in enumerate(places):
         turn = _random_turn(rng)
-        shift = rng.uniform(-1.5, 1.5, 2) + (pitch - 1) / 2
-        grid = np.moveaxis(np.indices((pitch, pitch)), 0, -1) - shift
-        place = np.moveaxis(grid @ turn + middle + 4, -1, 0)
-        copy = ndimage.map_coordinates(spline, place, order=3, prefilter=False)
-        signal[top : top + pitch, left : left + pitch] = copy
-        positions[index] = turn @ (np.subtract(centre_px, middle)) + shift + (top, left)
-    return PracticeFrame(_add_noise(particle, signal, noise_level, rng), positions)
+        top, left = (int(np.floor(c)) + margin - patch // 2 for c in place)
+        shift = place + margin - (top, left)
+        grid = np.moveaxis(np.indices((patch, patch)), 0, -1) - shift
+        where = np.moveaxis(grid @ turn + middle + 4, -1, 0)
+        copy = ndimage.map_coordinates(spline, where, order=3, prefilter=False)
+        signal[top : top + patch, left : left + patch] += copy
+        positions[index] = turn @ np.subtract(centre_px, middle) + place
+    inner = signal[margin:-margin, margin:-margin]
+    return PracticeFrame(_add_noise(particle, inner, noise_level, rng), positions)
 
 
 def blank_frame(

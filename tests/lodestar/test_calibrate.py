@@ -36,6 +36,9 @@ def detector(model, snapshot):
     return Detector(build_model(model.weights, card).SerializeToString(), n_threads=1)
 
 
+NO_SCORES = np.empty(0)
+
+
 def rows_of(error2, consistency, snr, *, score=1.0, level=1.0):
     rows = np.zeros(len(error2), PRACTICE_DTYPE)
     rows["error2_px2"], rows["consistency_px"] = error2, consistency
@@ -61,11 +64,23 @@ def test_sigma_recovers_the_law_it_was_made_with():
 def test_threshold_lies_in_the_widest_gap_between_noise_and_particles():
     noise = np.sort(np.random.default_rng(0).exponential(0.7, 3000) - 10)[::-1]
     practice = rows_of(np.ones(100), np.ones(100), 10.0, score=2.0)
-    threshold, facts = choose_threshold(practice, noise, np.array([-9.0, 1.5, 2.1]))
+    threshold, facts = choose_threshold(
+        practice, noise, NO_SCORES, np.array([-9.0, 1.5, 2.1])
+    )
     assert threshold == pytest.approx((facts["noise_score"] + 1.5) / 2)
     assert facts["separated"]
     assert facts["n_snapshot"] == 2
     assert facts["false_alarms_per_mpx"] < 0.01
+
+
+def test_no_ghost_between_neighbours_passes_the_threshold():
+    noise = np.sort(np.random.default_rng(0).exponential(0.7, 3000) - 20)[::-1]
+    practice = rows_of(np.ones(100), np.ones(100), 10.0, score=2.0)
+    threshold, facts = choose_threshold(
+        practice, noise, np.array([-6.0, -1.0]), np.array([-1.5, 2.2])
+    )
+    assert threshold == pytest.approx((-1.0 + 2.0) / 2)
+    assert facts["ghost_score"] == -1.0
 
 
 def test_noise_tail_extrapolates_an_exponential():
@@ -91,7 +106,7 @@ def test_noise_tail_ends_where_bounded_scores_end():
 def test_overlap_of_noise_and_particles_is_stated():
     noise = np.sort(np.random.default_rng(0).exponential(0.7, 3000))[::-1]
     practice = rows_of(np.ones(100), np.ones(100), 10.0, score=3.0)
-    threshold, facts = choose_threshold(practice, noise, np.empty(0))
+    threshold, facts = choose_threshold(practice, noise, NO_SCORES, NO_SCORES)
     assert threshold == 3.0
     assert not facts["separated"]
     assert facts["false_alarms_per_mpx"] > 1
