@@ -45,7 +45,8 @@ def practice_frame(
         Noise in units of the crop's own.
     """
     pitch = particle.size_px + 4
-    places = pitch * (np.argwhere(np.ones((n_side, n_side))) + 0.5) - 0.5
+    cells = np.argwhere(np.ones((n_side, n_side)))
+    places: FloatArray = pitch * (cells + 0.5) - 0.5
     places += rng.uniform(-1.5, 1.5, places.shape)
     return _draw(particle, centre_px, places, pitch * n_side, noise_level, rng)
 
