@@ -22,7 +22,7 @@ from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Pixels
 from lodestar_live.detection import Detector
 from lodestar_live.detection.graph import build_model
-from lodestar_live.errors import InputError
+from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.linking import Linker
 from lodestar_live.lodestar import train
 from lodestar_live.lodestar.model import Model
@@ -210,7 +210,11 @@ def _stills(folder: Path, *, seed: int) -> Table:
     table = Table("Stills: counts", [*columns, "both, 4 px", "alarms / Mpx"])
     for name, (path, diameter) in STILLS.items():
         image = read_still(folder / path)
-        model = train(image, seed=seed)
+        try:
+            model = train(image, seed=seed)
+        except LodestarError as error:  # a refusal is a finding, too
+            table.rows.append([name, str(error), *[""] * 5])
+            continue
         found, _ = follow(model, image[None])
         theirs = _locate(image, diameter, None, dark=name == "ellipsoids")
         i, _ = _assign(found[0], theirs, 4.0)

@@ -46,7 +46,7 @@ def practice_frame(
     """
     pitch = particle.size_px + 4
     cells = np.argwhere(np.ones((n_side, n_side)))
-    places: FloatArray = pitch * (cells + 0.5) - 0.5
+    places = np.asarray(pitch * (cells + 0.5) - 0.5, dtype=np.float64)
     places += rng.uniform(-1.5, 1.5, places.shape)
     return _draw(particle, centre_px, places, pitch * n_side, noise_level, rng)
 
