@@ -7,6 +7,7 @@ The recordings lie in ``shared/data`` beside the checkout (or in the folder give
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,9 +200,11 @@ def _locate(
             "'lodestar-live[test]'` for the comparison."
         ) from error
     trackpy.quiet()
-    table: Any = trackpy.locate(
-        frame.astype(float), diameter_px, minmass=minmass, invert=dark
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # trackpy's use of pandas is not our affair
+        table: Any = trackpy.locate(
+            frame.astype(float), diameter_px, minmass=minmass, invert=dark
+        )
     return np.asarray(table[["y", "x"]], dtype=float)
 
 
