@@ -266,10 +266,10 @@ def fit_sigma(practice: Rows) -> dict[str, float]:
 def consistency_limit(practice: Rows) -> float:
     """Return the vote spread (px) above which a detection is not the trained shape.
 
-    1.5 times what 98 % of the practice particles stay under at the least favourable
+    1.5 times what 98 % of the practice particles stay under at up to twice the crop's
     noise; other shapes lie 3 times higher and more.
     """
-    usual = _usual(practice)
+    usual = practice[practice["noise_level"] <= 2.0]
     worst = max(
         np.percentile(usual["consistency_px"][usual["noise_level"] == level], 98)
         for level in np.unique(usual["noise_level"])
