@@ -95,7 +95,7 @@ def assign(
         if budget_s >= 0:
             _match_exactly(batch, chosen)
         else:
-            _settle(batch, chosen, n_detections, greedy=True)
+            _settle(_without_ties(batch), chosen, n_detections, greedy=True)
             n_fallbacks += 1
     return Assignment(chosen, n_fallbacks)
 
@@ -126,6 +126,12 @@ def _settle(
         if not greedy and len(pairs) > WORTHWHILE * n_before:
             break
     return pairs
+
+
+def _without_ties(pairs: Pairs) -> Pairs:
+    """Return the pairs with gains that differ; equal ones would go one at a time."""
+    noise = np.random.default_rng(0).random(len(pairs))
+    return Pairs(pairs.track, pairs.detection, pairs.gain * (1 + 1e-9 * noise))
 
 
 def _dominant(pairs: Pairs, *, greedy: bool) -> IntArray:

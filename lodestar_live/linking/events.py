@@ -17,6 +17,7 @@ from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.states import States
 
 SWAP_ODDS = 3.0  # a swap is suspected when it is at most this many times less likely
+MOST_RIVALS = 100_000  # pairs looked at, however crowded it is
 MOST_SWAPS = 20  # per frame; the likeliest
 
 
@@ -55,7 +56,7 @@ def suspected_swaps(
     rival = owner[pairs.detection]
     other = (rival >= 0) & (rival != pairs.track) & is_confirmed[pairs.track]
     other[other] = is_confirmed[rival[other]]
-    rest = np.flatnonzero(other)
+    rest = np.flatnonzero(other)[:MOST_RIVALS]
     t, k = pairs.track[rest], rival[rest]
     kept = np.zeros(len(chosen))
     is_chosen = chosen[pairs.track] == pairs.detection

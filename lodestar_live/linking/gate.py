@@ -16,7 +16,7 @@ from lodestar_live.data import FloatArray
 IntArray = npt.NDArray[np.signedinteger[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
-MOST_PAIRS = 10_000_000  # looked at in one frame, however crowded one place is
+MOST_PAIRS = 3_000_000  # looked at in one frame, however crowded one place is
 
 
 def pairs_within(

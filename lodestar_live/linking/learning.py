@@ -22,6 +22,7 @@ LAGS = 6  # displacements remembered per track
 MEMORY_FRAMES = 60.0  # after as many frames an observation weighs 1/e
 KEEP = float(np.exp(-1 / MEMORY_FRAMES))
 ENOUGH = 1000  # particles looked at for the first guess
+MOST_VECTORS = 20_000  # between them and the detections of the next frame
 MARGIN_PX = 50.0  # detections do not reach the edges of the field of view
 PRIOR_WEIGHT = 4.0  # the first guess counts as this many displacements
 FORGET_GRID = np.array(
@@ -162,9 +163,13 @@ class DetectionLearner:
     @property
     def new_per_px2(self) -> float:
         """Density per frame of detections that belong to no track."""
-        per_frame = (self._new + 0.1) / (self._frames + 1.0)
-        area = np.prod(np.maximum(self._high - self._low, 0.0)[:2] + MARGIN_PX)
-        return float(per_frame / area)
+        return (self._new + 0.1) / (self._frames + 1.0) / self.area_px2
+
+    @property
+    def area_px2(self) -> float:
+        """Area in which detections have been found so far."""
+        extent = np.maximum(self._high - self._low, 0.0)[:2]
+        return float(np.prod(extent + MARGIN_PX))
 
     @property
     def depth_um(self) -> float:
@@ -217,13 +222,20 @@ def first_step_variance(before_px: FloatArray, after_px: FloatArray) -> float:
     if not len(track):
         return (0.25 * reach) ** 2
     distance2 = ((sample[track] - after_px[detection]) ** 2).sum(axis=1)
+    share = len(distance2) // MOST_VECTORS + 1
+    distance2 = distance2[::share]
     variance = np.geomspace((1e-3 * reach) ** 2, (0.5 * reach) ** 2, 50)
-    excess = _log_likelihood(variance, distance2, density, reach, len(sample))
-    return float(variance[int(np.argmax(excess))])
+    excess = share * _log_likelihood(
+        variance, distance2, density, reach, len(sample) / share
+    )
+    # One or two particles may happen to stand still: a broad prior around a tenth of
+    # the reach, forgotten once there are a dozen.
+    prior = -0.5 * (np.log(variance / (0.1 * reach) ** 2) / 1.5) ** 2
+    return float(variance[int(np.argmax(excess + prior))])
 
 
 def _log_likelihood(
-    variance: FloatArray, distance2: FloatArray, density: float, reach: float, n: int
+    variance: FloatArray, distance2: FloatArray, density: float, reach: float, n: float
 ) -> FloatArray:
     found = 0.9  # share of particles seen in both frames; its value matters little
     peak = found / (2 * np.pi * variance)

@@ -71,7 +71,9 @@ class MotionModel:
         worth = self._worth(states)
         now = states.filtered["px"].belief
         variance = now.variance + np.quantile(noise, 0.9)
-        most = worth + self._most_from_depth() - np.log(2 * np.pi * variance)
+        most = (
+            worth + self._most_from_depth(states, rows) - np.log(2 * np.pi * variance)
+        )
         radius = np.where(most > 0, np.sqrt(2 * variance * np.maximum(most, 0.0)), -1.0)
         track, found = pairs_within(now.position, radius, points)
         gain = worth[track] + self._log_density(states, track, rows, found)
@@ -154,12 +156,14 @@ class MotionModel:
         found = self.detection.p_detect * states.existence
         return np.log(found / (1 - found) / self.detection.new_per_px2)
 
-    def _most_from_depth(self) -> float:
+    def _most_from_depth(self, states: States, rows: Rows) -> float:
         """Return the most that agreement in z can add to a gain."""
         if "um" not in self.motion:
             return 0.0
-        variance = 2 * self.motion["um"].noise_variance
-        ratio = self.detection.depth_um**2 / (2 * np.pi * variance)
+        known = states.filtered["um"].belief.variance
+        known = known[np.isfinite(known)]
+        least = known.min(initial=np.inf) + self._noise(rows, "um").min()
+        ratio = self.detection.depth_um**2 / (2 * np.pi * max(float(least), 1e-12))
         return max(0.5 * float(np.log(ratio)), 0.0)
 
     def _log_density(

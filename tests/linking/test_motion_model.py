@@ -1,0 +1,198 @@
+"""The motion model learns what moves, in two and three dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from lodestar_live import Detections, Linker
+from lodestar_live.data import DETECTION_DTYPE, blank_rows
+from lodestar_live.motion import Belief, Motion, born, predict, update
+from lodestar_live.simulation.motion import Scenario, simulate_motion
+
+
+def test_prediction_is_the_exact_solution_of_the_law_of_motion():
+    """Against the differential equations of mean and covariance, integrated."""
+    law = Motion(diffusion=0.4, velocity_sd=1.3, persistence=2.5, drift=np.array([0.7]))
+    start = Belief(
+        np.array([[1.0]]), np.array([[2.0]]), *np.array([[0.3], [0.1], [0.9]])
+    )
+
+    def rates(_, s):
+        _, v, _, pxv, pvv = s
+        k = 1 / law.persistence
+        return [
+            v,
+            -k * (v - 0.7),
+            2 * pxv + 2 * law.diffusion,
+            pvv - k * pxv,
+            -2 * k * pvv + 2 * k * law.velocity_sd**2,
+        ]
+
+    reference = solve_ivp(rates, (0, 3.7), [1.0, 2.0, 0.3, 0.1, 0.9], rtol=1e-10)
+    ahead = predict(start, law, 3.7)
+    ours = [ahead.position, ahead.velocity, ahead.variance, ahead.covariance]
+    ours.append(ahead.velocity_variance)
+    # The integrator is good to about 1e-8 here.
+    found = [float(part.item()) for part in ours]
+    np.testing.assert_allclose(found, reference.y[:, -1], rtol=1e-6)
+
+
+def test_update_is_the_matrix_kalman_filter():
+    law = Motion(diffusion=0.1, velocity_sd=1.0, persistence=5.0)
+    before = predict(born(np.array([[1.0, 2.0]]), 0.2, law), law, 1.0)
+    after = update(before, np.array([[2.0, 1.0]]), 0.3)
+    p = np.array(
+        [
+            [before.variance[0], before.covariance[0]],
+            [before.covariance[0], before.velocity_variance[0]],
+        ]
+    )
+    h = np.array([[1.0, 0.0]])
+    gain = p @ h.T / (h @ p @ h.T + 0.3)
+    p_after = (np.eye(2) - gain @ h) @ p
+    for axis, measured in enumerate([2.0, 1.0]):
+        mean = np.array([before.position[0, axis], before.velocity[0, axis]])
+        mean = mean + gain[:, 0] * (measured - mean[0])
+        assert after.position[0, axis] == pytest.approx(mean[0])
+        assert after.velocity[0, axis] == pytest.approx(mean[1])
+    assert after.variance[0] == pytest.approx(p_after[0, 0])
+    assert after.covariance[0] == pytest.approx(p_after[0, 1])
+    assert after.velocity_variance[0] == pytest.approx(p_after[1, 1])
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """Return the linker after 40 frames of 400 particles, for each motion."""
+
+    def after(motion):
+        linker = Linker()
+        scenario = Scenario(motion, 400, 0.15, 40, seed=21)
+        for k, frame in enumerate(simulate_motion(scenario)):
+            linker(frame.detections, k)
+        return linker, scenario
+
+    return after
+
+
+def test_diffusion_is_learnt_from_brownian_motion(learnt):
+    linker, scenario = learnt("brownian")
+    law = linker._model.law("px")
+    per_axis = scenario.step_px**2 / 2
+    # About 14 000 displacements are known to 1 %; wrong links and misses cost the rest.
+    total = 2 * law.diffusion + law.velocity_sd**2
+    assert total == pytest.approx(per_axis, rel=0.1)
+    assert np.hypot(*law.drift) < 0.1 * scenario.step_px
+
+
+def test_drift_is_learnt(learnt):
+    linker, scenario = learnt("drift")
+    law = linker._model.law("px")
+    expected = np.array([0.6, 0.8]) * 0.8 * scenario.step_px
+    np.testing.assert_allclose(law.drift, expected, rtol=0.1)
+
+
+def test_persistent_velocities_are_learnt_from_directed_motion(learnt):
+    linker, scenario = learnt("directed")
+    law = linker._model.law("px")
+    # A speed of 0.95 step in a random direction: 1/sqrt(2) of it per axis.
+    assert law.velocity_sd == pytest.approx(0.95 * scenario.step_px / 2**0.5, rel=0.1)
+    assert law.persistence > 10
+    assert 2 * law.diffusion < 0.2 * law.velocity_sd**2
+
+
+def test_misses_and_false_positives_are_learnt(learnt):
+    linker, scenario = learnt("brownian")
+    known = linker._model.detection
+    # Misses are 5 %, deaths and merges (4 % of particles have a neighbour) come on top.
+    assert 0.88 < known.p_detect < 0.97
+    assert 0.03 * scenario.n < known.new_per_px2 * known.area_px2 < 0.15 * scenario.n
+
+
+def in_depth(positions, z_um):
+    rows = blank_rows(DETECTION_DTYPE, len(positions))
+    rows["y_px"], rows["x_px"] = np.transpose(positions)
+    rows["z_um"], rows["score"] = z_um, 1.0
+    return Detections(rows)
+
+
+def test_depth_tells_particles_apart_that_cross_in_the_plane():
+    """Two Brownian particles on the same pixels, 20 µm apart in depth."""
+    rng = np.random.default_rng(0)
+    linker, swaps, first = Linker(), 0, None
+    yx = np.array([[50.0, 50.0], [53.0, 50.0], [90.0, 20.0], [20.0, 90.0]])
+    z_um = np.array([-10.0, 10.0, 0.0, 3.0])
+    for k in range(40):
+        yx = yx + rng.normal(0, 2.0, yx.shape)
+        z_um = z_um + rng.normal(0, 0.3, 4)
+        yx[1] = yx[0] + rng.normal(0, 1.0, 2)
+        rows = linker(in_depth(yx, z_um), k).rows
+        ids = rows["track_id"][np.argsort(rows["detection_index"])][:2].tolist()
+        first = ids if k == 5 else first
+        swaps += k > 5 and ids != first
+    assert swaps == 0
+    ahead = linker.predict(first[0], 2.0)
+    assert ahead.z_um == pytest.approx(z_um[0], abs=3.0)
+    assert ahead.covariance[0, 0] > 0
+
+
+def test_depth_in_micrometres_never_mixes_with_pixels():
+    """Scaling z by a thousand scales only what is said about z."""
+    rng = np.random.default_rng(3)
+    yx = rng.uniform(0, 200, (30, 2))
+    z_um = rng.uniform(-5, 5, 30)
+    one, other = Linker(), Linker()
+    for k in range(12):
+        yx, z_um = yx + rng.normal(0, 1, yx.shape), z_um + rng.normal(0, 0.2, 30)
+        a = one(in_depth(yx, z_um), k).rows
+        b = other(in_depth(yx, 1000 * z_um), k).rows
+        np.testing.assert_array_equal(a["track_id"], b["track_id"])
+        np.testing.assert_allclose(a["existence"], b["existence"], rtol=1e-6)
+
+
+def test_sigma_of_the_detector_is_the_measurement_noise():
+    """A precise detection pulls the filter harder than a vague one."""
+    spread = {}
+    for sigma_px in (0.05, 2.0):
+        linker, rng = Linker(), np.random.default_rng(1)
+        yx = np.array([40.0, 40.0])
+        for k in range(40):
+            yx = yx + rng.normal(0, 1.0, 2)
+            seen = Detections.from_positions(
+                yx[None] + rng.normal(0, sigma_px, 2), sigma_px=sigma_px
+            )
+            linker(seen, k)
+        spread[sigma_px] = linker.predict(0, 0).covariance[1, 1]
+    # After a precise look the variance is the detector's own.
+    assert spread[0.05] == pytest.approx(0.05**2, rel=0.05)
+    assert spread[2.0] > 0.3
+
+
+def test_crossing_swimmers_keep_their_identities_through_a_merge():
+    linker = Linker()
+    t = np.arange(-20, 21)
+    a = np.column_stack([50 + 2.0 * t, 50 + 2.0 * t])
+    b = np.column_stack([50 - 2.0 * t, 50 + 2.0 * t])
+    before = after = None
+    for k in range(len(t)):
+        points = np.stack([a[k], b[k]])
+        if np.hypot(*(a[k] - b[k])) < 5.0:
+            points = points.mean(axis=0, keepdims=True)
+        rows = linker(Detections.from_positions(points), k).rows
+        ids = rows["track_id"][np.argsort(rows["detection_index"])]
+        before = ids.tolist() if k == 10 else before
+        after = ids.tolist()
+    assert after == before == [0, 1]
+
+
+def test_a_start_far_off_is_put_right_by_learning():
+    scenario = Scenario("brownian", 300, 0.1, 20, seed=9)
+    movie = list(simulate_motion(scenario))
+    for factor in (1.5, 8.0):
+        linker = Linker(first_gate_px=factor * scenario.step_px)
+        for k, frame in enumerate(movie):
+            linker(frame.detections, k)
+        law = linker._model.law("px")
+        per_axis = 2 * law.diffusion + law.velocity_sd**2
+        assert per_axis == pytest.approx(scenario.step_px**2 / 2, rel=0.2)
