@@ -34,7 +34,7 @@ def as_frames(movie):
     return frames
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(movie=MOVIES, method=METHODS)
 def test_ids_are_unique_monotone_and_never_reused(movie, method):
     linker, ended, newest = Linker(method=method), set(), -1
@@ -57,7 +57,7 @@ def test_ids_are_unique_monotone_and_never_reused(movie, method):
     assert counts.frames + counts.duplicates + counts.late == len(movie)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(movie=MOVIES, method=METHODS)
 def test_every_usable_detection_belongs_to_exactly_one_track(movie, method):
     linker, last_frame = Linker(method=method), None
@@ -77,7 +77,7 @@ def test_every_usable_detection_belongs_to_exactly_one_track(movie, method):
         assert np.isfinite(rows["x_px"]).all()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(movie=MOVIES, method=METHODS, seed=st.integers(0, 2**32 - 1))
 def test_the_order_of_detections_does_not_matter(movie, method, seed):
     rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_the_order_of_detections_does_not_matter(movie, method, seed):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     movie=MOVIES,
     method=METHODS,
@@ -112,7 +112,7 @@ def test_limits_given_by_the_user_are_never_exceeded(movie, method, radius_px, g
             last[track_id] = (index, here)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     tracks=st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), max_size=15),
     points=st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), max_size=15),
