@@ -29,6 +29,7 @@ from lodestar_live.data import (
 from lodestar_live.detection import Detector
 from lodestar_live.errors import RecordingError, SettingsError
 from lodestar_live.geometry import PixelToStage
+from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
 from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
 from lodestar_live.pipeline import Sink
@@ -63,7 +64,8 @@ class Parts:
     recorder: Recorder | None = None
     controller: Controller | None = None
     read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
-    prepare: Callable[[Frame], Frame] | None = None
+    prepare: HologramPreparer | None = None
+    refine: ParticleRefiner | None = None
     map: PixelToStage | None = None
     _stage_start_um: FloatArray | None = None
     _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
@@ -84,10 +86,14 @@ class Parts:
             return self.controller.stage_at(t_s)
         return self.read_stage()
 
-    def load_detector(self, path: Path) -> None:
+    def load_detector(self, path: Path) -> Detect:
         """Use the model in `path` from the next frame on."""
         detector = open_detector(path, self.settings.detection)
         self.detect, self.card = detector, dict(detector.card)
+        holography = self.settings.holography
+        if holography is not None:
+            self.refine = ParticleRefiner.from_card(holography, detector.card)
+        return detector
 
     def detect_frame(self, frame: Frame) -> Detections:
         """Detect; a frame of another shape or place on the sensor ends all tracks."""
@@ -96,7 +102,8 @@ class Parts:
             self.linker.end_all()
         self._view = view
         assert self.detect is not None  # noqa: S101 - a pipeline exists only with one
-        return self.detect(frame.pixels)
+        detections = self.detect(frame.pixels)
+        return detections if self.refine is None else self.refine(frame, detections)
 
     def link_frame(self, detections: Detections, frame: Frame) -> Tracks:
         """Link in the sample's frame, so that our own moves are no motion."""
@@ -118,7 +125,8 @@ class Parts:
         if self._stage_start_um is None:
             self._stage_start_um = stage_um
         moved_um = stage_um - self._stage_start_um
-        return np.asarray(np.linalg.solve(self.map.matrix_um_per_px, moved_um))
+        camera_px = np.linalg.solve(self.map.matrix_um_per_px, moved_um)
+        return np.asarray(camera_px / (self.prepare.factor if self.prepare else 1))
 
     def take_events(self) -> tuple[Event, ...]:
         """Return what the linker noticed in this frame."""
@@ -159,6 +167,14 @@ def assemble(
         linker=make_linker(settings, clock),
         detect=detect,
     )
+    if settings.holography is not None:
+        if settings.detection.model is None and detect is None:
+            raise SettingsError(
+                "detection.model is not set: holograms need a model of fields, trained "
+                "beforehand; name one, such as the shipped one in "
+                "config/offaxis_hologram.toml."
+            )
+        parts.prepare = HologramPreparer(settings.holography)
     if detect is None and settings.detection.model is not None:
         parts.load_detector(Path(settings.detection.model))
     if microscope is None and has_active_core():

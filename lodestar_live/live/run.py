@@ -18,11 +18,12 @@ import numpy as np
 from lodestar_live.data import Event, Frame, Pixels, RunInfo, Update
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.live.accounts import Accounts, Summary
-from lodestar_live.live.assemble import Parts
+from lodestar_live.live.assemble import Detect, Parts
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.first_model import TrainingProcess
 from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.live.mailbox import Mailbox
+from lodestar_live.live.retrain import Retrainer
 from lodestar_live.microscope import read_facts
 from lodestar_live.pipeline import Pipeline, Sink
 from lodestar_live.settings import Settings
@@ -78,6 +79,7 @@ class Run:
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._training: TrainingProcess | None = None
+        self.retrainer: Retrainer | None = None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
         self._duration_s: float | None = None
@@ -94,7 +96,7 @@ class Run:
         for sink in sinks:
             sink.open(run)
         if parts.detect is not None:
-            self.use_detector()
+            self._begin_tracking(parts.detect)
         self._worker.start()
 
     def close(self) -> None:
@@ -103,6 +105,8 @@ class Run:
             self.parts.controller.stop("end of run")
         if self._training is not None:
             self._training.cancel()
+        if self.retrainer is not None:
+            self.retrainer.close()
         self._drain_until_s = self.clock() + _DRAIN_WITHIN_S
         self._mailbox.close()
         if self._worker.ident is not None:
@@ -117,7 +121,39 @@ class Run:
             except Exception:
                 self.note_error("closing a sink")
 
-    def use_detector(self) -> None:
+    def retrain(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Train on the newest frame at ``y_px, x_px``; keep the model if it is better.
+
+        Raises
+        ------
+        InputError
+            There is no model yet, or it is one for holograms.
+        """
+        if self.retrainer is None:
+            raise InputError(
+                "retrain: not possible in this run; expected a running detector of "
+                "camera images (models of holograms are trained beforehand)."
+            )
+        self.retrainer.retrain((args["y_px"], args["x_px"]), args.get("size_px"))
+        return {"training": True}
+
+    def _begin_tracking(self, detect: Detect) -> None:
+        if self.settings.holography is None:
+            self.retrainer = Retrainer(
+                self.settings,
+                self.parts.run_folder,
+                detect=detect,
+                swap=self._swap,
+                tell=self.tell,
+                clock=self.clock,
+            )
+        self._use_detector()
+
+    def _swap(self, detect: Detect, version: int) -> None:
+        self.parts.detect, self.parts.model_version = detect, version
+        self._use_detector()
+
+    def _use_detector(self) -> None:
         """Put a pipeline around the current detector: one assignment, so atomic."""
         self.pipeline = Pipeline(
             self.parts.detect_frame,
@@ -183,6 +219,8 @@ class Run:
         self.accounts.settle("processed")
         self.accounts.time(update.timings_ms)
         self.failures_in_a_row = 0
+        if self.retrainer is not None:
+            self.retrainer.remember(frame.pixels)
         self._remember(update)
 
     def _frame(self, arrival: Arrival) -> Frame:
@@ -250,11 +288,11 @@ class Run:
 
     def _on_model(self, path: Path) -> None:
         try:
-            self.parts.load_detector(path)
+            detect = self.parts.load_detector(path)
         except Exception as error:
             self._on_training_failure(ModelError(str(error)))
             return
-        self.use_detector()
+        self._begin_tracking(detect)
         self.tell(
             Event("training.finished", self.clock(), details={"model": path.name})
         )

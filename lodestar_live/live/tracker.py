@@ -17,6 +17,7 @@ from typing import Any
 
 from lodestar_live.control import Calibration, Controller
 from lodestar_live.data import Counts, Detections, Pixels, Update
+from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import assemble
 from lodestar_live.live.clock import RunClock
@@ -119,7 +120,7 @@ class LiveTracker:
                 clock=clock,
                 counts=accounts.counts,
                 tell=run.tell,
-                commands={},
+                commands={"retrain": run.retrain},
             )
             try:
                 run.open(parts, [*parts.sinks, *self._extra_sinks])
@@ -157,6 +158,32 @@ class LiveTracker:
     def wait_until_tracking(self, timeout_s: float | None = None) -> bool:
         """Wait for the model; False when it did not come in time."""
         return self._current().tracking.wait(timeout_s)
+
+    def retrain(self, at_px: tuple[float, float], size_px: int | None = None) -> None:
+        """Train on the newest frame in the background; a better model is swapped in.
+
+        Parameters
+        ----------
+        at_px
+            (y, x) of the particle in the newest frame.
+        size_px
+            Side of the crop; None: estimated.
+        """
+        y_px, x_px = at_px
+        self._current().retrain({"y_px": y_px, "x_px": x_px, "size_px": size_px})
+
+    def rollback(self) -> None:
+        """Use the model before the last swap again.
+
+        Raises
+        ------
+        InputError
+            No model was swapped in.
+        """
+        retrainer = self._current().retrainer
+        if retrainer is None:
+            raise InputError("rollback: no model was swapped in; nothing to undo.")
+        retrainer.rollback()
 
     def wait_for_room(self, n_frames: int) -> None:
         """Wait until fewer than `n_frames` are in flight: for sources that can wait."""

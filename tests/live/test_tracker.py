@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lodestar_live.data import Detections, Event
-from lodestar_live.errors import RecordingError, SettingsError
+from lodestar_live.errors import InputError, RecordingError, SettingsError
 from lodestar_live.live import LiveTracker
 from lodestar_live.recording import Recording
 from lodestar_live.settings import parse_settings
@@ -245,3 +245,17 @@ def test_an_unwritable_folder_is_refused(tmp_path) -> None:
         LiveTracker(settings, detect=find_brightest),
     ):
         pass
+
+
+def test_holograms_without_a_model_are_refused(tmp_path) -> None:
+    settings = settings_for(tmp_path, holography={"wavelength_um": 0.633})
+    with pytest.raises(SettingsError, match="need a model"), LiveTracker(settings):
+        pass
+
+
+def test_retraining_needs_frames_to_judge_by(tmp_path) -> None:
+    with LiveTracker(settings_for(tmp_path), detect=find_brightest) as tracker:
+        with pytest.raises(InputError, match="expected at least 2"):
+            tracker.retrain((5.0, 5.0))
+        with pytest.raises(InputError, match="nothing to undo"):
+            tracker.rollback()

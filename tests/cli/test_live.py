@@ -1,0 +1,165 @@
+"""The commands as a user types them, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from lodestar_live.data import StagePosition
+from lodestar_live.recording import Recording
+from lodestar_live.simulation.beads import BeadField
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def cli(*arguments, timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lodestar_live", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def config(folder, **sections) -> Path:
+    base = {
+        "microscope": {"backend": "demo"},
+        "acquisition": {"n_frames": 20, "exposure_ms": 5.0},
+        "recording": {"folder": str(folder)},
+        "streams": {"enabled": False},
+    }
+    lines = []
+    for name, values in {**base, **sections}.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    path = folder / "settings.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """Train once, with the command, on the DemoCamera's beads."""
+    folder = tmp_path_factory.mktemp("train")
+    image = BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
+    np.save(folder / "beads.npy", image)
+    path = folder / "beads.onnx"
+    result = cli("train", folder / "beads.npy", "-o", path, "--json")
+    assert result.returncode == 0, result.stderr
+    assert path.is_file()
+    assert (folder / "training.png").stat().st_size > 10_000
+    assert len(json.loads(result.stdout)["crop"]["at_px"]) == 2
+    return path
+
+
+def test_demo_trains_tracks_follows_and_draws_its_report(tmp_path) -> None:
+    result = cli("demo", "--out", tmp_path, "--port", "0", "--frames", "150", "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    counts = facts["summary"]["counts"]
+    assert counts["received"] == 150
+    assert counts["failed"] == counts["in_flight"] == 0
+    score = facts["score"]
+    assert score["true_positive_rate"] >= 0.99
+    assert score["false_discovery_rate"] <= 0.01
+    assert score["rmse_px"] <= 0.1
+    assert score["link_error_rate"] <= 0.01
+    assert facts["follow"]["n_targets"] == 1
+    assert facts["follow"]["rms_error_um"] < 10.0
+    assert Path(facts["report_path"]).stat().st_size > 50_000
+
+
+def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, model) -> None:
+    path = config(tmp_path, detection={"model": str(model)})
+    result = cli("run", path, "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["counts"]["received"] == 20
+    assert facts["counts"]["failed"] == 0
+    frames = Recording(facts["run_folder"]).frames()
+    assert 80 <= frames["n_detections"].max() <= 110  # 100 beads per 512 um tile
+
+
+def test_run_trains_on_the_first_frame_and_then_tracks(tmp_path) -> None:
+    path = config(
+        tmp_path,
+        acquisition={"n_frames": 4000, "exposure_ms": 10.0},
+        training={"steps": 60},
+        microscope={"backend": "demo"},
+    )
+    result = cli("run", path, "--json")
+    assert result.returncode == 0, result.stderr
+    counts = json.loads(result.stdout)["counts"]
+    assert counts["waiting"] > 0
+    assert counts["processed"] > 0
+    assert counts["received"] == 4000
+
+
+def test_replay_of_a_real_movie_gives_tracks(tmp_path, real_data) -> None:
+    movie = real_data / "ring_beads/bf_00-49.tif"
+    result = cli("replay", movie, "--out", tmp_path, "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["counts"]["processed"] == 50
+    tracks = Recording(facts["run_folder"]).tracks(min_frames=40)
+    assert len(set(tracks["track_id"])) == 5  # the five beads, each seen throughout
+
+
+def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, model) -> None:
+    with zmq.Context() as context, context.socket(zmq.PUB) as taken:
+        port = taken.bind_to_random_port("tcp://127.0.0.1")
+        path = config(
+            tmp_path,
+            detection={"model": str(model)},
+            streams={
+                "stream": f"tcp://127.0.0.1:{port}",
+                "latest": "tcp://127.0.0.1:0",
+            },
+        )
+        result = cli("run", path)
+    assert result.returncode == 1
+    assert str(port) in result.stderr
+    assert "use" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"detection": {"model": "absent.onnx"}}, "absent.onnx"),
+        ({"linking": {"serch_radius_px": 3}}, "did you mean"),
+        (
+            {"control": {"follow": True, "armed": True}},
+            "limits",
+        ),
+    ],
+    ids=["missing-model", "unknown-key", "armed-without-limits"],
+)
+def test_bad_settings_are_refused_with_one_readable_error(
+    tmp_path, model, sections, message
+) -> None:
+    sections = {"detection": {"model": str(model)}, **sections}
+    result = cli("run", config(tmp_path, **sections))
+    assert result.returncode == 1
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
+def test_doctor_checks_a_model_and_finds_the_matching_pair(model) -> None:
+    result = cli("doctor", model, "--json")
+    findings = json.loads(result.stdout)
+    assert findings["demo microscope"]["ok"]
+    assert findings[f"model {model}"]["ok"]
+
+
+def test_unknown_command_is_bad_usage() -> None:
+    assert cli("dance").returncode == 2
