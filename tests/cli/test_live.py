@@ -92,7 +92,7 @@ def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, model) -> None
 def test_run_trains_on_the_first_frame_and_then_tracks(tmp_path) -> None:
     path = config(
         tmp_path,
-        acquisition={"n_frames": 4000, "exposure_ms": 10.0},
+        acquisition={"n_frames": 2500, "exposure_ms": 10.0},
         training={"steps": 60},
         microscope={"backend": "demo"},
     )
@@ -101,7 +101,7 @@ def test_run_trains_on_the_first_frame_and_then_tracks(tmp_path) -> None:
     counts = json.loads(result.stdout)["counts"]
     assert counts["waiting"] > 0
     assert counts["processed"] > 0
-    assert counts["received"] == 4000
+    assert counts["received"] == 2500
 
 
 def test_replay_of_a_real_movie_gives_tracks(tmp_path, real_data) -> None:
@@ -137,12 +137,9 @@ def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, model) -> None:
     [
         ({"detection": {"model": "absent.onnx"}}, "absent.onnx"),
         ({"linking": {"serch_radius_px": 3}}, "did you mean"),
-        (
-            {"control": {"follow": True, "armed": True}},
-            "limits",
-        ),
+        ({"control": {"follow": True, "armed": True}}, "calibration is missing"),
     ],
-    ids=["missing-model", "unknown-key", "armed-without-limits"],
+    ids=["missing-model", "unknown-key", "armed-without-calibration"],
 )
 def test_bad_settings_are_refused_with_one_readable_error(
     tmp_path, model, sections, message
