@@ -214,7 +214,8 @@ class Detector:
 
         Returns
         -------
-        Positions (n, 2), (y, x) px: sum of weight * vote / sum of weight, all cells.
+        Positions (n, 2), (y, x) px: sum of weight * vote / sum of weight over the
+        cells whose votes lie within a particle's radius of their weighted median.
         """
         result = np.empty((len(crops), 2))
         for index, crop in enumerate(crops):
@@ -295,7 +296,12 @@ class Detector:
         stride = self.layout.stride
         cells = stride * np.indices(weight.shape) + (stride - 1) / 2
         votes = cells + np.stack([channels["dy"], channels["dx"]])
-        position: FloatArray = (votes * weight).sum(axis=(1, 2))
+        # A single stray cell must not pull: votes far from their median do not count.
+        median = np.array([_weighted_median(axis, weight) for axis in votes])
+        reach = max(2.0 * stride, float(self.card.get("radius_px", 0.0)))
+        near = weight * (np.hypot(*(votes - median[:, None, None])) <= reach)
+        weight = near if near.sum() > 0 else weight
+        position: FloatArray = (votes * weight).sum(axis=(1, 2)) / weight.sum()
         return position
 
     def _run(
@@ -360,3 +366,11 @@ class Detector:
 
 def _level(value: float) -> npt.NDArray[np.float32]:
     return np.full((1, 1, 1, 1), value, np.float32)
+
+
+def _weighted_median(values: FloatArray, weight: FloatArray) -> float:
+    """Return the value below which half of the weight lies."""
+    order = np.argsort(values, axis=None)
+    below = np.cumsum(weight.ravel()[order])
+    middle = min(int(np.searchsorted(below, 0.5 * below[-1])), len(order) - 1)
+    return float(values.ravel()[order[middle]])
