@@ -7,6 +7,7 @@ blocks of one run, so that other load on the machine falls on both alike.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -79,6 +80,9 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         "< 2x without; a `latest` reader that slept 2 s gets a message <= 2 periods "
         "(20 ms) old.",
     ]
+    if hasattr(os, "getloadavg"):
+        busy = f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        report.notes.append(f"Load of the machine while this ran: {busy}.")
     return report
 
 
