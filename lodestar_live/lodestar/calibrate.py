@@ -266,12 +266,12 @@ def fit_sigma(practice: Rows) -> dict[str, float]:
 def consistency_limit(practice: Rows) -> float:
     """Return the vote spread (px) above which a detection is not the trained shape.
 
-    1.5 times what 98 % of the practice particles stay under at up to twice the crop's
-    noise; other shapes lie 3 times higher and more.
+    2.5 times the median of the practice particles at the least favourable noise, up to
+    twice the crop's: nearly all of them stay under it; other shapes lie higher.
     """
     usual = practice[practice["noise_level"] <= 2.0]
     worst = max(
-        np.percentile(usual["consistency_px"][usual["noise_level"] == level], 98)
+        np.median(usual["consistency_px"][usual["noise_level"] == level])
         for level in np.unique(usual["noise_level"])
     )
-    return 1.5 * float(worst)
+    return 2.5 * float(worst)

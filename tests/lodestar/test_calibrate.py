@@ -115,7 +115,7 @@ def test_overlap_of_noise_and_particles_is_stated():
 def test_consistency_limit_leaves_out_noise_the_movie_will_not_show():
     usual = rows_of(np.ones(100), np.full(100, 0.2), 10.0, level=1.0)
     extreme = rows_of(np.ones(100), np.full(100, 3.0), 1.0, level=20.0)
-    assert consistency_limit(np.concatenate([usual, extreme])) == pytest.approx(0.3)
+    assert consistency_limit(np.concatenate([usual, extreme])) == pytest.approx(0.5)
 
 
 def test_practice_particles_lie_where_the_frame_says():
