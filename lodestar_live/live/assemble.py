@@ -34,6 +34,7 @@ from lodestar_live.linking import Linker
 from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
 from lodestar_live.pipeline import Sink
 from lodestar_live.recording import Recorder
+from lodestar_live.resources import find
 from lodestar_live.settings import DetectionSettings, Settings
 from lodestar_live.streams import Publisher
 
@@ -102,8 +103,12 @@ class Parts:
             self.linker.end_all()
         self._view = view
         assert self.detect is not None  # noqa: S101 - a pipeline exists only with one
-        detections = self.detect(frame.pixels)
-        return detections if self.refine is None else self.refine(frame, detections)
+        if self.refine is None:
+            return self.detect(frame.pixels)
+        image = frame.pixels
+        if self.card and self.card.get("input") != "field":
+            image = np.ascontiguousarray(image.real)  # trained on intensities (inline)
+        return self.refine(frame, self.detect(image))
 
     def link_frame(self, detections: Detections, frame: Frame) -> Tracks:
         """Link in the sample's frame, so that our own moves are no motion."""
@@ -176,7 +181,7 @@ def assemble(
             )
         parts.prepare = HologramPreparer(settings.holography)
     if detect is None and settings.detection.model is not None:
-        parts.load_detector(Path(settings.detection.model))
+        parts.load_detector(find("models", settings.detection.model))
     if microscope is None and has_active_core():
         microscope = active_core()
     if microscope is not None:
