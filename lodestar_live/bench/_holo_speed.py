@@ -30,7 +30,7 @@ def speed_table(*, quick: bool, seed: int) -> Table:
     """Time each step and its baseline in turns; medians, so that load cancels."""
     rng = np.random.default_rng(seed)
     sizes = (256,) if quick else (512, 1024)
-    repeats = 3 if quick else 25
+    repeats = 3 if quick else 9
     table = Table(
         "Speed, median of alternating runs (2 threads)",
         ["step", "ours (ms)", "baseline", "baseline (ms)", "times", "bar"],

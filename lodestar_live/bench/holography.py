@@ -77,18 +77,18 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     report.tables += [
         _propagation(rng),
         _retrieval(rng),
-        *_focus(particles, rng, n=6 if quick else 300, n_classical=2 if quick else 40),
-        _brownian(particles, rng, n_frames=20 if quick else 1500),
+        *_focus(particles, rng, n=6 if quick else 300, n_classical=2 if quick else 16),
+        _brownian(particles, rng, n_frames=20 if quick else 800),
     ]
     report.tables += _polarizability(
-        particles, rng, n_each=1 if quick else 12, report=report
+        particles, rng, n_each=1 if quick else 6, report=report
     )
     report.tables.append(speed_table(quick=quick, seed=seed))
     report.notes += [
         "RMSE and p95 after removing the median offset; gross: off by more than 1 µm "
         "or at the end of the range. y, x are given with 30 nm error per axis, as the "
         "network finds them. Reference of the matched filter: one noisy crop.",
-        "Classical criteria on fewer crops (40 per condition): they cost 50 ms each.",
+        "Classical criteria on fewer crops (16 per condition): they cost 50 ms each.",
         "All simulated: scalar physics, ideal pupil, no aberrations.",
     ]
     return report
