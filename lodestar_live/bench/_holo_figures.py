@@ -143,7 +143,7 @@ def _draw_two_sizes(
     rng: np.random.Generator,
     n_each: int,
 ) -> None:
-    bins = np.linspace(0, 0.025, 51)
+    bins = [float(edge) for edge in np.linspace(0, 0.025, 51)]
     for radius_um in (0.15, 0.228):
         alphas = []
         for _ in range(n_each):
