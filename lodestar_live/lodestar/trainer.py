@@ -36,6 +36,7 @@ Quality = Literal["fast", "best"]
 
 LARGEST_CROP_IMAGE_PX = 128
 ATTEMPTS = 3
+SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 LOWEST_SNR = 1.75  # of the noisiest views
 CELL_PX = 4
 _LOG = logging.getLogger(__name__)
@@ -112,9 +113,11 @@ def train(
     with _thread_count(2):
         for attempt in range(ATTEMPTS):
             trained, result, report = _attempt(plan, seed + 1000 * attempt, progress)
-            if not report.problem:
+            is_last = attempt == ATTEMPTS - 1
+            if not report.problem and (report.consistency_px < SCATTERED_PX or is_last):
                 break
-            _LOG.warning("training attempt %d: %s", attempt + 1, report.problem)
+            reason = report.problem or f"votes scatter {report.consistency_px:.1f} px"
+            _LOG.warning("training attempt %d: %s", attempt + 1, reason)
         else:
             raise ModelError(
                 f"training on the crop at (y, x) = ({at[0]:.0f}, {at[1]:.0f}), "
