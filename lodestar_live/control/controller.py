@@ -379,7 +379,7 @@ class Controller:
                     self.process(update)
             except Exception as error:  # the stage must stand still, the run goes on
                 logger.exception("control failed")
-                self.gate.hold(f"control failed: {type(error).__name__}: {error}")
+                self.stop(f"control failed: {type(error).__name__}: {error}")
 
 
 def _usable(
