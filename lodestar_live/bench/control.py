@@ -100,7 +100,8 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     ]
     report.notes += [
         f"{size.n_runs} runs of {size.n_frames / FPS:g} s per case ({few.n_runs} for "
-        "deadband and scale), two axes each; um, rms per axis after the first second.",
+        "deadband, scale and sign), two axes each; um, rms per axis after the "
+        "first second.",
         "P, PI, PID: gains chosen per case with the truth from a grid of 420; Squid: "
         "its default gain 0.04. They see the error, not the stage's position. lost: a "
         "target left the 80 um view.",
