@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,28 +19,51 @@ _PAUSE_S = 0.03
 _SIDE = 1024
 
 
+class Times(NamedTuple):
+    """Milliseconds of each timed run.
+
+    `cpu_ms` adds up all threads of this process: on a machine that others use as
+    well, it is what the work costs, while `wall_ms` includes waiting for a core.
+    """
+
+    wall_ms: npt.NDArray[np.float64]
+    cpu_ms: npt.NDArray[np.float64]
+
+    @property
+    def p50_ms(self) -> float:
+        """Median wall time."""
+        return float(np.median(self.wall_ms))
+
+    @property
+    def p99_ms(self) -> float:
+        """99th percentile of the wall time."""
+        return float(np.quantile(self.wall_ms, 0.99))
+
+    @property
+    def p50_cpu_ms(self) -> float:
+        """Median processor time, all threads."""
+        return float(np.median(self.cpu_ms))
+
+
 def time_in_blocks(
     candidates: Mapping[str, Callable[[], object]], *, blocks: int = 5, runs: int = 5
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> dict[str, Times]:
     """Time candidates in turns, so that a busy moment hits all of them.
 
     Each block pauses (thread pools of other libraries spin after a run and would
     slow the next candidate), runs once untimed, then `runs` times.
-
-    Returns
-    -------
-    Milliseconds of every timed run, by name.
     """
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(blocks):
         for name, call in candidates.items():
             time.sleep(_PAUSE_S)
             call()
             for _ in range(runs):
-                start = time.perf_counter()
+                start, start_cpu = time.perf_counter(), time.process_time()
                 call()
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: np.array(values) for name, values in times.items()}
+                wall, cpu = time.perf_counter(), time.process_time()
+                times[name].append(((wall - start) * 1e3, (cpu - start_cpu) * 1e3))
+    return {name: Times(*np.array(values).T) for name, values in times.items()}
 
 
 def measure_peak(n_threads: int, *, blocks: int) -> dict[str, float]:
@@ -67,7 +91,7 @@ def measure_peak(n_threads: int, *, blocks: int) -> dict[str, float]:
         feeds = {"a": a, "b": b}
         call = partial(session.run, None, feeds)
         times = time_in_blocks({name: call}, blocks=blocks)
-        best[name] = flop / times[name].min() / 1e6
+        best[name] = flop / times[name].wall_ms.min() / 1e6
     return best
 
 

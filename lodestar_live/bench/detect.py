@@ -62,7 +62,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     sides = (128,) if quick else (512, 1024)
     n = 25 if quick else N_PARTICLES
     scenes = {side: _scene((side, side), seed=seed, n=n) for side in sides}
-    blocks = 1 if quick else 5
+    blocks = 1 if quick else 4
     peak = measure_peak(n_threads, blocks=blocks)
     report = BenchReport("detect")
     report.tables = [
@@ -144,8 +144,8 @@ def _engine_table(
     table = Table(
         "uint16 frame in, detections out: ms per frame",
         [
-            "network", "frame", "engine", "p50", "p99", "floor", "x floor",
-            "network alone", "rest, % of network",
+            "network", "frame", "engine", "p50", "p99", "CPU", "floor", "x floor",
+            "network alone, CPU", "rest, % of network, CPU",
         ],
     )  # fmt: skip
     for side, scene in scenes.items():
@@ -155,17 +155,15 @@ def _engine_table(
                 detector = _with_n_detections(model, engine, scene)
                 calls[f"{name} {engine}"] = _call(detector, scene.pixels)
                 calls[f"{name} {engine} alone"] = _features(detector, scene.pixels)
-        times = time_in_blocks(calls, blocks=blocks)
+        times = time_in_blocks(calls, blocks=blocks, runs=3)
         for name, model in models.items():
             floor = model.weights.flop_per_px * side**2 / peak / 1e6
             for engine in available():
                 whole = times[f"{name} {engine}"]
-                alone = float(np.median(times[f"{name} {engine} alone"]))
-                p50, p99 = np.quantile(whole, [0.5, 0.99])
-                rest = 100 * (p50 - alone) / alone
-                table.rows.append(
-                    [name, side, engine, p50, p99, floor, p50 / floor, alone, rest]
-                )
+                alone = times[f"{name} {engine} alone"].p50_cpu_ms
+                cpu, wall = whole.p50_cpu_ms, whole.p50_ms
+                row = [name, side, engine, wall, whole.p99_ms, cpu, floor, wall / floor]
+                table.rows.append([*row, alone, 100 * (cpu - alone) / alone])
     return table
 
 
@@ -175,7 +173,16 @@ def _peer_table(
     """Compare with trackpy's numba engine, whose defaults find these particles."""
     table = Table(
         "Against peers: ms per frame (median), 100 particles",
-        ["detector", "frame", "ms", "x faster than trackpy", "found", "RMSE px"],
+        [
+            "detector",
+            "frame",
+            "ms",
+            "x faster than trackpy",
+            "CPU ms",
+            "x less CPU",
+            "found + false",
+            "RMSE px",
+        ],
     )
     for side, scene in scenes.items():
         finders: dict[str, Callable[[], FloatArray]] = {"trackpy": _trackpy(scene)}
@@ -187,13 +194,14 @@ def _peer_table(
             )
             finders[f"lodestar-live, {name}"] = _positions(detector, scene.pixels)
         times = time_in_blocks(finders, blocks=blocks)
-        reference = float(np.median(times["trackpy"]))
+        reference = times["trackpy"]
         for name, finder in finders.items():
-            ms = float(np.median(times[name]))
+            ms, cpu = times[name].p50_ms, times[name].p50_cpu_ms
             found, rmse = _judge(finder(), scene.positions_px)
             if name != "trackpy" and models[name.split()[-1]].card is None:
                 found, rmse = "random weights", float("nan")
-            table.rows.append([name, side, ms, reference / ms, found, rmse])
+            faster, less = reference.p50_ms / ms, reference.p50_cpu_ms / cpu
+            table.rows.append([name, side, ms, faster, cpu, less, found, rmse])
     return table
 
 
@@ -240,17 +248,17 @@ def _tile_table(model: _Network, scene: _Scene, blocks: int) -> Table:
         near = scene.positions_px[:: len(scene.positions_px) // n][:n]
         calls[str(n)] = partial(detector.near, pixels, near, levels=levels)
     times = time_in_blocks(calls, blocks=blocks)
-    full = float(np.median(times["full"]))
+    full = times["full"]
     layout = detector.layout
     tile = layout.around(np.array(pixels.shape) / 2 + [[0.0, 0.0]], 8.0, pixels.shape)
     table = Table(
         f"Follow mode, live network, {pixels.shape[0]} px frame: "
         f"tiles of {tile[0].shape[0]} px",
-        ["tiles", "p50 ms", "p99 ms", "share of a full pass"],
+        ["tiles", "p50 ms", "p99 ms", "share of a full pass", "share of its CPU"],
     )
     for name, values in times.items():
-        p50, p99 = np.quantile(values, [0.5, 0.99])
-        table.rows.append([name, p50, p99, p50 / full])
+        share, cpu = values.p50_ms / full.p50_ms, values.p50_cpu_ms / full.p50_cpu_ms
+        table.rows.append([name, values.p50_ms, values.p99_ms, share, cpu])
     return table
 
 
@@ -265,7 +273,7 @@ def _large_table(model: _Network, *, quick: bool, seed: int) -> Table:
         scene = _scene(shape, seed=seed, n=1000)
         before = resident_mb()
         times = time_in_blocks({"": _call(detector, scene.pixels)}, blocks=2, runs=2)
-        ms = float(np.median(times[""]))
+        ms = times[""].p50_ms
         text, _ = _judge(detector(scene.pixels).positions_px, scene.positions_px)
         n_tiles = len(detector.layout.whole(shape, detector.max_tile_px))
         size = f"{shape[1]} x {shape[0]}"
