@@ -239,3 +239,26 @@ def test_a_substituted_movie_gives_the_same_tracks_as_offline(
     assert live.keys() == offline.keys() == set(range(40))
     for index in live:
         assert live[index].tobytes() == offline[index].tobytes()
+
+
+def test_events_with_positions_stop_the_control_and_say_why(
+    microscope, tmp_path, caplog
+) -> None:
+    control = {
+        "follow": True,
+        "limits": {"y_um": [-100.0, 100.0], "x_um": [-100.0, 100.0]},
+    }
+    settings = settings_for(tmp_path, control=control, live={"mode": "every"})
+    halted = []
+    tracker = LiveTracker(
+        settings,
+        microscope=microscope,
+        detect=centroids,
+        on_update=lambda u: halted.append(tracker.controller.status()["halted"]),
+    )
+    with tracker, Acquisition(image_process_fn=tracker) as acquisition:
+        for event in events(5, x=1.0, y=2.0):
+            acquisition.acquire(event)
+    assert tracker.counts.processed == 5
+    assert "re-sends before every frame" in caplog.text
+    assert all("stage positions" in why for why in halted)
