@@ -46,6 +46,9 @@ class MicroscopeSettings(Section):
         None, description="Folder with Micro-Manager's device adapters, for `headless`."
     )
     port: PositiveInt = Field(4827, description="Port of the running Micro-Manager.")
+    buffer_mb: PositiveInt = Field(
+        128, description="MMCore's circular buffer, for `headless`; all of it resident."
+    )
     pixel_size_um: PositiveFloat | None = Field(
         None, description="Overrides what Micro-Manager reports, e.g. 0.108."
     )

@@ -100,7 +100,9 @@ def open_microscope(settings: MicroscopeSettings) -> Microscope:
     config = Path(settings.config_file).expanduser().resolve()
     if not config.is_file():
         raise MicroscopeError(f"microscope.config_file = {config}: no such file.")
-    return start_headless(settings.app_path or _adapter_folder(), config)
+    return start_headless(
+        settings.app_path or _adapter_folder(), config, settings.buffer_mb
+    )
 
 
 def open_demo(size_px: int = 512, exposure_ms: float = 20.0) -> Microscope:
@@ -122,14 +124,20 @@ def open_demo(size_px: int = 512, exposure_ms: float = 20.0) -> Microscope:
     return microscope
 
 
-def start_headless(app_path: str | Path, config: str | Path) -> Microscope:
-    """Start MMCore in this process and load a configuration."""
+def start_headless(
+    app_path: str | Path, config: str | Path, buffer_mb: int = 128
+) -> Microscope:
+    """Start MMCore in this process and load a configuration.
+
+    `buffer_mb` is MMCore's circular buffer. All of it is resident memory from the
+    start, and since the hook never waits, only a stalled machine ever fills it.
+    """
     import pycromanager
 
     _forget_dead_engine()
     try:
         pycromanager.start_headless(
-            str(app_path), str(config), python_backend=True, buffer_size_mb=512
+            str(app_path), str(config), python_backend=True, buffer_size_mb=buffer_mb
         )
     except Exception as error:
         _stop_headless()
