@@ -298,6 +298,7 @@ def _make_publisher(
         parts.settings.streams,
         commands=verbs,
         target_id=None if controller is None else lambda: controller.target_id,
+        control_status=None if controller is None else controller.status,
         counts=counts,
         clock=clock,
     )
