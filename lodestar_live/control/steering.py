@@ -19,6 +19,7 @@ MIN_SHARE = 0.6  # of a move that is visible in the frame it is aimed at
 MAX_LEAD_FRAMES = 50
 MAX_SURPLUS_UM = 0.5
 CAUTIOUS_SHARE_OF_VIEW = 1 / 16
+LARGEST_CAUTIOUS_SHARE = 1 / 4
 REFUSALS_IN_A_ROW = 3
 PAUSE_S = 1.0
 
@@ -51,6 +52,7 @@ class Steering:
         self._t_wait_s = float("-inf")  # frames exposed before are not acted upon
         self._t_pause_s = float("-inf")
         self._refusals = 0
+        self._n_careful = 0
         self.aim: dict[str, float] = {}
 
     def use(self, settings: ControlSettings) -> None:
@@ -138,6 +140,7 @@ class Steering:
         if verdict.passed and self._guard is not None:
             self._guard.moved()
         if verdict.passed and is_cut:
+            self._n_careful += 1
             t_sent_s = self._gate.t_sent_s("xy")
             self._t_wait_s = t_sent_s + self._moves.response.settle_s
 
@@ -157,8 +160,13 @@ class Steering:
         return self._guard.is_verified
 
     def _cautious(self, way: FloatArray, sight: Sight) -> FloatArray:
-        """Until an axis has been seen to obey, move it only a little, then look."""
-        longest_um = CAUTIOUS_SHARE_OF_VIEW * sight.view_um
+        """Until an axis has been seen to obey, move it only a little, then look.
+
+        Each such move that was looked at and raised no suspicion allows twice as much
+        the next time, so that a fast target is not lost to caution.
+        """
+        share = min(CAUTIOUS_SHARE_OF_VIEW * 2**self._n_careful, LARGEST_CAUTIOUS_SHARE)
+        longest_um = share * sight.view_um
         return np.where(self._verified(), way, np.clip(way, -longest_um, longest_um))
 
     def _count(self, passed: bool, sight: Sight) -> None:
