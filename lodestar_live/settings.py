@@ -128,6 +128,11 @@ class DetectionSettings(Section):
         lt=1,
         description="The paper's per-frame quantile threshold instead.",
     )
+    full_every: PositiveInt = Field(
+        1,
+        description="Look at the whole frame every n-th frame, and only around the "
+        "live tracks between; pays for few particles on large sensors. 1: always.",
+    )
     max_detections: PositiveInt = Field(
         5000, description="The best by score are kept; the rest is counted."
     )

@@ -26,7 +26,7 @@ from lodestar_live.data import (
     StagePosition,
     Tracks,
 )
-from lodestar_live.detection import Detector
+from lodestar_live.detection import Detector, Follower
 from lodestar_live.errors import RecordingError, SettingsError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
@@ -68,6 +68,9 @@ class Parts:
     prepare: HologramPreparer | None = None
     refine: ParticleRefiner | None = None
     map: PixelToStage | None = None
+    _follower: Follower | None = None
+    _linked: Tracks = field(default_factory=Tracks.empty)
+    _linked_index: int = 0
     _stage_start_um: FloatArray | None = None
     _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
@@ -102,13 +105,32 @@ class Parts:
         if self._view is not None and view != self._view:
             self.linker.end_all()
         self._view = view
-        assert self.detect is not None  # noqa: S101 - a pipeline exists only with one
-        if self.refine is None:
-            return self.detect(frame.pixels)
         image = frame.pixels
+        if self.refine is None:
+            return self._find(image, frame)
         if self.card and self.card.get("input") != "field":
             image = np.ascontiguousarray(image.real)  # trained on intensities (inline)
-        return self.refine(frame, self.detect(image))
+        return self.refine(frame, self._find(image, frame))
+
+    def _find(self, image: Pixels, frame: Frame) -> Detections:
+        """Detect everywhere, or only where tracks are expected between full passes."""
+        detect, full_every = self.detect, self.settings.detection.full_every
+        assert detect is not None  # noqa: S101 - a pipeline exists only with one
+        if not isinstance(detect, Detector):
+            return detect(image)
+        if self._follower is None or self._follower.detector is not detect:
+            detect.warm_up(image)  # also decides what engine = "auto" means here
+            self._follower = Follower(detect, full_every=full_every)
+        if full_every == 1:
+            return detect(image)
+        return self._follower(image, self._expected_px(frame))
+
+    def _expected_px(self, frame: Frame) -> FloatArray:
+        """Return where the live tracks should be in this frame, (n, 2)."""
+        rows, elapsed = self._linked.rows, frame.index - self._linked_index
+        y_px = rows["y_px"] + elapsed * np.nan_to_num(rows["vy_px_per_frame"])
+        x_px = rows["x_px"] + elapsed * np.nan_to_num(rows["vx_px_per_frame"])
+        return np.column_stack([y_px, x_px]) - self._stage_shift_px(frame)
 
     def link_frame(self, detections: Detections, frame: Frame) -> Tracks:
         """Link in the sample's frame, so that our own moves are no motion."""
@@ -116,6 +138,7 @@ class Parts:
         tracks = self.linker(
             Detections(_shifted(detections.rows, shift_px)), frame.index
         )
+        self._linked, self._linked_index = tracks, frame.index
         rows = _shifted(tracks.rows, -shift_px)
         if self.model_version:
             rows = rows.copy()
@@ -191,6 +214,12 @@ def assemble(
     if settings.microscope.pixel_size_um is not None:
         parts.pixel_size_um = settings.microscope.pixel_size_um
     if settings.control.follow:
+        if settings.holography is not None and settings.holography.mode == "offaxis":
+            raise SettingsError(
+                "control.follow = true with off-axis holograms: their fields have "
+                "pixels of another size than the calibration's; expected camera images "
+                "or inline holograms."
+            )
         if calibration is None and settings.control.calibration is not None:
             calibration = load_calibration(settings.control.calibration)
         if calibration is not None:

@@ -121,7 +121,7 @@ def measure_particle(crop: FloatArray) -> Particle:
     signal = _wiener(raw * _surround(clean * fade)) * fade
     contrast = _height(signal)
     noise = max(noise, 1e-3 * contrast, 1e-12)
-    if contrast < 1.2 * noise:
+    if not contrast >= 1.2 * noise:  # also when it cannot be measured (NaN)
         raise ModelError(
             f"crop: the contrast is {contrast / noise:.1f} times the noise; expected "
             "at least 1.2. It holds no learnable particle: choose another with `at`."

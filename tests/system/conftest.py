@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lodestar_live.data import Pixels
+from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.microscope import Microscope, open_demo
+from lodestar_live.simulation.beads import BeadField
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +33,8 @@ def microscope(demo_core: Microscope) -> Microscope:
 
 @pytest.fixture(scope="session")
 def bead_snapshot() -> Pixels:
-    """Give the DemoCamera's frame at the stage's origin."""
-    with open_demo() as microscope:
-        return microscope.snap()
+    """Give the DemoCamera's frame at the stage's origin, to the last count."""
+    return BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
 
 
 @pytest.fixture(scope="session")

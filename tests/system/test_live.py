@@ -262,3 +262,31 @@ def test_events_with_positions_stop_the_control_and_say_why(
     assert tracker.counts.processed == 5
     assert "re-sends before every frame" in caplog.text
     assert "stage positions" in halted[0]
+
+
+def test_follow_mode_gives_the_trajectories_of_full_passes(
+    microscope, tmp_path, bead_model
+) -> None:
+    positions = {}
+    for full_every in (1, 5):
+        seen = positions.setdefault(full_every, {})
+
+        def keep(update, seen=seen) -> None:
+            rows = update.tracks.rows
+            near = rows[np.hypot(rows["y_px"] - 256, rows["x_px"] - 256) < 60]
+            seen[update.frame.index] = np.column_stack([near["y_px"], near["x_px"]])
+
+        settings = settings_for(
+            tmp_path,
+            live={"mode": "every"},
+            detection={"model": str(bead_model), "full_every": full_every},
+        )
+        tracker = LiveTracker(settings, microscope=microscope, on_update=keep)
+        with tracker, Acquisition(image_process_fn=tracker) as acquisition:
+            submit(acquisition, "snap", 12)
+        assert tracker.counts.processed == 12
+    for index, full in positions[1].items():
+        tiles = positions[5][index]
+        assert len(tiles) == len(full) > 0
+        gap = np.hypot(*(full[:, None] - tiles[None]).transpose(2, 0, 1))
+        assert gap.min(axis=1).max() < 0.02
