@@ -28,7 +28,7 @@ from lodestar_live.lodestar.practice import (
 
 FloatArray = npt.NDArray[np.float64]
 
-FALSE_ALARMS_PER_MPX = 0.1  # expected in pure noise, at the lowest allowed threshold
+FALSE_ALARMS_PER_MPX = 1.0  # expected in pure noise, at the lowest allowed threshold
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
 _BLANK_SIDE_PX, _N_BLANK = 512, 8
 _EVERYTHING = -1e30  # a threshold every local maximum passes
