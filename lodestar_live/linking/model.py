@@ -28,7 +28,7 @@ from lodestar_live.linking.states import (
     measured_position,
     measured_variance,
 )
-from lodestar_live.motion import Motion, born, predict, update
+from lodestar_live.motion import Belief, Motion, born, predict, update
 
 SURVIVAL = 0.99  # probability that a particle is still there one frame later
 FIRST_CLUTTER = 0.05  # share of false positives assumed until it is learnt
@@ -36,6 +36,9 @@ CERTAIN = 0.999  # no existence probability exceeds this
 CONFIRMED = 0.9
 SEEN_TO_BE_REAL = 3  # detections after which a birth is judged real
 OVER = 0.01  # a track less probable than this has ended
+# Real steps have heavier tails than one Gaussian: a detector jumps between the ends of
+# a rod, a particle is kicked. This share of them is this many times wider.
+JUMP_SHARE, JUMP_WIDTH = 0.02, 4.0
 
 
 class MotionModel:
@@ -74,7 +77,7 @@ class MotionModel:
         most = (
             worth + self._most_from_depth(states, rows) - np.log(2 * np.pi * variance)
         )
-        radius = np.where(most > 0, np.sqrt(2 * variance * np.maximum(most, 0.0)), -1.0)
+        radius = np.maximum(_reach(most, variance), _reach_of_jumps(most, variance))
         track, found = pairs_within(now.position, radius, points)
         gain = worth[track] + self._log_density(states, track, rows, found)
         keep = np.flatnonzero(gain > 0)
@@ -178,8 +181,7 @@ class MotionModel:
         total = now.variance[track] + self._noise(rows, "px")[found]
         dy = rows["y_px"][found] - now.position[track, 0]
         dx = rows["x_px"][found] - now.position[track, 1]
-        density: FloatArray = -np.log(2 * np.pi * total)
-        density -= (dy * dy + dx * dx) / (2 * total)
+        density = _log_heavy_tailed(dy * dy + dx * dx, total)
         if "um" in self.motion:
             now = states.filtered["um"].belief
             total = now.variance[track] + self._noise(rows, "um")[found]
@@ -211,6 +213,7 @@ class MotionModel:
         if not known.all():
             hit, points, rows = hit[known], points[known], rows[known]
         now, noise = part.belief.take(hit), self._noise(rows, unit)
+        _doubt_after_jumps(now, points, noise)
         after = update(now, points, noise)
         is_fresh = ~np.isfinite(now.position[:, 0])
         if is_fresh.any():
@@ -244,3 +247,34 @@ class MotionModel:
             variance = max(float(np.median(squares)) / 0.455, 1e-12)
             self.motion["um"] = MotionLearner(variance, n_axes=1)
             self._begin(states, "um")
+
+
+def _reach(most: FloatArray, variance: FloatArray) -> FloatArray:
+    """Return the distance at which a gain of `most` is used up, -1 if there is none."""
+    return np.where(most > 0, np.sqrt(2 * variance * np.maximum(most, 0.0)), -1.0)
+
+
+def _reach_of_jumps(most: FloatArray, variance: FloatArray) -> FloatArray:
+    left = most + np.log(JUMP_SHARE / JUMP_WIDTH**2)
+    return _reach(left, JUMP_WIDTH**2 * variance)
+
+
+def _log_heavy_tailed(distance_sq: FloatArray, variance: FloatArray) -> FloatArray:
+    """Return the log density in the plane of a step, most Gaussian, some wider."""
+    scale = -np.log(2 * np.pi * variance)
+    usual = scale - distance_sq / (2 * variance)
+    wide = scale - distance_sq / (2 * JUMP_WIDTH**2 * variance)
+    result = np.logaddexp(usual, wide + np.log(JUMP_SHARE / JUMP_WIDTH**2))
+    return np.asarray(result)
+
+
+def _doubt_after_jumps(now: Belief, points: FloatArray, noise: FloatArray) -> None:
+    """Widen the prediction that a detection contradicts, before it is corrected."""
+    total = now.variance + noise
+    distance_sq = ((points - now.position) ** 2).sum(axis=1)
+    usual = np.log1p(-JUMP_SHARE) - distance_sq / (2 * total)
+    wide = np.log(JUMP_SHARE / JUMP_WIDTH**2) - distance_sq / (
+        2 * JUMP_WIDTH**2 * total
+    )
+    jumped = wide > usual
+    now.variance[jumped] *= JUMP_WIDTH**2
