@@ -67,13 +67,12 @@ STILLS = {
 
 
 def run(*, quick: bool = False, seed: int = 0, data: Path | None = None) -> BenchReport:
-    """Run the benchmark; `quick` takes the ring beads and a short training."""
+    """Run the benchmark; `quick` takes the ring beads only."""
     folder = DATA if data is None else data
     if not folder.is_dir():
         note = f"{folder}: no recordings there; nothing was measured."
         return BenchReport("recordings", [], [note])
-    steps = 300 if quick else None
-    tables = [_movies(folder, seed=seed, steps=steps, quick=quick)]
+    tables = [_movies(folder, seed=seed, quick=quick)]
     if not quick:
         tables.append(_stills(folder, seed=seed))
     notes = [
@@ -93,12 +92,12 @@ def read_still(path: Path) -> Pixels:
     return np.asarray(image if image.ndim == 2 else image[..., 0])
 
 
-def _movies(folder: Path, *, seed: int, steps: int | None, quick: bool) -> Table:
+def _movies(folder: Path, *, seed: int, quick: bool) -> Table:
     columns = ["movie", "method", "n / frame", "TPR", "FDR", "RMSE px", "bias px"]
     table = Table("Movies", [*columns, "tracks", "long", "train s"])
     for name, movie in list(MOVIES.items())[: 1 if quick else None]:
         stack = tifffile.imread(folder / movie.path)
-        model = train(stack[0], seed=seed, steps=steps)
+        model = train(stack[0], seed=seed)
         found, lengths = follow(model, stack)
         theirs, their_lengths = _trackpy(folder, movie, stack)
         truth = _read_points(folder / movie.reference) if movie.reference else theirs

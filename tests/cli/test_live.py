@@ -93,7 +93,7 @@ def test_run_trains_on_the_first_frame_and_then_tracks(tmp_path) -> None:
     path = config(
         tmp_path,
         acquisition={"n_frames": 2500, "exposure_ms": 10.0},
-        training={"steps": 60},
+        training={"steps": 300},
         microscope={"backend": "demo"},
     )
     result = cli("run", path, "--json")
