@@ -29,6 +29,7 @@ from lodestar_live.lodestar.practice import (
 FloatArray = npt.NDArray[np.float64]
 
 FALSE_ALARMS_PER_MPX = 1.0  # expected in pure noise, at the lowest allowed threshold
+CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to count
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
 _BLANK_SIDE_PX, _N_BLANK = 512, 8
@@ -153,10 +154,11 @@ def choose_threshold(
     The lowest allowed threshold lets noise pass `FALSE_ALARMS_PER_MPX` times per
     million pixels and no ghost, a maximum between neighbours or on a particle's rim;
     the highest still passes 98 % of the practice particles, which are copies of one
-    particle. Real ones differ more, so the threshold lies as low as it may: half way to
-    the first score of the snapshot above the lowest, at least `CLEARANCE` of the way to
-    the highest. Where the two overlap, particles come first: the highest threshold
-    holds, and the card states how many false alarms that costs.
+    particle. Between the two lies the threshold: in the middle of the widest gap of the
+    snapshot's own scores, if one stands out. Real particles may differ so much that
+    their scores fill the range; then it lies `CLEARANCE` above the lowest. Where lowest
+    and highest overlap, particles come first: the highest threshold holds, and the card
+    states how many false alarms that costs.
 
     Parameters
     ----------
@@ -176,9 +178,13 @@ def choose_threshold(
     threshold = highest
     if highest > lowest:
         inside = seen[(seen > lowest) & (seen < highest)]
-        first = float(inside.min(initial=highest))
-        above = lowest + CLEARANCE * (highest - lowest)
-        threshold = max((lowest + first) / 2, above)
+        marks = np.sort(np.concatenate([[lowest], inside, [highest]]))
+        gaps = np.diff(marks) / (highest - lowest)
+        widest = int(np.argmax(gaps))
+        if gaps[widest] >= CLEAR_GAP:
+            threshold = float(marks[widest : widest + 2].mean())
+        else:
+            threshold = lowest + CLEARANCE * (highest - lowest)
     return threshold, {
         "false_alarms_per_mpx": tail.rate_per_mpx(threshold),
         "noise_score": tail.score_at(FALSE_ALARMS_PER_MPX),
