@@ -119,7 +119,6 @@ class Parts:
         if not isinstance(detect, Detector):
             return detect(image)
         if self._follower is None or self._follower.detector is not detect:
-            detect.warm_up(image)  # also decides what engine = "auto" means here
             self._follower = Follower(detect, full_every=full_every)
         if full_every == 1:
             return detect(image)
