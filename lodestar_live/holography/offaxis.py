@@ -198,7 +198,9 @@ def _pupil(shape: tuple[int, int], optics: Optics) -> FloatArray:
     frequencies = [2 * np.pi * fft.fftfreq(n, optics.pixel_size_um) for n in shape]
     lateral = np.hypot(frequencies[0][:, None], frequencies[1])
     # Exactly at the edge counts as inside, whatever the rounding.
-    return (lateral <= optics.cutoff_per_um * (1 + 1e-9)).astype(np.float32)
+    is_inside = lateral <= optics.cutoff_per_um * (1 + 1e-9)
+    pupil: FloatArray = is_inside.astype(np.float32)
+    return pupil
 
 
 def _box(
@@ -227,7 +229,8 @@ def _box(
         box[:, is_stored] = spectrum[np.ix_(rows % height, columns[is_stored])]
         mirrored = spectrum[np.ix_(-rows % height, -columns[~is_stored])]
         box[:, ~is_stored] = mirrored.conj()
-    return fft.ifftshift(box)
+    centred: ComplexImage = fft.ifftshift(box)
+    return centred
 
 
 def _remove_fraction(

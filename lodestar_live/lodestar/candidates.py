@@ -83,7 +83,8 @@ class Contrast:
     def magnitude(self) -> FloatArray:
         """Departure from the background, noise lightly averaged, shape (y, x)."""
         # 0.7 px joins the bright and the dark part of a ring and halves white noise
-        return np.abs(ndimage.gaussian_filter(self.signed, 0.7))
+        smooth: FloatArray = ndimage.gaussian_filter(self.signed, 0.7)
+        return np.abs(smooth)
 
     @cached_property
     def noise(self) -> float:
