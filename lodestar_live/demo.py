@@ -46,7 +46,7 @@ from lodestar_live.view import write_report
 SCENES = ("swimmers", "beads")
 GATE_PX = 4.0
 BORDER_PX = 10.0  # a swimmer's radius and soft edge
-_UNRESOLVED_PX = 5.0  # two beads of sigma 2 px closer than this look like one
+_UNRESOLVED_PX = 5.8  # Rayleigh: 0.61 wavelength/NA is 2.9 sigma; beads are 2 px
 _CIRCLE_UM, _STEPS_PER_TURN = 20.0, 120
 
 Say = Callable[[str], object]

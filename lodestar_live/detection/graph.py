@@ -48,7 +48,7 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
         The trained network.
     card
         What a reader should know, JSON-safe. `window_px` (radius of the local
-        average) and `vote_px` (how far a vote may lie from it) become part of the
+        average) and `vote_px` (how far a vote may lie from the place) become part of the
         graph; everything else is stored as it is.
 
     Notes
@@ -62,7 +62,7 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
     card = {**card, "stride": weights.stride, "channels": list(weights.channels)}
     # Votes far from the average are gated out, so a wide window does no harm.
     card.setdefault("window_px", min(max(8.0, 1.5 * card.get("radius_px", 0)), 16.0))
-    card.setdefault("vote_px", float(max(2, weights.stride)))
+    card.setdefault("vote_px", 2.0)
     card["margin_px"] = weights.margin_px
     card["block_px"] = weights.contrast.cell_px if weights.contrast else 1
     card["bytes_per_px"] = weights.bytes_per_px

@@ -12,6 +12,10 @@ from lodestar_live.detection.nodes import Nodes
 from lodestar_live.detection.weights import NetworkWeights
 
 VARIANCE_FLOOR_PX2 = 1e-6
+HOME = (
+    0.6  # a cell is its particle's own if it votes within this many strides of itself
+)
+LEAST_GATE_PX = 1.0
 _FAR = -1e30  # log weight of a cell outside the map
 
 
@@ -20,7 +24,7 @@ def add_readout(
 ) -> None:
     """Write everything from `features` and `contrast` to `detections`."""
     _score(nodes, weights)
-    cells = _maxima(nodes)
+    cells = _candidates(nodes, weights)
     radius = max(1, round(window_px / weights.stride))
     _localise(nodes, weights, cells, radius=radius, vote_px=vote_px)
 
@@ -28,7 +32,7 @@ def add_readout(
 def _score(nodes: Nodes, weights: NetworkWeights) -> None:
     """Score each cell: alpha ln w - beta ln(variance of the 3 x 3 votes + floor)."""
     channels = weights.channels
-    rho = nodes.add("Gather", "features", nodes.integers(channels.index("rho")), axis=1)
+    rho = _channel(nodes, weights, "rho")
     soft = nodes.add("Softplus", nodes.add("Neg", rho))
     nodes.add("Neg", soft, name="log_weight")
 
@@ -66,15 +70,33 @@ def _deviation_kernel(
     return kernel.reshape(18, 2, 3, 3), bias.reshape(18)
 
 
-def _maxima(nodes: Nodes) -> str:
-    """Cells that are the largest of their 3 x 3 and above the threshold, (n, 4)."""
+def _candidates(nodes: Nodes, weights: NetworkWeights) -> str:
+    """Cells above the threshold that stand for a particle, (n, 4).
+
+    A cell does if its score is the largest of its 3 x 3, or if it votes for a place in
+    itself: of two particles nearer than two cells only one can be a maximum, but both
+    lie in a cell of their own. Candidates of one particle are merged by their places.
+    """
     largest = nodes.add(
         "MaxPool", "score", kernel_shape=[3, 3], strides=[1, 1], pads=[1] * 4
     )
     is_peak = nodes.add("GreaterOrEqual", "score", largest)
+    reach = nodes.constant(HOME * weights.stride)
+    is_home = nodes.add(
+        "And",
+        *(
+            nodes.add("Less", nodes.add("Abs", _channel(nodes, weights, name)), reach)
+            for name in ("dy", "dx")
+        ),
+    )
     is_high = nodes.add("Greater", "score", _threshold(nodes))
-    found = nodes.add("NonZero", nodes.add("And", is_peak, is_high))
-    return nodes.add("Transpose", found, perm=[1, 0])
+    stands = nodes.add("And", nodes.add("Or", is_peak, is_home), is_high)
+    return nodes.add("Transpose", nodes.add("NonZero", stands), perm=[1, 0])
+
+
+def _channel(nodes: Nodes, weights: NetworkWeights, name: str) -> str:
+    index = nodes.integers(weights.channels.index(name))
+    return nodes.add("Gather", "features", index, axis=1)
 
 
 def _threshold(nodes: Nodes) -> str:
@@ -97,7 +119,12 @@ def _threshold(nodes: Nodes) -> str:
 def _localise(
     nodes: Nodes, weights: NetworkWeights, cells: str, *, radius: int, vote_px: float
 ) -> None:
-    """Average the votes around each maximum and write the rows."""
+    """Average the votes around each candidate and write the rows.
+
+    A mean shift from the candidate's own vote: both steps average the votes, weighted
+    by how near they are to the place so far, so that a neighbour's votes do not pull.
+    The second is as wide as the votes scattered in the first.
+    """
     stride, channels = weights.stride, weights.channels
     offsets = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1).T
     around, is_outside = _gather(nodes, cells, offsets)
@@ -115,21 +142,27 @@ def _localise(
     y0, x0 = _average(nodes, first, y), _average(nodes, first, x)
     apart = _square_distance(nodes, (y, y0), (x, x0))
     consistency = nodes.add("Sqrt", _average(nodes, first, apart))
-    gate = nodes.constant(-0.5 / vote_px**2)
-    share = _share(nodes, nodes.add("Add", logits, nodes.add("Mul", apart, gate)))
 
     centre = nodes.integers(len(offsets) // 2)
-    at_peak = [
-        nodes.add("Gather", columns[name], centre, axis=1)
-        for name in ("score", "log_weight")
-    ]
+    y1, x1, *at_peak = (
+        nodes.add("Gather", value, centre, axis=1)
+        for value in (y, x, columns["score"], columns["log_weight"])
+    )
+    wide = nodes.constant(-0.5 / vote_px**2)
+    share = _gated(nodes, logits, (y, y1), (x, x1), wide)
+    y1, x1 = _average(nodes, share, y), _average(nodes, share, x)
+    scatter = _average(nodes, share, _square_distance(nodes, (y, y1), (x, x1)))
+    width = nodes.add("Max", scatter, nodes.constant(LEAST_GATE_PX**2))
+    narrow = nodes.add("Div", nodes.constant(-0.5), width)
+    share = _gated(nodes, logits, (y, y1), (x, x1), narrow)
+    y1, x1 = _average(nodes, share, y), _average(nodes, share, x)
     extras = [
         _average(nodes, share, columns[name])
         for name in channels
         if name not in ("dy", "dx", "rho")
     ]
     contrast = _strongest(nodes, columns["contrast"])
-    place = _place(nodes, cells, [_average(nodes, share, v) for v in (y, x)], stride)
+    place = _place(nodes, cells, [y1, x1], stride)
     measured = nodes.add("Concat", *at_peak, consistency, contrast, *extras, axis=2)
     measured = nodes.add("Squeeze", measured, nodes.integers(1))
     measured = nodes.add("Cast", measured, to=TensorProto.DOUBLE)
@@ -169,6 +202,14 @@ def _inside(
 
 def _share(nodes: Nodes, logits: str) -> str:
     return nodes.add("Softmax", logits, axis=1)
+
+
+def _gated(
+    nodes: Nodes, logits: str, y: tuple[str, str], x: tuple[str, str], gate: str
+) -> str:
+    """Shares that fall with the distance of a vote from a place; `gate`: -1/2 width²."""
+    apart = _square_distance(nodes, y, x)
+    return _share(nodes, nodes.add("Add", logits, nodes.add("Mul", apart, gate)))
 
 
 def _average(nodes: Nodes, share: str, value: str) -> str:

@@ -107,21 +107,30 @@ def detect(
     alpha: float = 0.5,
     beta: float = 0.5,
     window_px: float = 8.0,
-    vote_px: float,
+    vote_px: float = 2.0,
 ) -> list[Row]:
     score = scores(maps, weights, alpha, beta)
     y, x, log_weight = votes(maps, weights)
     radius = max(1, round(window_px / weights.stride))
-    found = []
+    k, found = weights.stride, []
+
+    def middle(index: int) -> float:
+        return k * index + (k - 1) / 2
+
     for i, j in np.argwhere(score > threshold):
-        if score[i, j] < score[near(i, j, 1)].max():
+        is_home = max(abs(y[i, j] - middle(i)), abs(x[i, j] - middle(j))) < 0.6 * k
+        if score[i, j] < score[near(i, j, 1)].max() and not is_home:
             continue
-        y0, x0, _ = average(y, x, np.exp(log_weight), near(i, j, 1))
-        spread = (y - y0) ** 2 + (x - x0) ** 2
         _, _, consistency = average(y, x, np.exp(log_weight), near(i, j, 1))
-        gated = np.exp(log_weight - spread / (2 * vote_px**2))
-        y1, x1, _ = average(y, x, gated, near(i, j, radius))
-        found.append(Row(y1, x1, float(score[i, j]), consistency))
+        place = y[i, j], x[i, j]
+        window, width_px2 = near(i, j, radius), vote_px**2
+        for _ in range(2):
+            apart = (y - place[0]) ** 2 + (x - place[1]) ** 2
+            log_gated = log_weight - apart / (2 * width_px2)
+            gated = np.exp(log_gated - log_gated[window].max())
+            *place, scatter = average(y, x, gated, window)
+            width_px2 = max(scatter**2, 1.0)
+        found.append(Row(*place, float(score[i, j]), consistency))
     return found
 
 

@@ -46,8 +46,7 @@ def test_graph_equals_the_float64_reference(name, shape, dtype) -> None:
     score = np.sort(reference.scores(maps, weights, 0.5, 0.5).ravel())
     # Half-way between two scores, so that float32 rounding cannot move it over one.
     threshold = (score[-len(score) // 4] + score[-len(score) // 4 - 1]) / 2
-    vote_px = max(2, weights.stride)
-    truth = reference.detect(maps, weights, threshold=threshold, vote_px=vote_px)
+    truth = reference.detect(maps, weights, threshold=threshold)
     found = run(weights, pixels, threshold)
     assert len(found) == len(truth) > 0
     for field, tolerance in [("y_px", 1e-3), ("x_px", 1e-3), ("score", 1e-4)]:
@@ -71,5 +70,5 @@ def test_quantile_keeps_maxima_above_it_only() -> None:
     score = reference.scores(maps, weights, 0.5, 0.5)
     n_above = int(np.ceil(score.size * (1 - 0.99)))
     level = np.sort(score.ravel())[-n_above]
-    expected = reference.detect(maps, weights, threshold=level + 1e-5, vote_px=4)
+    expected = reference.detect(maps, weights, threshold=level + 1e-5)
     assert len(found) == len(expected)
