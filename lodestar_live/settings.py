@@ -139,6 +139,13 @@ class DetectionSettings(Section):
     only_like_training: bool = Field(
         False, description="Drop detections whose votes disagree (other shapes)."
     )
+    least_contrast: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Drop detections fainter than this share of the frame's median one "
+        "(background texture). 0: off.",
+    )
     engine: str = Field("auto", description="auto, cpu, openvino, cuda, tensorrt.")
     n_threads: PositiveInt | None = None
 

@@ -44,6 +44,10 @@ def detect(
     only_like_training: Annotated[
         bool, typer.Option(help="Drop what does not look like the training particle.")
     ] = False,
+    least_contrast: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the frame's median; 0: keep all."),
+    ] = 0.1,
     engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda…")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON.")] = False,
 ) -> None:
@@ -58,6 +62,7 @@ def detect(
         quantile=quantile,
         max_detections=max_detections,
         only_like_training=only_like_training,
+        least_contrast=least_contrast,
         engine=engine,
     )
     summary = {"frames": len(movie), "detections": 0, "cut": 0}

@@ -32,6 +32,7 @@ from lodestar_live.detection.trial import Trial, try_engine
 
 logger = logging.getLogger(__name__)
 
+LEAST_CONTRAST = 0.1  # of the median detection of a frame
 MAX_TILE_BYTES = 256 * 2**20
 _NOTHING = -1e30  # a threshold every score passes
 
@@ -81,6 +82,9 @@ class Detector:
         The best by score are kept; `n_cut` counts the rest.
     only_like_training
         Drop detections whose votes disagree more than the training particle's.
+    least_contrast
+        Drop detections fainter than this share of the frame's median detection: the
+        texture of a background has shapes too, but hardly any contrast. 0: off.
     engine
         "cpu", "openvino", "cuda" or "tensorrt"; one that is not installed becomes
         "cpu" with a warning. "auto" is "cpu" until `warm_up` finds a faster one.
@@ -107,6 +111,7 @@ class Detector:
         quantile: float | None = None,
         max_detections: int = 5000,
         only_like_training: bool = False,
+        least_contrast: float = LEAST_CONTRAST,
         engine: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -114,6 +119,7 @@ class Detector:
         self.name, self.card = file.name, file.card
         self.max_detections = max_detections
         self.only_like_training = only_like_training
+        self.least_contrast = least_contrast
         self.n_cut = 0
         self.layout = Layout.of(self.card)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
@@ -279,10 +285,11 @@ class Detector:
         best = rows.strongest(found, 4 * self.max_detections)
         merge_px = self.card.get("merge_px", max(2.0, 0.5 * self.layout.stride))
         merged = rows.merge(best, merge_px)
-        self.n_cut = max(0, len(merged) - self.max_detections)
+        visible = rows.visible(merged, self.least_contrast)
+        self.n_cut = max(0, len(visible) - self.max_detections)
         context = rows.Context(pixels.shape, intake, saturated(pixels))
         detections = rows.to_detections(
-            merged[: self.max_detections], self.card, context
+            visible[: self.max_detections], self.card, context
         )
         if self.only_like_training:
             return rows.like_training(detections)

@@ -48,8 +48,8 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
         The trained network.
     card
         What a reader should know, JSON-safe. `window_px` (radius of the local
-        average) and `vote_px` (how far a vote may lie from the place) become part of the
-        graph; everything else is stored as it is.
+        average) and `vote_px` (how far a vote may lie from the place) become part of
+        the graph; everything else is stored as it is.
 
     Notes
     -----

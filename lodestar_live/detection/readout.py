@@ -207,7 +207,7 @@ def _share(nodes: Nodes, logits: str) -> str:
 def _gated(
     nodes: Nodes, logits: str, y: tuple[str, str], x: tuple[str, str], gate: str
 ) -> str:
-    """Shares that fall with the distance of a vote from a place; `gate`: -1/2 width²."""
+    """Shares that fall with a vote's distance from a place; `gate`: -1/2 width²."""
     apart = _square_distance(nodes, y, x)
     return _share(nodes, nodes.add("Add", logits, nodes.add("Mul", apart, gate)))
 

@@ -51,6 +51,14 @@ def inside(found: Found, shape: tuple[int, ...]) -> Found:
     return found[((yx >= -0.5) & (yx <= np.subtract(shape, 0.5))).all(axis=1)]
 
 
+def visible(found: Found, least_contrast: float) -> Found:
+    """Keep rows of at least this share of the median contrast."""
+    if not len(found):
+        return found
+    contrast = np.abs(found[:, _AT["contrast"]])
+    return found[contrast >= least_contrast * np.median(contrast)]
+
+
 class Context(NamedTuple):
     """What the frame tells about its detections."""
 

@@ -258,6 +258,7 @@ def open_detector(path: Path, settings: DetectionSettings) -> Detector:
         quantile=settings.quantile,
         max_detections=settings.max_detections,
         only_like_training=settings.only_like_training,
+        least_contrast=settings.least_contrast,
         engine=settings.engine,
         n_threads=settings.n_threads,
     )

@@ -75,7 +75,7 @@ class Run:
         self.failures_in_a_row = 0
         live = settings.live
         self._mailbox: Mailbox[Arrival] = Mailbox(live.mode, live.queue_frames)
-        self._pool = FramePool()
+        self._pool = FramePool(is_last_reader=not live.hand_on_frames)
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._training: TrainingProcess | None = None
@@ -184,9 +184,9 @@ class Run:
     # --- frames -------------------------------------------------------------
 
     def take(self, image: Any, metadata: Any, t_arrival_s: float) -> None:
-        """Take one image from the hook: copy, queue, count. Microseconds."""
+        """Take one image from the hook: keep, queue, count. Microseconds."""
         index = self.accounts.receive()
-        arrival = Arrival(index, self._pool.copy(image), metadata, t_arrival_s)
+        arrival = Arrival(index, self._pool.keep(image), metadata, t_arrival_s)
         lost = self._mailbox.put(arrival)
         if lost is not None:
             outcome = "waiting" if self.pipeline is None else "dropped"

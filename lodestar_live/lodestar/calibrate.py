@@ -58,6 +58,7 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     detector = Detector(
         build_model(model.weights, model.card).SerializeToString(),
         threshold=_EVERYTHING,
+        least_contrast=0.0,
         n_threads=1,
     )
     practice = _practise(detector, model, rng)

@@ -113,6 +113,17 @@ def test_detections_unlike_the_training_particle_are_flagged_or_dropped() -> Non
     assert len(Detector(model, only_like_training=True)(image)) == 2
 
 
+def test_what_is_far_fainter_than_the_rest_is_background_texture() -> None:
+    model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
+    image = noisy(peak=200.0)
+    everything = Detector(model, least_contrast=0.0)(image)
+    median = np.median(np.abs(everything.rows["intensity"]))
+    faintest = np.abs(everything.rows["intensity"]).min() / median
+    kept = Detector(model, least_contrast=0.5 * faintest)(image)
+    cut = Detector(model, least_contrast=0.5 * (faintest + 1))(image)
+    assert len(kept) == len(everything) > len(cut) > 0
+
+
 def test_calibrated_models_report_sigma() -> None:
     sigma = {"floor_px": 0.01, "spread": 0.1, "noise_px": 0.5}
     model = networks.model(networks.spot_finder(), threshold=THRESHOLD, sigma=sigma)
