@@ -56,7 +56,8 @@ def visible(found: Found, least_contrast: float) -> Found:
     if not len(found):
         return found
     contrast = np.abs(found[:, _AT["contrast"]])
-    return found[contrast >= least_contrast * np.median(contrast)]
+    kept: Found = found[contrast >= least_contrast * np.median(contrast)]
+    return kept
 
 
 class Context(NamedTuple):
