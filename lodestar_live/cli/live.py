@@ -31,7 +31,11 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the scene and the training.")] = 0,
     scene: Annotated[
-        str, typer.Option(help="swimmers: particles move; beads: the stage moves.")
+        str,
+        typer.Option(
+            help="swimmers: particles move; beads: the stage moves; holograms: "
+            "spheres in 3-D, refocused."
+        ),
     ] = "swimmers",
     port: Annotated[
         int, typer.Option(help="First of two ZeroMQ ports; 0: any free ones.")

@@ -79,16 +79,18 @@ def plot(
         Path | None, typer.Option("--out", "-o", help="Default: plots.png in the run.")
     ] = None,
 ) -> None:
-    """Draw trajectories, MSD with the fitted diffusion, speed, z and latency."""
+    """Draw trajectories, MSD, speed and latency; of holograms fields, z and more."""
     from lodestar_live.recording import Recording
-    from lodestar_live.view import write_plots
-    from lodestar_live.view.run_files import snapshot_of
+    from lodestar_live.view import write_hologram_report, write_plots
+    from lodestar_live.view.run_files import field_of, snapshot_of
 
     folder = run if run.is_dir() else run.parent
+    out = out or folder / "plots.png"
     with Recording(run) as recording:
         if not len(recording.tracks()):
             raise InputError(f"{run}: holds no tracks; there is nothing to plot.")
-        path = write_plots(
-            recording, out or folder / "plots.png", snapshot=snapshot_of(folder)
-        )
+        if recording.info.settings.get("holography"):
+            path = write_hologram_report(recording, out, kept=field_of(folder))
+        else:
+            path = write_plots(recording, out, snapshot=snapshot_of(folder))
     Console().print(f"wrote [bold]{path}[/]")

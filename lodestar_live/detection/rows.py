@@ -114,7 +114,8 @@ def _write_extra(rows: Rows, name: str, values: Found, card: Mapping[str, Any]) 
     if name == "z_um":
         rows["z_um"] = values + card.get("z_um", 0.0)
     elif name == "ln_scale" and "polarizability_um3" in card:
-        rows["polarizability_um3"] = card["polarizability_um3"] * np.exp(values)
+        by_scale = card["polarizability_um3"] * np.exp(values)
+        rows["scale_polarizability_um3"] = rows["polarizability_um3"] = by_scale
 
 
 def _flags(

@@ -32,14 +32,17 @@ class Focus:
     """Where each particle is along the light; one entry per particle.
 
     `at_edge` is True where the search ended at the end of its range: `z_um` is then a
-    bound, not a measurement. `quality` is the correlation with the reference, 0 to 1
-    (NaN for the classical criteria, as is `sigma_um`).
+    bound, not a measurement. `quality` is the correlation with the reference, 0 to 1;
+    `excess` how many times more than its noise the field differs from the reference
+    (>= 1: neighbours, a coherent background, another species). Both are NaN for the
+    classical criteria, as is `sigma_um`.
     """
 
     z_um: FloatArray
     sigma_um: FloatArray
     quality: FloatArray
     at_edge: npt.NDArray[np.bool_]
+    excess: FloatArray
 
 
 class MatchedFilter:
@@ -117,9 +120,10 @@ class MatchedFilter:
         total = np.sum(self.waves.weight * np.abs(spectra) ** 2, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             quality = value / np.sqrt(total * self._energy)
-            sigma = self._sigma(filtered, z, curvature, noise)
-            sigma *= self._misfit(total, value, noise)
-        return Focus(z, np.where(at_edge, np.nan, sigma), quality, at_edge)
+            excess = self._excess(total, value, noise)
+            sigma = excess * self._sigma(filtered, z, curvature, noise)
+            sigma = np.minimum(sigma, np.ptp(self.z_um) / np.sqrt(12))  # "anywhere"
+        return Focus(z, np.where(at_edge, np.nan, sigma), quality, at_edge, excess)
 
     def _score(self, amplitude: ComplexRows) -> FloatArray:
         return np.abs(amplitude) if self.is_point else amplitude.real
@@ -156,7 +160,7 @@ class MatchedFilter:
         turned: ComplexRows = filtered * np.exp(1j * relative * self.waves.axial_per_um)
         return turned
 
-    def _misfit(self, total: FloatArray, value: FloatArray, noise: float) -> FloatArray:
+    def _excess(self, total: FloatArray, value: FloatArray, noise: float) -> FloatArray:
         """Return how much more than noise the reference leaves unexplained, >= 1.
 
         A neighbour, a coherent background or another species disturbs z as noise of
@@ -245,7 +249,7 @@ def autofocus_classical(
         at_edge[i] = best in (0, len(z) - 1)
         found[i] = z[best] if at_edge[i] else z[best] + _STEP_UM * _top(scores, best)
     unknown = np.full(len(positions), np.nan)
-    return Focus(found, unknown, unknown.copy(), at_edge)
+    return Focus(found, unknown, unknown, at_edge, unknown)
 
 
 def cut_crop(

@@ -65,7 +65,7 @@ class OffAxis:
         background: Background | None = None,
         n_threads: int = 2,
     ) -> None:
-        self.factor = max(1, int(optics.k_nyquist_per_um // optics.cutoff_per_um))
+        self.factor = sampling_factor(optics)
         self.camera_optics = optics
         self.optics = optics.with_pixel_size(optics.pixel_size_um * self.factor)
         self.shape = shape
@@ -136,6 +136,11 @@ class OffAxis:
     def _used_shape(self) -> tuple[int, int]:
         height, width = self.field_shape
         return (self.factor * height, self.factor * width)
+
+
+def sampling_factor(optics: Optics) -> int:
+    """Return how many camera pixels make one pixel at the optical resolution."""
+    return max(1, int(optics.k_nyquist_per_um // optics.cutoff_per_um))
 
 
 def find_carrier(

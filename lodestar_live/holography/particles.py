@@ -71,6 +71,8 @@ class ParticleRefiner:
         Optics, z range and calibration.
     reference
         The training particle; None: an ideal point.
+    scale_error
+        Relative error of the network's scale channel on its training particle.
 
     Notes
     -----
@@ -85,11 +87,16 @@ class ParticleRefiner:
     """
 
     def __init__(
-        self, settings: HolographySettings, *, reference: Reference | None = None
+        self,
+        settings: HolographySettings,
+        *,
+        reference: Reference | None = None,
+        scale_error: float = 0.0,
     ) -> None:
         if settings.mode == "inline":
             check_one_sided(settings.z_range_um)
         self.settings, self.reference = settings, reference
+        self._scale_error = scale_error
         self._pixel_size_um = float("nan")
         self.waves: RadialWaves
         self._match: MatchedFilter
@@ -102,14 +109,16 @@ class ParticleRefiner:
         if settings.reference_z_um is None and "reference_z_um" in card:
             z_um = float(card["reference_z_um"])
             settings = settings.model_copy(update={"reference_z_um": z_um})
-        return cls(settings, reference=reference)
+        gates = {gate["channel"]: gate for gate in card.get("gate", ())}
+        scale_error = float(gates.get("ln_scale", {}).get("rmse", 0.0))
+        return cls(settings, reference=reference, scale_error=scale_error)
 
     def __call__(self, frame: Frame, detections: Detections) -> Detections:
         """Return the detections with z_um, polarizability and flags filled in.
 
-        A z the detector brought narrows the search. Its polarizability (from the
-        network's scale channel) stays where the field allows no other and is compared
-        with the integrated phase where it does.
+        A z the detector brought narrows the search. `polarizability_um3` becomes that
+        of the integrated phase where the field has one; the network's own stays in
+        `scale_polarizability_um3`, and a flag says where the two disagree.
         """
         field = frame.pixels
         if not np.iscomplexobj(field):
@@ -128,8 +137,11 @@ class ParticleRefiner:
         )
         _write_z(rows, focus, self.settings)
         if self.settings.mode == "offaxis":
+            alpha, sigma = polarizability_um3(
+                self.waves, spectra, focus.z_um, noise=noise
+            )
             _write_polarizability(
-                rows, *polarizability_um3(self.waves, spectra, focus.z_um, noise=noise)
+                rows, alpha, sigma * focus.excess, scale_error=self._scale_error
             )
         return Detections(rows)
 
@@ -187,9 +199,11 @@ def _write_z(rows: Rows, focus: Focus, settings: HolographySettings) -> None:
     rows["flags"] |= np.where(focus.at_edge, int(Flag.Z_AT_EDGE), 0).astype("i4")
 
 
-def _write_polarizability(rows: Rows, alpha: FloatArray, sigma: FloatArray) -> None:
-    by_scale = rows["polarizability_um3"].copy()
-    error = np.hypot(sigma, np.nan_to_num(rows["sigma_polarizability_um3"]))
+def _write_polarizability(
+    rows: Rows, alpha: FloatArray, sigma: FloatArray, *, scale_error: float
+) -> None:
+    by_scale = rows["scale_polarizability_um3"]
+    error = np.hypot(sigma, scale_error * by_scale)
     limit = np.maximum(_DISAGREE_SIGMAS * error, _DISAGREE_SHARE * np.abs(alpha))
     disagrees = np.abs(by_scale - alpha) > limit  # False where NaN
     rows["flags"] |= np.where(disagrees, int(Flag.POLARIZABILITY_DISAGREES), 0).astype(

@@ -12,7 +12,7 @@ from lodestar_live.data import Frame, Pixels
 from lodestar_live.errors import InputError, SettingsError
 from lodestar_live.holography.background import Background
 from lodestar_live.holography.inline import Inline
-from lodestar_live.holography.offaxis import OffAxis
+from lodestar_live.holography.offaxis import OffAxis, sampling_factor
 from lodestar_live.holography.optics import Optics
 from lodestar_live.settings import HolographySettings
 
@@ -68,6 +68,19 @@ class HologramPreparer:
         return 1 if self.retrieval is None else self.retrieval.factor
 
     @property
+    def has_background(self) -> bool:
+        """Whether the background asked for has been learnt."""
+        is_learnt = len(self._first) >= self.settings.background_frames
+        return self.retrieval is not None and is_learnt
+
+    def field_pixel_size_um(self, pixel_size_um: float) -> float:
+        """Return the field's pixel size, given the camera's; NaN when unknown."""
+        pixel_size_um = self.settings.pixel_size_um or pixel_size_um
+        if self.settings.mode == "inline" or not math.isfinite(pixel_size_um):
+            return pixel_size_um
+        return pixel_size_um * sampling_factor(_optics(self.settings, pixel_size_um))
+
+    @property
     def optics(self) -> Optics:
         """Optics of the field; known from the first frame on."""
         if self.retrieval is None:
@@ -111,12 +124,7 @@ def make_retrieval(
             "in the sample plane. Set it in Micro-Manager or as "
             "holography.pixel_size_um."
         )
-    optics = Optics(
-        wavelength_um=settings.wavelength_um,
-        pixel_size_um=pixel_size_um,
-        n_medium=settings.n_medium,
-        na=settings.na,
-    )
+    optics = _optics(settings, pixel_size_um)
     background = Background(
         correct_drift=settings.correct_drift, running_rate=settings.background_rate
     )
@@ -131,6 +139,10 @@ def make_retrieval(
     if settings.background_file is not None:
         retrieval.learn_background(read_holograms(settings.background_file))
     return retrieval
+
+
+def _optics(settings: HolographySettings, pixel_size_um: float) -> Optics:
+    return Optics(settings.wavelength_um, pixel_size_um, settings.n_medium, settings.na)
 
 
 def read_holograms(path: str | Path) -> Pixels:

@@ -81,8 +81,9 @@ class MotionLearner:
         self._weight = self._weight * keep + has_step @ has_step[0]
         self._sum = self._sum * keep + steps[0].sum(axis=0)
         known = noise_variance[np.isfinite(noise_variance)]
-        self._noise_sum = self._noise_sum * keep + float(known.sum())
-        self._noise_weight = self._noise_weight * keep + len(known)
+        if len(known):  # the median: one hopeless particle must not widen all
+            self._noise_sum = self._noise_sum * keep + np.median(known) * len(known)
+            self._noise_weight = self._noise_weight * keep + len(known)
         self._fit()
 
     def _accepts(self, dt: int) -> bool:

@@ -195,10 +195,11 @@ def assemble(
         detect=detect,
     )
     if settings.holography is not None:
-        if settings.detection.model is None and detect is None:
+        needs_model = settings.holography.mode == "offaxis"  # inline: as camera images
+        if needs_model and settings.detection.model is None and detect is None:
             raise SettingsError(
-                "detection.model is not set: holograms need a model of fields, trained "
-                "beforehand; name one, such as the shipped one in "
+                "detection.model is not set: off-axis holograms need a model of "
+                "fields, trained beforehand; name one, such as the shipped one in "
                 "config/offaxis_hologram.toml."
             )
         parts.prepare = HologramPreparer(settings.holography)
@@ -212,6 +213,8 @@ def assemble(
             parts.read_stage = CoreStage(microscope).position_um
     if settings.microscope.pixel_size_um is not None:
         parts.pixel_size_um = settings.microscope.pixel_size_um
+    if parts.prepare is not None:  # positions are in pixels of the field
+        parts.pixel_size_um = parts.prepare.field_pixel_size_um(parts.pixel_size_um)
     if settings.control.follow:
         if settings.holography is not None and settings.holography.mode == "offaxis":
             raise SettingsError(

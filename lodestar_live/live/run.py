@@ -73,6 +73,7 @@ class Run:
         self.sinks: list[Sink] = []
         self.n_tracks = 0
         self.failures_in_a_row = 0
+        self._has_kept_field = False
         live = settings.live
         self._mailbox: Mailbox[Arrival] = Mailbox(live.mode, live.queue_frames)
         self._pool = FramePool(is_last_reader=not live.hand_on_frames)
@@ -222,6 +223,23 @@ class Run:
         if self.retrainer is not None:
             self.retrainer.remember(frame.pixels)
         self._remember(update)
+        self._keep_field(update.frame)
+
+    def _keep_field(self, frame: Frame) -> None:
+        """Write the first field with its background beside the run, for pictures."""
+        prepare = self.parts.prepare
+        if prepare is None or self._has_kept_field or not prepare.has_background:
+            return
+        self._has_kept_field = True
+        try:
+            np.savez(
+                self.parts.run_folder / "field.npz",
+                field=frame.pixels,
+                frame=frame.index,
+                pixel_size_um=frame.pixel_size_um,
+            )
+        except OSError:
+            self.note_error("keeping the field")
 
     def _frame(self, arrival: Arrival) -> Frame:
         pixels = arrival.pixels

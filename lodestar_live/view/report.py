@@ -46,7 +46,7 @@ def write_report(
         figure = style.new_figure(15.5, 10.4)
         followed = run_data.followed_id(recording)
         errors = None if truth is None else charts.errors_px(recording, truth)
-        _draw_header(figure, recording, errors)
+        draw_header(figure, recording, errors)
         grid = figure.add_gridspec(
             3, 3, left=0.05, right=0.985, top=0.872, bottom=0.06, hspace=0.4,
             wspace=0.24, height_ratios=(1.0, 1.0, 0.85),
@@ -82,7 +82,8 @@ def _charts_for(
     ]
 
 
-def _draw_header(figure: Figure, source: RunSource, errors: FloatArray | None) -> None:
+def draw_header(figure: Figure, source: RunSource, errors: FloatArray | None) -> None:
+    """Draw the name of the run and its main numbers along the top."""
     info = source.info
     figure.text(0.02, 0.962, "Lodestar Live", fontsize=19, weight="bold")
     name = " · ".join(

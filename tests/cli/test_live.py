@@ -78,6 +78,26 @@ def test_demo_trains_tracks_follows_and_draws_its_report(tmp_path) -> None:
     assert Path(facts["report_path"]).stat().st_size > 50_000
 
 
+def test_demo_refocuses_holograms_and_measures_z_and_polarizability(tmp_path) -> None:
+    arguments = ("demo", "--scene", "holograms", "--frames", "40", "--port", "0")
+    result = cli(*arguments, "--out", tmp_path, "--json")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["summary"]["counts"]["failed"] == 0
+    assert facts["score"]["true_positive_rate"] >= 0.97
+    assert facts["score"]["false_discovery_rate"] <= 0.02
+    small, large = facts["spheres"]
+    assert (small["radius_um"], large["radius_um"]) == (0.15, 0.228)
+    assert large["z_rmse_um"] < 0.05  # the training species
+    assert small["z_scatter_um"] < 0.1
+    for kind in (small, large):
+        for name in ("polarizability_um3", "scale_polarizability_um3"):
+            assert kind[name] == pytest.approx(kind["theory_um3"], rel=0.2)
+    assert Path(facts["report_path"]).stat().st_size > 200_000
+    assert cli("plot", facts["run_folder"]).returncode == 0
+    assert (Path(facts["run_folder"]) / "plots.png").stat().st_size > 200_000
+
+
 def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, model) -> None:
     path = config(tmp_path, detection={"model": str(model)})
     result = cli("run", path, "--json")

@@ -126,7 +126,7 @@ def test_disagreement_with_the_scale_channel_is_flagged() -> None:
     refine = ParticleRefiner(SETTINGS, reference=reference_crop())
     for claimed, flagged in ((ALPHA_UM3, False), (2 * ALPHA_UM3, True)):
         detections = Detections.from_positions([[64, 64]]).rows.copy()
-        detections["polarizability_um3"] = claimed
+        detections["scale_polarizability_um3"] = claimed
         rows = refine(field_frame(field), Detections(detections)).rows
         assert bool(rows["flags"][0] & Flag.POLARIZABILITY_DISAGREES) is flagged
         assert rows["polarizability_um3"][0] == pytest.approx(ALPHA_UM3, rel=0.1)

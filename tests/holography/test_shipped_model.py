@@ -49,9 +49,17 @@ def scattered_spheres(
     return spheres
 
 
-def test_card_describes_the_file(model: Path, detector: Detector) -> None:
+@pytest.mark.parametrize("name", ["beads_hologram.onnx", "beads_inline.onnx"])
+def test_card_names_the_file(name: str) -> None:
+    path = find("models", name)
+    card = tomllib.loads(path.with_suffix(".toml").read_text())
+    assert card["file"] == name
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert card["channels"] == Detector(path, n_threads=1).card["channels"]
+
+
+def test_card_describes_the_model(model: Path, detector: Detector) -> None:
     card = tomllib.loads(model.with_suffix(".toml").read_text())
-    assert card["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert card["pixel_size_um"] == detector.card["optics"]["pixel_size_um"]
     gates = {gate["channel"]: gate for gate in detector.card["gate"]}
     assert gates["z_um"]["slope"] == pytest.approx(1, abs=0.02)
