@@ -128,6 +128,10 @@ class DetectionSettings(Section):
         lt=1,
         description="The paper's per-frame quantile threshold instead.",
     )
+    h_maxima: bool = Field(
+        False,
+        description="With `quantile`: the paper's h-maxima, the quantile being h.",
+    )
     full_every: PositiveInt = Field(
         1,
         description="Look at the whole frame every n-th frame, and only around the "

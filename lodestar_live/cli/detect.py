@@ -40,6 +40,9 @@ def detect(
         float | None,
         typer.Option(help="The paper's per-frame quantile instead, e.g. 0.99."),
     ] = None,
+    h_maxima: Annotated[
+        bool, typer.Option(help="With --quantile: the paper's h-maxima.")
+    ] = False,
     max_detections: Annotated[int, typer.Option(min=1, help="Per frame.")] = 5000,
     only_like_training: Annotated[
         bool, typer.Option(help="Drop what does not look like the training particle.")
@@ -60,6 +63,7 @@ def detect(
         model,
         threshold=threshold,
         quantile=quantile,
+        h_maxima=h_maxima,
         max_detections=max_detections,
         only_like_training=only_like_training,
         least_contrast=least_contrast,

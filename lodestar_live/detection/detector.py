@@ -15,9 +15,11 @@ from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection import rows
 from lodestar_live.detection.accelerators import available, open_engine
 from lodestar_live.detection.engines import Engine, physical_cores
+from lodestar_live.detection.h_maxima import keep_h_maxima
 from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
 from lodestar_live.detection.layers import CUT
 from lodestar_live.detection.model_file import read_model
+from lodestar_live.detection.pooled import pooled
 from lodestar_live.detection.tiles import (
     Layout,
     Region,
@@ -29,6 +31,7 @@ from lodestar_live.detection.tiles import (
     owned_rows,
 )
 from lodestar_live.detection.trial import Trial, try_engine
+from lodestar_live.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,9 @@ class Detector:
         The paper's criterion instead of `threshold`: local maxima above this
         quantile of the frame's own scores. It always finds something, also in an
         empty frame.
+    h_maxima
+        Together with `quantile`, the paper's detection in full: the quantile is not a
+        level but the height h of h-maxima of the score w^alpha c^beta. Slower.
     max_detections
         The best by score are kept; `n_cut` counts the rest.
     only_like_training
@@ -109,6 +115,7 @@ class Detector:
         alpha: float | None = None,
         beta: float | None = None,
         quantile: float | None = None,
+        h_maxima: bool = False,
         max_detections: int = 5000,
         only_like_training: bool = False,
         least_contrast: float = LEAST_CONTRAST,
@@ -126,9 +133,11 @@ class Detector:
         self._is_automatic = engine == "auto"
         self.engine = self._open("cpu" if self._is_automatic else engine)
         self.max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
-        self._quantile = quantile
+        self._quantile, self._h_maxima = quantile, h_maxima
         if quantile is not None:
             threshold = _NOTHING
+        elif h_maxima:
+            raise SettingsError("h_maxima = True needs `quantile`, e.g. 0.99.")
         self._threshold = self._chosen(threshold, "threshold", 0.0)
         self._exponents = {
             "alpha": np.array(self._chosen(alpha, "alpha", 0.5), np.float32),
@@ -176,6 +185,8 @@ class Detector:
         intake = take_in(pixels)
         threshold, quantile = self._threshold, self._quantile
         tiles = self.layout.whole(pixels.shape, self.max_tile_px)
+        if quantile is not None and self._h_maxima:
+            return self._finish(self._paper(intake, tiles, quantile), pixels, intake)
         if len(tiles) == 1:
             (found,) = self._run(["detections"], intake, threshold, quantile)
             return self._finish(found, pixels, intake)
@@ -226,7 +237,7 @@ class Detector:
         result = np.empty((len(crops), 2))
         for index, crop in enumerate(crops):
             features = self.features(take_in(crop))
-            result[index] = self._pooled(features[0].astype(float))
+            result[index] = pooled(features[0].astype(float), self.card)
         return result
 
     def maps(self, pixels: Pixels) -> Maps:
@@ -268,15 +279,26 @@ class Detector:
 
     def _level(self, intake: Intake, tiles: list[Tile], quantile: float) -> float:
         """Return the quantile of the scores of a frame too large for one run."""
-        parts = []
+        return float(np.quantile(self._scores(intake, tiles), quantile))
+
+    def _paper(self, intake: Intake, tiles: list[Tile], quantile: float) -> rows.Found:
+        """Find the h-maxima, h being the quantile of the score."""
+        score = np.exp(self._scores(intake, tiles))
+        found = self._find(intake, tiles, _NOTHING)
+        return keep_h_maxima(found, score, float(np.quantile(score, quantile)))
+
+    def _scores(self, intake: Intake, tiles: list[Tile]) -> FloatArray:
+        """Return the log score of every cell of the frame, tile by tile."""
+        whole = np.empty(self.layout.map_shape(intake.image.shape[-2:]))
         for tile in tiles:
             feeds = {**self._cut(intake, [tile]), **self._criteria(_NOTHING)}
             (score,) = self.engine.run(["score"], feeds)
             (top, bottom), (left, right) = tile.owned
             row, column = tile.origin
-            owned = score[..., top - row : bottom - row, left - column : right - column]
-            parts.append(owned.ravel())
-        return float(np.quantile(np.concatenate(parts), quantile))
+            whole[top:bottom, left:right] = score[
+                0, 0, top - row : bottom - row, left - column : right - column
+            ]
+        return whole
 
     def _finish(self, found: rows.Found, pixels: Pixels, intake: Intake) -> Detections:
         """Merge, limit and flag."""
@@ -294,22 +316,6 @@ class Detector:
         if self.only_like_training:
             return rows.like_training(detections)
         return detections
-
-    def _pooled(self, features: FloatArray) -> FloatArray:
-        channels = dict(zip(self.card["channels"], features, strict=True))
-        log_weight = -np.logaddexp(0, -channels["rho"])
-        weight = np.exp(log_weight - log_weight.max())
-        weight /= weight.sum()
-        stride = self.layout.stride
-        cells = stride * np.indices(weight.shape) + (stride - 1) / 2
-        votes = cells + np.stack([channels["dy"], channels["dx"]])
-        # A single stray cell must not pull: votes far from their median do not count.
-        median = np.array([_weighted_median(axis, weight) for axis in votes])
-        reach = max(2.0 * stride, float(self.card.get("radius_px", 0.0)))
-        near = weight * (np.hypot(*(votes - median[:, None, None])) <= reach)
-        weight = near if near.sum() > 0 else weight
-        position: FloatArray = (votes * weight).sum(axis=(1, 2)) / weight.sum()
-        return position
 
     def _run(
         self,
@@ -373,11 +379,3 @@ class Detector:
 
 def _level(value: float) -> npt.NDArray[np.float32]:
     return np.full((1, 1, 1, 1), value, np.float32)
-
-
-def _weighted_median(values: FloatArray, weight: FloatArray) -> float:
-    """Return the value below which half of the weight lies."""
-    order = np.argsort(values, axis=None)
-    below = np.cumsum(weight.ravel()[order])
-    middle = min(int(np.searchsorted(below, 0.5 * below[-1])), len(order) - 1)
-    return float(values.ravel()[order[middle]])

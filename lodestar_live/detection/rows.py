@@ -22,6 +22,12 @@ def n_columns(card: Mapping[str, Any]) -> int:
     return len(COLUMNS) + len(card["channels"]) - 3
 
 
+def cells(found: Found) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return (row, column) in the score map of every row."""
+    row, column = found[:, [_AT["row"], _AT["column"]]].T.astype(np.int64)
+    return row, column
+
+
 def strongest(found: Found, limit: int) -> Found:
     """Return the `limit` rows of highest score, best first."""
     order = np.argsort(-found[:, _AT["score"]], kind="stable")

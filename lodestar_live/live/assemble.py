@@ -259,6 +259,7 @@ def open_detector(path: Path, settings: DetectionSettings) -> Detector:
         alpha=settings.alpha,
         beta=settings.beta,
         quantile=settings.quantile,
+        h_maxima=settings.h_maxima,
         max_detections=settings.max_detections,
         only_like_training=settings.only_like_training,
         least_contrast=settings.least_contrast,

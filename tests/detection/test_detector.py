@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from skimage.measure import label
+from skimage.morphology import h_maxima
 
 from lodestar_live.data import Flag
 from lodestar_live.detection import Detector
-from lodestar_live.errors import InputError
+from lodestar_live.errors import InputError, SettingsError
 from tests.detection import networks
 
 SHAPE = (128, 136)
@@ -136,6 +138,30 @@ def test_quantile_always_finds_something() -> None:
     model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
     paper = Detector(model, quantile=0.99, n_threads=1)
     assert len(paper(np.random.default_rng(1).poisson(20, SHAPE))) > 0
+
+
+@pytest.mark.parametrize("tile_px", [None, 64 * 64], ids=["whole", "tiled"])
+def test_h_maxima_are_those_of_scikit_image(tile_px) -> None:
+    model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
+    paper = Detector(
+        model, quantile=0.97, h_maxima=True, least_contrast=0.0, n_threads=1
+    )
+    if tile_px is not None:
+        paper.max_tile_px = tile_px
+    image = noisy()
+    score = np.exp(paper.maps(image).score)
+    marked = h_maxima(score, np.quantile(score, 0.97))
+    rows, columns = np.nonzero(marked)
+    cells = np.column_stack([rows, columns]) * 4 + 1.5
+    found = paper(image).positions_px
+    assert len(found) == label(marked, connectivity=2).max() >= 3
+    nearest = np.abs(found[:, None] - cells[None]).max(axis=2).min(axis=1)
+    assert (nearest < 8).all()
+
+
+def test_h_maxima_without_a_quantile_are_refused() -> None:
+    with pytest.raises(SettingsError, match="quantile"):
+        Detector(networks.model(networks.spot_finder()), h_maxima=True)
 
 
 def test_locate_is_the_pooled_estimate(detector) -> None:
