@@ -373,9 +373,9 @@ def _correlate(first: Pixels, image: Pixels) -> FloatArray:
 
     window = np.outer(np.hanning(first.shape[0]), np.hanning(first.shape[1]))
     flat = [(i - np.median(i)) * window for i in (first, image)]
-    shift: Any = phase_cross_correlation(
-        *flat, upsample_factor=50, normalization=None
-    )[0]
+    shift: Any = phase_cross_correlation(*flat, upsample_factor=50, normalization=None)[
+        0
+    ]
     return -np.asarray(shift, dtype=float)
 
 
