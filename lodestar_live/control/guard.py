@@ -10,6 +10,7 @@ apart from one clear move, long before the growing error leaves the view.
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,9 +25,20 @@ ORIENTATIONS = np.array(
     ],
     dtype=float,
 )  # the first is "as calibrated"
-WINDOW_FRAMES = 16
+OTHERS = (ORIENTATIONS != ORIENTATIONS[0]).any(axis=2).T  # per axis: not as calibrated
+WINDOW_BENDS = 14
 PROOF = 8.0  # log-likelihood ratio of two orientations
+EDGE, EDGE_PROOF = 0.75, 1.0  # share of half the view; ratio that is enough there
 GROWING_MOVES = 5
+LONGEST_BEND_FRAMES = 6
+
+
+class Seen(NamedTuple):
+    """One frame: stage (2,) and the target's offset from it (2,), both µm."""
+
+    frame_index: int
+    stage_um: FloatArray
+    offset_um: FloatArray
 
 
 class SignGuard:
@@ -36,13 +48,15 @@ class SignGuard:
     ----------
     noise_um
         Localisation noise: the roughness that no orientation can avoid.
+    view_um
+        Shorter side of the view. Near its edge less proof is enough.
     """
 
-    def __init__(self, noise_um: float) -> None:
+    def __init__(self, noise_um: float, *, view_um: float = float("inf")) -> None:
+        self._view_um = view_um
         self._floor = 6.0 * noise_um**2  # of a second difference: 1 + 4 + 1
-        self._seen: deque[tuple[int, FloatArray, FloatArray]] = deque(
-            maxlen=WINDOW_FRAMES
-        )
+        self._seen: deque[Seen] = deque(maxlen=3)
+        self._bends: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=WINDOW_BENDS)
         self._errors_at_moves: deque[float] = deque(maxlen=GROWING_MOVES + 1)
         self._doubt: FloatArray = np.zeros(8)
         self.is_verified = np.array([False, False])  # (y, x)
@@ -51,16 +65,21 @@ class SignGuard:
         self, frame_index: int, stage_um: FloatArray, place_um: FloatArray
     ) -> None:
         """Take the stage (2,) and the target's place in the sample (2,) of a frame."""
-        self._seen.append((frame_index, stage_um, place_um - stage_um))
+        self._seen.append(Seen(frame_index, stage_um, place_um - stage_um))
+        if frame_index - self._seen[0].frame_index <= LONGEST_BEND_FRAMES:
+            if len(self._seen) == 3:
+                self._bends.append(_bend(*self._seen))
         rough = self._roughness()
         self._doubt = _evidence(rough.sum(axis=2), 2 * self._floor)
-        trust = _evidence(rough[[3, 0]].transpose(2, 0, 1), self._floor)
-        self.is_verified |= trust[:, 1] > PROOF
+        against = _evidence(rough.transpose(2, 0, 1), self._floor)
+        self.is_verified |= against.max(axis=1, where=OTHERS, initial=-np.inf) < -PROOF
 
     def moved(self) -> None:
         """Note that an own move was sent on what was seen last."""
         if self._seen:
-            self._errors_at_moves.append(float(np.linalg.norm(self._seen[-1][2])))
+            self._errors_at_moves.append(
+                float(np.linalg.norm(self._seen[-1].offset_um))
+            )
 
     def suspicion(self) -> str:
         """Return why the calibration must be wrong; empty while it may be right."""
@@ -69,9 +88,17 @@ class SignGuard:
         is_new = not bool(self.is_verified.all())
         if doubt > PROOF and (is_new or self._error_grew(1.5, 2)):
             return _explain(other)
+        if is_new and doubt > EDGE_PROOF and self._is_leaving():
+            return _explain(other)
         if doubt > PROOF / 3 and self._error_grew(3.0, GROWING_MOVES):
             return f"the error grew over {GROWING_MOVES} own moves: sign/calibration?"
         return ""
+
+    def _is_leaving(self) -> bool:
+        """Return whether own moves carried the target to the edge of the view."""
+        return self._error_grew(1.0, 1) and bool(
+            np.abs(self._seen[-1].offset_um).max() > EDGE * self._view_um / 2
+        )
 
     def _error_grew(self, factor: float, n_moves: int) -> bool:
         errors = list(self._errors_at_moves)[-n_moves - 1 :]
@@ -80,16 +107,24 @@ class SignGuard:
         return errors[-1] > factor * errors[0] and bool(np.all(np.diff(errors) > 0))
 
     def _roughness(self) -> FloatArray:
-        """Squared second differences: orientation, bend, axis; (8, n, 2)."""
-        seen = list(self._seen)
-        bends = [
-            (a[1] - 2 * b[1] + c[1], a[2] - 2 * b[2] + c[2])
-            for a, b, c in zip(seen, seen[1:], seen[2:], strict=False)
-            if c[0] - a[0] == 2
-        ]
-        stage, offset = np.array(bends).reshape(-1, 2, 2).transpose(1, 0, 2)
+        """Squared second differences: orientation, bend, axis; (8, n, 2).
+
+        Missed frames leave gaps; a move that falls into one is judged all the same.
+        """
+        stage, offset = np.array(self._bends).reshape(-1, 2, 2).transpose(1, 0, 2)
         turned = np.einsum("mij,nj->mni", ORIENTATIONS, offset)
         return np.asarray((stage + turned) ** 2)
+
+
+def _bend(a: Seen, b: Seen, c: Seen) -> tuple[FloatArray, FloatArray]:
+    """Second difference of stage and offset, of frames that may not be evenly spaced.
+
+    It is twice the way from the middle one to the line through the others.
+    """
+    share = (b.frame_index - a.frame_index) / (c.frame_index - a.frame_index)
+    stage = a.stage_um + share * (c.stage_um - a.stage_um) - b.stage_um
+    offset = a.offset_um + share * (c.offset_um - a.offset_um) - b.offset_um
+    return 2 * stage, 2 * offset
 
 
 def _evidence(rough: FloatArray, floor: float) -> FloatArray:

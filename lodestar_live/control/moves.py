@@ -35,24 +35,31 @@ class StageResponse:
         """Time after which less than 2 % of a short move remains."""
         return self.dead_s + 4.0 * self.tau_s
 
-    def remaining_um(self, distance_um: FloatArray, elapsed_s: float) -> FloatArray:
+    def lasts_s(self, distance_um: FloatArray) -> float:
+        """Return the time after which a move is over to one part in 10^5."""
+        travel_s = float(np.abs(distance_um).max()) / self.speed_um_per_s
+        return self.dead_s + 12 * self.tau_s + travel_s
+
+    def remaining_um(
+        self, distance_um: FloatArray, elapsed_s: float | FloatArray
+    ) -> FloatArray:
         """Return what is left of a move of `distance_um`, per axis.
 
         Speed-limited while the distance exceeds ``speed * tau``, exponential below.
+        Both arguments may be arrays that broadcast.
         """
         distance = np.asarray(distance_um, dtype=float)
-        time_s = elapsed_s - self.dead_s
-        if time_s <= 0:
-            return distance
-        left, time_s_each = np.abs(distance), np.full(distance.shape, time_s)
+        time_s = np.maximum(np.asarray(elapsed_s, dtype=float) - self.dead_s, 0.0)
+        left, ramp_s = np.abs(distance), 0.0
         if np.isfinite(self.speed_um_per_s):
             ramp_s = np.maximum(left / self.speed_um_per_s - self.tau_s, 0.0)
             left = left - self.speed_um_per_s * np.minimum(time_s, ramp_s)
-            time_s_each = np.maximum(time_s - ramp_s, 0.0)
-            if self.tau_s == 0:
-                return np.asarray(np.sign(distance) * left)
-        decay = np.exp(-time_s_each / self.tau_s) if self.tau_s else 0.0
-        return np.asarray(np.sign(distance) * left * decay)
+        rest_s = np.maximum(time_s - ramp_s, 0.0)
+        if self.tau_s:
+            left = left * np.exp(-rest_s / self.tau_s)
+        elif np.isinf(self.speed_um_per_s):
+            left = np.where(time_s > 0, 0.0, left)
+        return np.asarray(np.sign(distance) * left)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +70,7 @@ class _Entry:
     goal: FloatArray
     step: FloatArray  # change of goal by an own move; zeros for a reading
     is_move: bool
+    lasts_s: float = 0.0
 
 
 class MoveLog:
@@ -89,7 +97,8 @@ class MoveLog:
         with self._lock:
             before = self._entries[-1].goal if self._entries else goal
             goal = np.where(np.isnan(goal), before, goal)
-            self._append(_Entry(t_s, goal, np.nan_to_num(goal - before), True))
+            step = np.nan_to_num(goal - before)
+            self._append(_Entry(t_s, goal, step, True, self.response.lasts_s(step)))
 
     def read(self, t_s: float, position: StagePosition) -> None:
         """Note a position read at `t_s`.
@@ -145,17 +154,19 @@ class MoveLog:
 
         Moves overlap; a linear stage adds their responses.
         """
-        left = np.zeros(3)
+        ages_s, steps = [], []
         for entry in reversed(self._entries):
-            if entry.t_s > t_s:
+            age_s = t_s - entry.t_s
+            if age_s < 0:
                 continue
-            if not entry.is_move:
+            if not entry.is_move or age_s > entry.lasts_s:
                 break
-            rest = self.response.remaining_um(entry.step, t_s - entry.t_s)
-            left = left + rest
-            if np.all(np.abs(rest) < SETTLED_UM / 10):
-                break
-        return left
+            ages_s.append(age_s)
+            steps.append(entry.step)
+        if not steps:
+            return np.zeros(3)
+        left = self.response.remaining_um(np.array(steps), np.array(ages_s)[:, None])
+        return np.asarray(left.sum(axis=0))
 
     def _at(self, t_s: float) -> FloatArray:
         now, after = self._entries[0], None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lodestar_live.control.estimate import Estimate
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.groups import Followed
 from lodestar_live.control.guard import SignGuard
@@ -22,6 +23,7 @@ CAUTIOUS_SHARE_OF_VIEW = 1 / 16
 LARGEST_CAUTIOUS_SHARE = 1 / 4
 REFUSALS_IN_A_ROW = 3
 PAUSE_S = 1.0
+DOUBT_SHARE = 1.3  # of the prediction's 1-sigma uncertainty per axis
 
 
 class Steering:
@@ -74,10 +76,20 @@ class Steering:
             "predicted_y_um": float(ahead.position[0]),
             "predicted_x_um": float(ahead.position[1]),
         }
-        if self.aim["error_um"] <= self._settings.deadband_um:
+        if self.aim["error_um"] <= self._deadband_um(ahead):
             return
         if self._may_move(sight, now_s):
             self._move(correction, share, followed, sight)
+
+    def _deadband_um(self, ahead: Estimate) -> float:
+        """Return the largest correction that is not worth a move.
+
+        A correction well within what the prediction does not know gains nothing: the
+        longer the delay, the larger it is. A deadband of 0 means none at all.
+        """
+        set_um = self._settings.deadband_um
+        unknown_um = DOUBT_SHARE * float(np.mean(ahead.position_sd))
+        return max(set_um, unknown_um) if set_um > 0 else 0.0
 
     def _watch(self, followed: Followed, sight: Sight) -> None:
         """Compare what own moves do with what they should."""
@@ -88,7 +100,8 @@ class Steering:
             known = self._guard.is_verified if self._guard else None
             row = sight.row_of(followed.track_id)
             noise_um = sight.um_per_px if row is None else sight.noise_um(row)
-            self._guard, self._guarded = SignGuard(noise_um), followed.track_id
+            self._guard = SignGuard(noise_um, view_um=sight.view_um)
+            self._guarded = followed.track_id
             if known is not None:
                 self._guard.is_verified = known
         self._guard.observe(sight.frame_index, sight.stage_um, place)

@@ -10,7 +10,7 @@ def test_the_smoke_version_loses_nobody_and_fills_its_tables() -> None:
     report = bench.run("control", quick=True)
     following, deadband, scale, sign = report.tables
     assert [row[5] + row[7] for row in following.rows] == [0] * 12
-    assert len(deadband.rows) == 4 and len(scale.rows) == 3
+    assert len(deadband.rows) == 12 and len(scale.rows) == 3
     assert all(row[3] == row[2] for row in sign.rows)  # held in view, every run
 
 
