@@ -1,12 +1,11 @@
 """The paper's Figs. 3d, 4c and 4d on simulated spheres, as one picture.
 
-``python -m lodestar_live.bench._holo_figures PICTURE.png``
+Drawn by ``lodestar-live bench holography --out FOLDER`` with the shipped model.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,8 +31,8 @@ _FRAME_S = 1 / 30
 _CRITERIA: tuple[Criterion, ...] = ("gradient", "amplitude")
 
 
-def draw(path: Path, *, n_frames: int = 90, n_each: int = 3, seed: int = 0) -> None:
-    """Draw traces of z, polarizability against theory, and a bidisperse sample."""
+def draw_figures(*, n_frames: int = 90, n_each: int = 3, seed: int = 0) -> bytes:
+    """Return a PNG: traces of z, polarizability against theory, two sizes mixed."""
     rng = np.random.default_rng(seed)
     detector = Detector(find("models", "beads_hologram.onnx"), n_threads=1)
     refine = ParticleRefiner.from_card(_SETTINGS, detector.card)
@@ -43,7 +42,9 @@ def draw(path: Path, *, n_frames: int = 90, n_each: int = 3, seed: int = 0) -> N
     _draw_traces(traces, detector, refine, rng, n_frames)
     _draw_theory(theory, detector, refine, rng, n_each)
     _draw_two_sizes(two, detector, refine, rng, 8 * n_each)
-    figure.savefig(path, dpi=110)
+    png = BytesIO()
+    figure.savefig(png, dpi=110)
+    return png.getvalue()
 
 
 def _measure(
@@ -144,12 +145,18 @@ def _draw_two_sizes(
     n_each: int,
 ) -> None:
     bins = [float(edge) for edge in np.linspace(0, 0.025, 51)]
-    for radius_um in (0.15, 0.228):
+    for radius_um, colour in ((0.15, "C0"), (0.228, "C1")):
+        name = f"{1e3 * radius_um:.0f} nm"
         alphas = []
         for _ in range(n_each):
             sample = draw_sample(rng, Condition(""), radius_um=radius_um)
-            alphas.append(_measure(detector, refine, sample.field, sample.truth)[3])
-        axes.hist(alphas, bins, label=f"{1e3 * radius_um:.0f} nm", alpha=0.8)
+            _, scale, _, phase = _measure(detector, refine, sample.field, sample.truth)
+            alphas.append((phase, scale))
+        phase, scale = np.array(alphas).T
+        axes.hist(phase, bins, label=f"{name}, phase", alpha=0.7, color=colour)
+        axes.hist(
+            scale, bins, label=f"{name}, scale", histtype="step", color=colour, lw=2
+        )
         theory = clausius_mossotti_um3(radius_um, n_particle=1.58, n_medium=1.33)
         axes.axvline(theory, color="k", lw=0.8)
     axes.set(
@@ -158,7 +165,3 @@ def _draw_two_sizes(
         title="two sizes, theory as lines (Fig. 4c)",
     )
     axes.legend(fontsize=8)
-
-
-if __name__ == "__main__":
-    draw(Path(sys.argv[1]))

@@ -32,6 +32,7 @@ class BenchReport:
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
+    picture: bytes | None = None  # PNG, saved beside the tables
 
     def print(self, console: Console | None = None) -> None:
         """Print the tables and notes."""
@@ -45,11 +46,20 @@ class BenchReport:
             console.print(f"• {note}", markup=False)
 
     def save(self, folder: Path) -> None:
-        """Write ``<name>.json`` and ``<name>.md`` into `folder`."""
+        """Write ``<name>.json``, ``<name>.md`` and any picture into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self), indent=1, default=float)
+        text = json.dumps(self.as_json(), indent=1, default=float)
         (folder / f"{self.name}.json").write_text(text + "\n", encoding="utf-8")
         (folder / f"{self.name}.md").write_text(self.markdown(), encoding="utf-8")
+
+        if self.picture is not None:
+            (folder / f"{self.name}.png").write_bytes(self.picture)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything but the picture."""
+        facts = asdict(self)
+        del facts["picture"]
+        return facts
 
     def markdown(self) -> str:
         """Return the report as Markdown."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +32,7 @@ def run_bench(
     for chosen in bench.names() if name == "all" else [name]:
         report = bench.run(chosen, quick=quick, seed=seed)
         if as_json:
-            typer.echo(json.dumps(asdict(report), default=float))
+            typer.echo(json.dumps(report.as_json(), default=float))
         else:
             report.print()
         if out is not None:
