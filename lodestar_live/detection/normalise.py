@@ -48,16 +48,13 @@ def estimate(pixels: Pixels) -> Normalisation:
         image[y : height - 1 + y : step, x : width - 1 + x : step].astype(np.float32)
         for y, x in ((0, 0), (1, 0), (0, 1), (1, 1))
     )
-    background = float(np.median(here))
     difference = np.abs((here - down) - (aside - across))
     noise = _MAD_TO_SIGMA * float(np.median(difference)) / 2
-    ordered = np.partition(here.ravel(), _tails(here.size))
-    low, high = (float(ordered[i]) for i in _tails(here.size))
+    n = here.size
+    ranks = (n // 1000, (n - 1) // 2, n // 2, n - 1 - n // 1000)
+    ordered = np.partition(here.ravel(), ranks)
+    low, middle, upper, high = (float(ordered[rank]) for rank in ranks)
+    background = (middle + upper) / 2  # the median; low and high leave 0.1 % out
     floor = _SIGNAL_FLOOR * max(high - background, background - low)
     scale = max(noise, floor)
     return Normalisation(background, scale if scale > 0 else 1.0)
-
-
-def _tails(n: int) -> tuple[int, int]:
-    """Ranks of the 0.1 % and 99.9 % quantiles of n values."""
-    return n // 1000, n - 1 - n // 1000

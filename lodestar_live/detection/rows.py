@@ -44,10 +44,16 @@ def merge(found: Found, distance_px: float) -> Found:
         return found
     positions = found[:, [_AT["y_px"], _AT["x_px"]]]
     pairs = cKDTree(positions).query_pairs(distance_px, output_type="ndarray")
-    is_kept = np.ones(len(found), bool)
-    for better, worse in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]:
-        if is_kept[better]:
-            is_kept[worse] = False
+    better, worse = pairs.T  # the lower index comes first
+    is_kept = np.zeros(len(found), bool)
+    is_open = np.ones(len(found), bool)
+    while is_open.any():  # each round decides the best of every cluster, at least
+        has_better = np.zeros(len(found), bool)
+        has_better[worse[is_open[better] & is_open[worse]]] = True
+        is_best = is_open & ~has_better
+        is_kept |= is_best
+        is_open &= has_better
+        is_open[worse[is_best[better]]] = False
     return found[is_kept]
 
 
