@@ -43,7 +43,7 @@ def merge(found: Found, distance_px: float) -> Found:
     if len(found) < 2:
         return found
     positions = found[:, [_AT["y_px"], _AT["x_px"]]]
-    pairs = cKDTree(positions).query_pairs(distance_px, output_type="ndarray")
+    pairs = _near_pairs(positions, distance_px)
     better, worse = pairs.T  # the lower index comes first
     is_kept = np.zeros(len(found), bool)
     is_open = np.ones(len(found), bool)
@@ -57,6 +57,20 @@ def merge(found: Found, distance_px: float) -> Found:
     return found[is_kept]
 
 
+def _near_pairs(
+    positions: npt.NDArray[np.float64], distance_px: float
+) -> npt.NDArray[np.int64]:
+    """Return the pairs (lower index, higher index) within a distance, (n, 2)."""
+    if len(positions) > 64:
+        pairs: npt.NDArray[np.int64] = cKDTree(positions).query_pairs(
+            distance_px, output_type="ndarray"
+        )
+        return pairs
+    # A tree costs more than all distances of a few.
+    apart = positions[:, None] - positions
+    return np.argwhere(np.triu((apart**2).sum(axis=2) <= distance_px**2, k=1))
+
+
 def inside(found: Found, shape: tuple[int, ...]) -> Found:
     """Keep positions on the frame's pixels."""
     yx = found[:, [_AT["y_px"], _AT["x_px"]]]
@@ -68,7 +82,8 @@ def visible(found: Found, least_contrast: float) -> Found:
     if not len(found):
         return found
     contrast = np.abs(found[:, _AT["contrast"]])
-    kept: Found = found[contrast >= least_contrast * np.median(contrast)]
+    median = np.partition(contrast, len(contrast) // 2)[len(contrast) // 2]
+    kept: Found = found[contrast >= least_contrast * median]
     return kept
 
 

@@ -126,7 +126,9 @@ class Layout:
         size = math.ceil(2 * reach_px / self.stride) + 1
         first = np.clip(first, 0, np.maximum(limits - size, 0))
         stop = np.minimum(first + size, limits)
-        corners = np.unique(np.hstack([first, stop]), axis=0)
+        corners = np.hstack([first, stop])
+        if len(corners) > 1:
+            corners = np.unique(corners, axis=0)
         return [
             self.tile((Span(int(a), int(c)), Span(int(b), int(d))), shape)
             for a, b, c, d in corners
