@@ -271,10 +271,7 @@ class Detector:
         for batch in batches(tiles, self.max_tile_px):
             feeds = {**self._cut(intake, batch), **criteria}
             (found,) = self.engine.run(["detections"], feeds)
-            parts += [
-                owned_rows(tile, found[found[:, 0] == index], self.layout)
-                for index, tile in enumerate(batch)
-            ]
+            parts.append(owned_rows(batch, found, self.layout))
         return np.concatenate(parts)
 
     def _level(self, intake: Intake, tiles: list[Tile], quantile: float) -> float:

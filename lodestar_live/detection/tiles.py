@@ -98,9 +98,13 @@ class Layout:
         """Return the pixels that the network and the normalisation read."""
         cells = max(2, self.window_cells)  # 2: the score around a neighbour
         reach = _ceil(cells * self.stride + self.margin_px, self.grid_px)
-        inner = self._widen(
-            Span(owned.start * self.stride, owned.stop * self.stride), reach, size
-        )
+        # Tiles of as many cells read as many pixels, at the frame's edge too, so that
+        # they can run together.
+        n_px = (owned.stop - owned.start - 1) * self.stride + self.grid_px
+        length = _ceil(n_px, self.grid_px) + 2 * reach
+        first = (owned.start * self.stride - reach) // self.grid_px * self.grid_px
+        start = max(0, min(first, _ceil(size, self.grid_px) - length))
+        inner = Span(start, min(size, start + length))
         reach = _ceil(self.contrast_margin_px, self.grid_px)
         return inner, self._widen(inner, reach, size)
 
@@ -185,19 +189,21 @@ def cut_out(
 
 
 def owned_rows(
-    tile: Tile, found: npt.NDArray[np.float64], layout: Layout
+    tiles: Sequence[Tile], found: npt.NDArray[np.float64], layout: Layout
 ) -> npt.NDArray[np.float64]:
-    """Move a tile's detections into the frame, keeping those of cells it owns.
+    """Move the detections of tiles into the frame, keeping those of cells they own.
 
-    `found` has columns row, column, y_px, x_px at 1 to 4; see `graph.COLUMNS`.
+    `found` has columns image (index of the tile), row, column, y_px, x_px first; see
+    `graph.COLUMNS`.
     """
+    index = found[:, 0].astype(np.intp)
+    origin = np.array([tile.origin for tile in tiles], dtype=float)[index]
+    owned = np.array([tile.owned for tile in tiles])[index]
     moved = found.copy()
-    origin = np.asarray(tile.origin, dtype=float)
     moved[:, 1:3] += origin
     moved[:, 3:5] += layout.stride * origin
-    (top, bottom), (left, right) = tile.owned
-    row, column = moved[:, 1], moved[:, 2]
-    is_owned = (top <= row) & (row < bottom) & (left <= column) & (column < right)
+    cell = moved[:, 1:3]
+    is_owned = ((owned[..., 0] <= cell) & (cell < owned[..., 1])).all(axis=1)
     return np.asarray(moved[is_owned])
 
 
