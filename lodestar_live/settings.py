@@ -102,6 +102,9 @@ class TrainingSettings(Section):
     size_px: PositiveInt | None = Field(
         None, description="Side of the crop. None: estimated from the particle."
     )
+    pick: bool = Field(
+        False, description="Open the first frame in the browser to click the particle."
+    )
     network: Literal["live", "paper"] = "live"
     quality: Literal["fast", "best"] = "fast"
     steps: PositiveInt | None = Field(None, description="None: the network's default.")

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lodestar_live.data import Pixels, StagePosition
+from lodestar_live.simulation.beads import BeadField
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -15,3 +18,19 @@ def real_data() -> Path:
     folder = ROOT.parent / "shared" / "data"
     assert folder.is_dir(), f"{folder}: recorded data missing; expected beside the repo"
     return folder
+
+
+@pytest.fixture(scope="session")
+def bead_snapshot() -> Pixels:
+    """Give the DemoCamera's frame at the stage's origin, to the last count."""
+    return BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
+
+
+@pytest.fixture(scope="session")
+def bead_model(bead_snapshot: Pixels, tmp_path_factory) -> Path:
+    """Give a model really trained, once per session, on one bead of that frame."""
+    from lodestar_live import train
+
+    path = tmp_path_factory.mktemp("model") / "beads.onnx"
+    train(bead_snapshot, seed=0).export(path)
+    return path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +16,18 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from lodestar_live.live import LiveTracker, Summary
+    from lodestar_live.settings import Settings
 
 console = Console()
+View = Annotated[
+    bool, typer.Option("--view", help="Open the live page; it may send commands.")
+]
+Browser = Annotated[
+    bool, typer.Option("--browser/--no-browser", help="Open pages in the browser.")
+]
+Pick = Annotated[
+    bool, typer.Option("--pick", help="Click the particle to learn on the first frame.")
+]
 _STEPS = ("wait", "prepare", "detect", "link", "publish", "latency")
 
 
@@ -38,22 +50,28 @@ def demo(
         ),
     ] = "swimmers",
     port: Annotated[
-        int, typer.Option(help="First of two ZeroMQ ports; 0: any free ones.")
+        int, typer.Option(help="First of three ZeroMQ ports; 0: any free ones.")
     ] = 5556,
+    view: View = False,
+    pick: Pick = False,
+    browser: Browser = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """See the whole thing on the built-in demo microscope: train, track, follow."""
     from lodestar_live.demo import run_demo
 
     _end_on_sigterm()
-    result = run_demo(
-        frames=frames,
-        out=out,
-        seed=seed,
-        scene=scene,
-        port=port,
-        say=None if as_json else console.print,
-    )
+    with ExitStack() as stack:
+        result = run_demo(
+            frames=frames,
+            out=out,
+            seed=seed,
+            scene=scene,
+            port=port,
+            pick=pick,
+            say=None if as_json else console.print,
+            on_start=_page(stack, view=view, browser=browser, quiet=as_json),
+        )
     if as_json:
         typer.echo(json.dumps(result.as_json()))
         return
@@ -64,6 +82,9 @@ def demo(
 
 def run(
     config: Annotated[Path, typer.Argument(help="Settings file; see config/.")],
+    view: View = False,
+    pick: Pick = False,
+    browser: Browser = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Track live on your microscope, as CONFIG.toml says. Ctrl-C ends the run well."""
@@ -72,11 +93,11 @@ def run(
     from lodestar_live.settings import load_settings
 
     _end_on_sigterm()
-    settings = load_settings(config)
-    with open_microscope(settings.microscope) as microscope:
-        tracker = run_session(
-            settings, microscope, on_start=None if as_json else _say_where
-        )
+    settings = _for_page(load_settings(config), view=view, pick=pick)
+    with ExitStack() as stack:
+        show = _page(stack, view=view, browser=browser, quiet=as_json)
+        with open_microscope(settings.microscope) as microscope:
+            tracker = run_session(settings, microscope, on_start=show)
     _finish(tracker, as_json)
 
 
@@ -128,10 +149,39 @@ def _print_rows(title: str, rows: list[tuple[str, Any]]) -> None:
     console.print(table)
 
 
-def _say_where(tracker: LiveTracker) -> None:
-    console.print(f"Run folder: {tracker.run_folder}")
-    for name, address in tracker.endpoints.items():
-        console.print(f"{name}: {address}")
+def _for_page(settings: Settings, *, view: bool, pick: bool) -> Settings:
+    """Let the page send commands, and let the user click the first particle."""
+    streams, training = settings.streams, settings.training
+    if view:
+        control = streams.control or "tcp://127.0.0.1:0"
+        streams = streams.model_copy(update={"enabled": True, "control": control})
+    if pick:
+        training = training.model_copy(update={"pick": True})
+    return settings.model_copy(update={"streams": streams, "training": training})
+
+
+def _page(
+    stack: ExitStack, *, view: bool, browser: bool, quiet: bool
+) -> Callable[[LiveTracker], None]:
+    """Return what says, and with `view` shows, where a run that starts can be seen."""
+
+    def on_start(tracker: LiveTracker) -> None:
+        endpoints = tracker.endpoints
+        if not quiet:
+            console.print(f"Run folder: {tracker.run_folder}")
+            for name, address in endpoints.items():
+                console.print(f"{name}: {address}")
+        if view:
+            from lodestar_live.view.beside import page_beside
+
+            stack.enter_context(page_beside(endpoints, browser=browser, quiet=quiet))
+        elif endpoints and not quiet:
+            console.print(
+                f"To watch it: [bold]lodestar-live view {endpoints['stream']}[/] in "
+                "another terminal, or start with --view."
+            )
+
+    return on_start
 
 
 def _finish(tracker: LiveTracker, as_json: bool) -> None:

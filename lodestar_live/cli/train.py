@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from lodestar_live.errors import InputError
 
 if TYPE_CHECKING:
+    from lodestar_live.data import Detections, Pixels
     from lodestar_live.lodestar import Model, TrainingStep
+    from lodestar_live.view.pick import At, Tell
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +32,12 @@ def train_model(
         str | None, typer.Option(help="Y,X of the particle; left out: chosen.")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the crop, px.")] = None,
+    pick: Annotated[
+        bool, typer.Option("--pick", help="Click the particle in the browser.")
+    ] = False,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page by itself.")
+    ] = True,
     network: Annotated[Literal["live", "paper"], typer.Option()] = "live",
     quality: Annotated[
         Literal["fast", "best"], typer.Option(help="best: up to a minute.")
@@ -44,8 +54,29 @@ def train_model(
 
     if output.suffix != ".onnx":
         raise InputError(f"output {output}: expected a name ending in .onnx.")
+    if pick and (at is not None or size is not None):
+        raise InputError("--pick chooses place and size; leave out --at and --size.")
     pixels = read_image(image, frame)
     console = Console(stderr=True)
+    learn = functools.partial(
+        train, pixels, seed=seed, network=network, quality=quality, steps=steps
+    )
+    if pick:
+        model = _learn_by_click(pixels, learn, console, browser=browser)
+    else:
+        model = _learn(learn, console, at=_parse_position(at), size=size)
+    model.export(output)
+    picture = write_picture(model, output.with_name("training.png"), pixels)
+    if as_json:
+        typer.echo(json.dumps(model.card))
+    else:
+        console.print(_summary(model, output, picture), highlight=False)
+
+
+def _learn(
+    learn: Callable[..., Model], console: Console, *, at: At | None, size: int | None
+) -> Model:
+    """Train with a progress bar."""
     with Progress(
         TextColumn("training"),
         BarColumn(),
@@ -65,22 +96,36 @@ def train_model(
                 spread=step.consistency_px,
             )
 
-        model = train(
-            pixels,
-            at=_parse_position(at),
-            size=size,
-            seed=seed,
-            network=network,
-            quality=quality,
-            steps=steps,
-            progress=show,
-        )
-    model.export(output)
-    picture = write_picture(model, output.with_name("training.png"), pixels)
-    if as_json:
-        typer.echo(json.dumps(model.card))
-    else:
-        console.print(_summary(model, output, picture), highlight=False)
+        return learn(at=at, size=size, progress=show)
+
+
+def _learn_by_click(
+    pixels: Pixels, learn: Callable[..., Model], console: Console, *, browser: bool
+) -> Model:
+    """Train on what the user clicks; a try-out of that very crop is the model."""
+    from lodestar_live.detection import Detector
+    from lodestar_live.view import pick_crop
+
+    tried: dict[tuple[At, int | None], Model] = {}
+
+    def try_out(at: At, size: int | None, tell: Tell) -> Detections:
+        def show(step: TrainingStep) -> None:
+            spread = f"votes agree to {step.consistency_px:.2f} px"
+            tell(step.step / step.steps, f"step {step.step} of {step.steps}: {spread}")
+
+        tried[at, size] = model = learn(at=at, size=size, progress=show)
+        return Detector(model.to_bytes())(pixels)
+
+    chosen = pick_crop(
+        pixels,
+        try_out=try_out,
+        open_browser=browser,
+        announce=lambda url: console.print(f"Click the particle on {url}"),
+    )
+    if chosen not in tried:
+        at, size = chosen
+        return _learn(learn, console, at=at, size=size)
+    return tried[chosen]
 
 
 def _parse_position(text: str | None) -> tuple[float, float] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from lodestar_live.errors import InputError
+from lodestar_live.errors import InputError, StreamError
 
 if TYPE_CHECKING:
+    from lodestar_live.view.live_feed import LiveFeed
     from lodestar_live.view.recorded_feed import RecordedFeed
+    from lodestar_live.view.server import ViewServer
+
+_USUAL_PORT = 8765
 
 
 def register(app: typer.Typer) -> None:
@@ -36,26 +42,55 @@ def view(
     movie: Annotated[
         Path | None, typer.Option(help="Images of a recorded run: TIFF stack, folder…")
     ] = None,
-    port: Annotated[int, typer.Option(help="Of the page; 0 picks a free one.")] = 8765,
+    port: Annotated[
+        int | None, typer.Option(help="Of the page. Left out: 8765, or a free one.")
+    ] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="This machine's NAME.key_secret.")
+    ] = None,
+    server: Annotated[Path | None, typer.Option(help="The tracker's NAME.key.")] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    until_input_ends: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Open the overlay page of a running tracker or a recorded run."""
+    from lodestar_live.streams import ClientKeys
     from lodestar_live.view.live_feed import LiveFeed
-    from lodestar_live.view.server import ViewServer
 
+    if (keys is None) != (server is None):
+        raise InputError("view: --keys and --server belong together.")
     feed: LiveFeed | RecordedFeed
     if "://" in source:
-        feed = LiveFeed(source, control=control)
+        pair = ClientKeys(keys, server) if keys and server else None
+        feed = LiveFeed(source, control=control, keys=pair)
     else:
         feed = _recorded_feed(Path(source), movie)
-    server = ViewServer(feed, port=port)
-    Console().print(f"[bold]{server.url}[/] shows {source}; Ctrl-C ends it.")
+    page = _serve(feed, port)
+    Console().print(f"[bold]{page.url}[/] shows {source}; Ctrl-C ends it.")
     if browser:
-        webbrowser.open(server.url)
+        webbrowser.open(page.url)
+    if until_input_ends:
+        threading.Thread(target=_close_with_input, args=(page,), daemon=True).start()
     try:
-        server.wait()
+        page.wait()
     except KeyboardInterrupt:
-        server.close()
+        page.close()
+
+
+def _serve(feed: LiveFeed | RecordedFeed, port: int | None) -> ViewServer:
+    from lodestar_live.view.server import ViewServer
+
+    if port is not None:
+        return ViewServer(feed, port=port)
+    try:
+        return ViewServer(feed, port=_USUAL_PORT)  # a page left open finds it again
+    except StreamError:
+        return ViewServer(feed)
+
+
+def _close_with_input(page: ViewServer) -> None:
+    """Close when the program that started this one is gone: its pipe breaks."""
+    sys.stdin.read()
+    page.close()
 
 
 def _recorded_feed(run: Path, movie: Path | None) -> RecordedFeed:

@@ -274,7 +274,7 @@ class Controller:
         return self.status()
 
     def _on_set(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        for name, value in message.items():
+        for name, value in message.get("values", message).items():
             self.set(name, value)
         return self.status()
 

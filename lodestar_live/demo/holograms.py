@@ -7,13 +7,14 @@ the background is recorded beside the drop, where no sphere is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import tifffile
 
 from lodestar_live.data import Flag, Rows
+from lodestar_live.demo.addresses import stream_addresses
 from lodestar_live.demo.result import DemoResult, SphereScore
 from lodestar_live.holography import Optics, clausius_mossotti_um3
 from lodestar_live.live import LiveTracker
@@ -46,7 +47,13 @@ _SPHERE_DTYPE = np.dtype(
 
 
 def run_holograms(
-    *, frames: int, out: Path, seed: int, port: int, tell: Callable[[str], object]
+    *,
+    frames: int,
+    out: Path,
+    seed: int,
+    port: int,
+    tell: Callable[[str], object],
+    on_start: Callable[[LiveTracker], None],
 ) -> DemoResult:
     """Track spheres of two sizes in y, x, z and polarizability; see `run_demo`."""
     settings = _settings(frames=frames, out=out, port=port)
@@ -58,11 +65,7 @@ def run_holograms(
         tell(f"Background: {BACKGROUND_FRAMES} holograms beside the drop, {empty}.")
         settings = _with_background(settings, empty)
         scene.truth.clear()
-
-        def on_start(tracker: LiveTracker) -> None:
-            where = ", ".join(tracker.endpoints.values())
-            tell(f"Acquiring, refocusing, tracking and publishing on {where} ...")
-
+        tell("Acquiring, refocusing, tracking and publishing ...")
         tracker = run_session(settings, microscope, on_start=on_start)
     return _conclude(tracker, scene)
 
@@ -165,15 +168,11 @@ def _key(row: np.void) -> tuple[int, int]:
 
 def _settings(*, frames: int, out: Path, port: int) -> Settings:
     base = load_settings(find("config", "offaxis_hologram.toml"))
-    second = port + 1 if port else 0
-    changes: dict[str, dict[str, object]] = {
+    changes: dict[str, Mapping[str, object]] = {
         "microscope": {"backend": "demo"},
         "acquisition": {"n_frames": frames, "exposure_ms": 20.0},
         "recording": {"folder": str(out)},
-        "streams": {
-            "stream": f"tcp://127.0.0.1:{port}",
-            "latest": f"tcp://127.0.0.1:{second}",
-        },
+        "streams": stream_addresses(port),
     }
     sections = {
         name: getattr(base, name).model_copy(update=values)

@@ -17,6 +17,7 @@ import tifffile
 
 from lodestar_live.control import Calibration, measure_calibration
 from lodestar_live.data import Pixels, Rows, Update
+from lodestar_live.demo.addresses import stream_addresses
 from lodestar_live.demo.holograms import run_holograms
 from lodestar_live.demo.result import DemoResult, score_following
 from lodestar_live.demo.worlds import CirclingBeads, MovingSwimmers
@@ -50,7 +51,9 @@ def run_demo(
     seed: int = 0,
     scene: str = "swimmers",
     port: int = 5556,
+    pick: bool = False,
     say: Say | None = None,
+    on_start: Callable[[LiveTracker], None] = lambda tracker: None,
 ) -> DemoResult:
     """Train on one particle of the demo microscope, then track and follow live.
 
@@ -66,9 +69,13 @@ def run_demo(
         ``swimmers``, ``beads`` or ``holograms`` (the last with the shipped model:
         training on a field takes minutes).
     port
-        First of two ZeroMQ ports on 127.0.0.1; 0: any free ones.
+        First of three ZeroMQ ports on 127.0.0.1; 0: any free ones.
+    pick
+        Let the user click the particle to learn, in the browser.
     say
         Told every step; None: silent.
+    on_start
+        Called with the tracker before the first frame.
 
     Raises
     ------
@@ -82,8 +89,13 @@ def run_demo(
     tell = say or (lambda text: None)
     out.mkdir(parents=True, exist_ok=True)
     if scene == "holograms":
-        return run_holograms(frames=frames, out=out, seed=seed, port=port, tell=tell)
+        return run_holograms(
+            frames=frames, out=out, seed=seed, port=port, tell=tell, on_start=on_start
+        )
     settings = _settings(frames=frames, out=out, seed=seed, scene=scene, port=port)
+    if pick:
+        training = settings.training.model_copy(update={"pick": True})
+        settings = settings.model_copy(update={"training": training})
     with open_microscope(settings.microscope) as microscope:
         tell("MMCore runs headless with the DemoCamera: fluorescent beads, 16 bit.")
         calibration = measure_calibration(CoreStage(microscope), microscope.snap)
@@ -97,23 +109,20 @@ def run_demo(
         settings = _with_model(settings, model)
         world.forget()
         targets: list[tuple[int, int | None]] = []
-        tracker = _track(settings, microscope, calibration, targets, tell)
+        tell("Acquiring, tracking and publishing ...")
+        tracker = _track(settings, microscope, calibration, targets, on_start)
     truth = world.truth(snapshot.shape)
     return _conclude(tracker, truth, targets=targets, snapshot=snapshot)
 
 
 def _settings(*, frames: int, out: Path, seed: int, scene: str, port: int) -> Settings:
     base = load_settings(find("config", "demo.toml"))
-    second = port + 1 if port else 0
     changes = {
         "acquisition": {"n_frames": frames},
         "training": {"seed": seed},
         "control": {"follow": scene == "swimmers"},
         "recording": {"folder": str(out)},
-        "streams": {
-            "stream": f"tcp://127.0.0.1:{port}",
-            "latest": f"tcp://127.0.0.1:{second}",
-        },
+        "streams": stream_addresses(port),
     }
     return base.model_copy(
         update={
@@ -141,14 +150,13 @@ def _track(
     microscope: Microscope,
     calibration: Calibration,
     targets: list[tuple[int, int | None]],
-    tell: Say,
+    on_start: Callable[[LiveTracker], None],
 ) -> LiveTracker:
     running: list[LiveTracker] = []
 
-    def on_start(tracker: LiveTracker) -> None:
+    def begin(tracker: LiveTracker) -> None:
         running.append(tracker)
-        addresses = ", ".join(tracker.endpoints.values())
-        tell(f"Acquiring, tracking and publishing on {addresses} ...")
+        on_start(tracker)
 
     def on_update(update: Update) -> None:
         controller = running[0].controller
@@ -159,7 +167,7 @@ def _track(
         settings,
         microscope,
         calibration=calibration,
-        on_start=on_start,
+        on_start=begin,
         on_update=on_update,
     )
 

@@ -38,7 +38,8 @@ class TrainingProcess:
     on_failure
         Called with a readable reason instead.
     show
-        Let the training draw its progress bar on this terminal.
+        Let the training draw its progress bar on this terminal. It always may when the
+        user is to click the particle: it tells the page's address there.
     """
 
     def __init__(
@@ -57,9 +58,8 @@ class TrainingProcess:
         tifffile.imwrite(image_path, snapshot, photometric="minisblack")
         self._on_ready, self._on_failure = on_ready, on_failure
         self._cancelled = False
-        self._process = self._start(
-            _command(image_path, self.model_path, settings), show
-        )
+        command = _command(image_path, self.model_path, settings)
+        self._process = self._start(command, show or settings.pick)
         self._thread = threading.Thread(
             target=self._wait, name="lodestar-training", daemon=True
         )
@@ -107,12 +107,8 @@ class TrainingProcess:
             if self._log_path.exists()
             else ""
         )
-        last = log.strip().splitlines()[-3:]
-        return (
-            f"training on the first frame ended with status {status}: "
-            f"{' '.join(last) or 'see above'}. Give the particle with training.at_px, "
-            "or a trained model with detection.model."
-        )
+        said = " ".join(log.rpartition("error:")[2].split()[-60:])
+        return f"training ended with status {status}: {said or 'see above'}"
 
 
 def train_and_wait(
@@ -149,9 +145,11 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
     command = [sys.executable, "-m", "lodestar_live", "train", str(image)]
     command += ["-o", str(model), "--seed", str(settings.seed)]
     command += ["--network", settings.network, "--quality", settings.quality]
-    if settings.at_px is not None:
+    if settings.pick:
+        command += ["--pick"]
+    elif settings.at_px is not None:
         command += ["--at", f"{settings.at_px[0]},{settings.at_px[1]}"]
-    if settings.size_px is not None:
+    if settings.size_px is not None and not settings.pick:
         command += ["--size", str(settings.size_px)]
     if settings.steps is not None:
         command += ["--steps", str(settings.steps)]

@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ class Retrainer:
     ) -> None:
         self._settings, self._folder = settings, folder
         self._swap, self._tell, self._clock = swap, tell, clock
-        self._recent: deque[Pixels] = deque(maxlen=N_RECENT)
+        self._recent: deque[tuple[int, Pixels]] = deque(maxlen=N_RECENT)
         self._models: list[tuple[int, Detect]] = [(0, detect)]
         self._n_trainings = 0
         self._lock = threading.Lock()
@@ -171,16 +171,18 @@ class Retrainer:
         """Whether a training is under way."""
         return self._training is not None
 
-    def remember(self, pixels: Pixels) -> None:
+    def remember(self, pixels: Pixels, frame_index: int = -1) -> None:
         """Keep a processed frame for the comparison; the oldest is let go."""
-        self._recent.append(pixels)
+        self._recent.append((frame_index, pixels))
 
     def retrain(
         self,
         at_px: tuple[float, float] | None = None,
         size_px: int | None = None,
+        *,
+        frame_index: int | None = None,
     ) -> None:
-        """Start to train on the newest frame; returns at once.
+        """Start to train on a recent frame; returns at once.
 
         Parameters
         ----------
@@ -188,11 +190,14 @@ class Retrainer:
             (y, x) of the particle. None: a good one is chosen.
         size_px
             Side of the crop. None: estimated.
+        frame_index
+            The frame in which it is there, one of the last 12. None: the newest.
 
         Raises
         ------
         InputError
-            A training is under way, or fewer than two frames were seen.
+            A training is under way, fewer than two frames were seen, or the frame is
+            no longer kept.
         """
         with self._lock:
             if self._training is not None:
@@ -202,13 +207,14 @@ class Retrainer:
                     f"retrain: {len(self._recent)} frames were seen; expected at "
                     "least 2 to judge the new model on. Try again in a moment."
                 )
+            pixels = self._pixels_of(frame_index)
             self._n_trainings += 1
             folder = self._folder / f"retrain_{self._n_trainings}"
             folder.mkdir(parents=True)
             where = {"at_px": at_px, "size_px": size_px}
             self._tell(Event("retrain.started", self._clock(), details=where))
             self._training = TrainingProcess(
-                self._recent[-1],
+                pixels,
                 self._settings.training.model_copy(update=where),
                 folder,
                 on_ready=self._on_ready,
@@ -233,10 +239,6 @@ class Retrainer:
         self._tell(Event("retrain.rolled_back", self._clock(), details=details))
         return version
 
-    def verbs(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
-        """Return the remote commands ``retrain`` and ``rollback``."""
-        return {"retrain": self._retrain_verb, "rollback": self._rollback_verb}
-
     def join(self, timeout_s: float | None = None) -> None:
         """Wait until the training under way is over and judged."""
         training = self._training
@@ -250,20 +252,23 @@ class Retrainer:
             training.cancel()
         self._training = None
 
-    def _retrain_verb(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        at = request.get("at_px")
-        place = None if at is None else (float(at[0]), float(at[1]))
-        size = request.get("size_px")
-        self.retrain(place, None if size is None else int(size))
-        return {"training": self._n_trainings}
-
-    def _rollback_verb(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"version": self.rollback()}
+    def _pixels_of(self, frame_index: int | None) -> Pixels:
+        recent = list(self._recent)
+        if frame_index is None:
+            return recent[-1][1]
+        for index, pixels in recent:
+            if index == frame_index:
+                return pixels
+        raise InputError(
+            f"retrain: frame {frame_index} is gone; the last {len(recent)} are kept. "
+            "Choose the particle in a newer one."
+        )
 
     def _on_ready(self, path: Path) -> None:
         try:
             new = open_detector(path, self._settings.detection)
-            verdict = compare(self._models[-1][1], new, list(self._recent))
+            recent = [pixels for _, pixels in list(self._recent)]
+            verdict = compare(self._models[-1][1], new, recent)
         except LodestarError as error:
             self._on_failure(ModelError(str(error)))
             return

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lodestar_live.data import Event, Frame, Pixels, RunInfo, Update
+from lodestar_live.data import Event, Frame, Pixels, RunInfo, Tracks, Update
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import Detect, Parts
@@ -80,6 +80,9 @@ class Run:
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._training: TrainingProcess | None = None
+        self._snapshot: Frame | None = None
+        self._has_failed = False
+        self._newest: Update | None = None
         self.retrainer: Retrainer | None = None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
@@ -122,21 +125,59 @@ class Run:
             except Exception:
                 self.note_error("closing a sink")
 
+    def verbs(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+        """Return what other programs may ask about the model."""
+        return {"retrain": self.retrain, "rollback": self.rollback}
+
     def retrain(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Train on the newest frame at ``y_px, x_px``; keep the model if it is better.
+        """Train on a particle: ``track_id``, or ``y_px, x_px`` of ``frame``.
+
+        A track is taken from the newest frame, and so is a place without ``frame``. A
+        better model is kept. After a first training that failed, tracking begins with
+        this one.
 
         Raises
         ------
         InputError
-            There is no model yet, or it is one for holograms.
+            A training is under way, the track or the frame is gone, or the model is one
+            for holograms.
+        """
+        if "track_id" in args:
+            args = {**args, **self._place_of(args["track_id"])}
+        at_px, size_px = (args["y_px"], args["x_px"]), args.get("size_px")
+        if self.retrainer is not None:
+            frame_index = args.get("frame")
+            self.retrainer.retrain(at_px, size_px, frame_index=frame_index)
+        elif self._has_failed and self._snapshot is not None:
+            self._train(self._snapshot, at_px=at_px, size_px=size_px)
+        else:
+            raise InputError(
+                "retrain: not possible now; expected a running detector of camera "
+                "images (models of holograms are trained beforehand), and no training "
+                "under way."
+            )
+        return {"training": True}
+
+    def _place_of(self, track_id: int) -> dict[str, Any]:
+        """Return where a track is in the newest frame."""
+        rows = self._newest.tracks.rows if self._newest else Tracks.empty().rows
+        mine = rows[rows["track_id"] == track_id]
+        if self._newest is None or not len(mine):
+            raise InputError(f"retrain: track {track_id} is gone; choose another.")
+        y_px, x_px = float(mine["y_px"][0]), float(mine["x_px"][0])
+        return {"y_px": y_px, "x_px": x_px, "frame": self._newest.frame.index}
+
+    def rollback(self, _args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Use the model before the last swap again; return its version.
+
+        Raises
+        ------
+        InputError
+            No model was swapped in.
         """
         if self.retrainer is None:
-            raise InputError(
-                "retrain: not possible in this run; expected a running detector of "
-                "camera images (models of holograms are trained beforehand)."
-            )
-        self.retrainer.retrain((args["y_px"], args["x_px"]), args.get("size_px"))
-        return {"training": True}
+            raise InputError("rollback: no model was swapped in; nothing to undo.")
+        return {"version": self.retrainer.rollback()}
 
     def _begin_tracking(self, detect: Detect) -> None:
         if self.settings.holography is None:
@@ -221,7 +262,7 @@ class Run:
         self.accounts.time(update.timings_ms)
         self.failures_in_a_row = 0
         if self.retrainer is not None:
-            self.retrainer.remember(frame.pixels)
+            self.retrainer.remember(frame.pixels, frame.index)
         self._remember(update)
         self._keep_field(update.frame)
 
@@ -293,16 +334,24 @@ class Run:
     # --- training while acquiring --------------------------------------------
 
     def _wait_for_model(self, arrival: Arrival, frame: Frame) -> None:
-        if self._training is None:
-            self.tell(Event("training.started", self.clock(), frame.index))
-            self._training = TrainingProcess(
-                frame.pixels,
-                self.settings.training,
-                self.parts.run_folder,
-                on_ready=self._on_model,
-                on_failure=self._on_training_failure,
-            )
+        if self.parts.publisher is not None:
+            self.parts.publisher.show(frame)
+        if self._snapshot is None:
+            self._train(frame)
+        elif self._has_failed:
+            self._snapshot = frame
         self._lose(arrival, "waiting", "the model is still in training")
+
+    def _train(self, frame: Frame, **where: Any) -> None:
+        self._snapshot, self._has_failed = frame, False
+        self.tell(Event("training.started", self.clock(), frame.index))
+        self._training = TrainingProcess(
+            frame.pixels,
+            self.settings.training.model_copy(update=where),
+            self.parts.run_folder,
+            on_ready=self._on_model,
+            on_failure=self._on_training_failure,
+        )
 
     def _on_model(self, path: Path) -> None:
         try:
@@ -316,6 +365,7 @@ class Run:
         )
 
     def _on_training_failure(self, error: ModelError) -> None:
+        self._has_failed = True
         self.note_error("training", str(error))
         self.tell(Event("training.failed", self.clock(), details={"why": str(error)}))
 
@@ -362,6 +412,7 @@ class Run:
         )
 
     def _remember(self, update: Update) -> None:
+        self._newest = update
         t_s = update.frame.t_arrival_s
         self._first_s, self._last_s = min(self._first_s, t_s), t_s
         if len(update.tracks):

@@ -17,7 +17,6 @@ from typing import Any
 
 from lodestar_live.control import Calibration, Controller
 from lodestar_live.data import Counts, Detections, Pixels, Update
-from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import assemble
 from lodestar_live.live.clock import RunClock
@@ -120,7 +119,7 @@ class LiveTracker:
                 clock=clock,
                 counts=accounts.counts,
                 tell=run.tell,
-                commands={"retrain": run.retrain},
+                commands=run.verbs(),
             )
             try:
                 run.open(parts, [*parts.sinks, *self._extra_sinks])
@@ -180,10 +179,7 @@ class LiveTracker:
         InputError
             No model was swapped in.
         """
-        retrainer = self._current().retrainer
-        if retrainer is None:
-            raise InputError("rollback: no model was swapped in; nothing to undo.")
-        retrainer.rollback()
+        self._current().rollback({})
 
     def wait_for_room(self, n_frames: int) -> None:
         """Wait until fewer than `n_frames` are in flight: for sources that can wait."""

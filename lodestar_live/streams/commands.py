@@ -2,7 +2,8 @@
 
 A request is ``{"v": 1, "id": 7, "verb": "follow", "args": {"track_id": 3}}``; its
 reply ``{"v": 1, "id": 7, "ok": true, "result": {...}}`` or ``{..., "ok": false,
-"error": "..."}``. What a verb does is the run's business: handlers are given in.
+"error": "..."}``. What a verb does is the run's business: handlers are given in. A
+request that arrives a second time, because its reply was lost, is not done again.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import zmq
 from pydantic import (
@@ -38,6 +41,9 @@ _REQUESTS_PER_S = 50.0
 _BURST = 50.0
 _PENALTY_S = 0.005  # pause after a refusal; bounds what a flood can cost
 _MAX_ID_LENGTH = 64
+_REMEMBERED = 256  # requests whose replies are kept, for clients that ask again ...
+_REMEMBERED_S = 30.0  # ... within so long
+_REPEATABLE = ("ping", "status", "stop")  # done each time they are asked
 
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Name = Annotated[str, Field(max_length=64)]
@@ -49,18 +55,27 @@ class _Args(BaseModel):
 
 
 class NoArgs(_Args):
-    """Arguments of ping, status, release, recenter and stop: none."""
+    """Arguments of ping, status, release, rollback and stop: none."""
+
+
+class PlaceArgs(_Args):
+    """A place in a frame; `frame` left out: the newest."""
+
+    y_px: Coordinate
+    x_px: Coordinate
+    frame: NonNegativeInt | None = None
 
 
 class FollowArgs(_Args):
-    """Which particle: a track's id, or a place in the frame."""
+    """Which particle: a track's id, or a place in a frame."""
 
     track_id: NonNegativeInt | None = None
     y_px: Coordinate | None = None
     x_px: Coordinate | None = None
+    frame: NonNegativeInt | None = None
 
     @model_validator(mode="after")
-    def _is_one_of_both(self) -> FollowArgs:
+    def _is_one_of_both(self) -> Self:
         has_place = self.y_px is not None and self.x_px is not None
         if (self.y_px is None) != (self.x_px is None) or has_place == (
             self.track_id is not None
@@ -69,13 +84,10 @@ class FollowArgs(_Args):
         return self
 
 
-class RetrainArgs(_Args):
+class RetrainArgs(FollowArgs):
     """The particle to learn from."""
 
-    y_px: Coordinate
-    x_px: Coordinate
     size_px: PositiveInt | None = None
-    frame: NonNegativeInt | None = None
 
 
 class SetArgs(_Args):
@@ -89,8 +101,9 @@ VERBS: Mapping[str, type[_Args]] = {
     "status": NoArgs,
     "follow": FollowArgs,
     "release": NoArgs,
-    "recenter": NoArgs,
+    "recenter": PlaceArgs,
     "retrain": RetrainArgs,
+    "rollback": NoArgs,
     "stop": NoArgs,
     "set": SetArgs,
 }
@@ -123,14 +136,26 @@ class Commands:
             raise StreamError(f"commands {unknown}: unknown; verbs are {list(VERBS)}.")
         self._handlers, self._clock = dict(handlers), clock
         self._tokens, self._refilled_s = _BURST, clock()
+        self._done = _Done(clock)
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What this run understands."""
+        return tuple(verb for verb in VERBS if verb in {*self._handlers, "ping"})
 
     @property
     def is_exhausted(self) -> bool:
         """True when the next request will be refused for coming too soon."""
         return self._tokens < 1.0
 
-    def answer(self, body: bytes) -> bytes:
-        """Return the reply to one request, whatever its bytes are."""
+    def answer(self, body: bytes, client: bytes = b"") -> bytes:
+        """Return the reply to one request, whatever its bytes are.
+
+        Parameters
+        ----------
+        client
+            The connection it came by: a number as `id` is only unique within one.
+        """
         request: dict[str, Any] = {}
         try:
             if len(body) > MAX_REQUEST_BYTES:
@@ -138,9 +163,15 @@ class Commands:
                     f"request of {len(body)} bytes: at most {MAX_REQUEST_BYTES}."
                 )
             request = from_json(body)
+            self._admit(request)
+            if (reply := self._done.reply_to(request, body, client)) is not None:
+                return reply
             result = self._execute(request)
-            reply = {"ok": True, "result": result}
-            return to_json({"v": VERSION, "id": _id(request), **reply})
+            reply = to_json(
+                {"v": VERSION, "id": _id(request), "ok": True, "result": result}
+            )
+            self._done.note(request, body, client, reply)
+            return reply
         except LodestarError as error:
             problem = str(error)
         except Exception as error:
@@ -149,12 +180,14 @@ class Commands:
         failure = {"ok": False, "error": problem[:2000]}
         return to_json({"v": VERSION, "id": _id(request), **failure})
 
+    def _admit(self, request: Mapping[str, Any]) -> None:
+        if request.get("verb") != "stop" and not self._may_pass():
+            raise StreamError(f"too many requests; at most {_REQUESTS_PER_S:.0f}/s.")
+
     def _execute(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         verb = request.get("verb")
         if verb == "stop":  # always allowed, however it is dressed
             return self._call("stop", {})
-        if not self._may_pass():
-            raise StreamError(f"too many requests; at most {_REQUESTS_PER_S:.0f}/s.")
         unknown = sorted(set(request) - {"v", "id", "verb", "args"})
         if unknown or request.get("v") != VERSION:
             raise StreamError(
@@ -183,6 +216,40 @@ class Commands:
             return False
         self._tokens -= 1.0
         return True
+
+
+class _Done:
+    """The replies given lately: a request repeated is answered, not done again.
+
+    A text as id stands for its request whatever connection it comes by; a number
+    within its connection only. The same id with another content is a new request.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[Any, tuple[bytes, bytes, float]] = OrderedDict()
+
+    def reply_to(
+        self, request: Mapping[str, Any], body: bytes, client: bytes
+    ) -> bytes | None:
+        """Return the reply given before; None: this is a new request."""
+        if request.get("verb") in _REPEATABLE:
+            return None
+        asked, reply, at_s = self._kept.get(_key(request, client), (b"", b"", 0.0))
+        is_known = asked == body and self._clock() - at_s <= _REMEMBERED_S
+        return reply if is_known else None
+
+    def note(
+        self, request: Mapping[str, Any], body: bytes, client: bytes, reply: bytes
+    ) -> None:
+        """Remember the reply to a request that was carried out."""
+        key = _key(request, client)
+        if key is None or request.get("verb") in _REPEATABLE:
+            return
+        self._kept[key] = (body, reply, self._clock())
+        self._kept.move_to_end(key)
+        while len(self._kept) > _REMEMBERED:
+            self._kept.popitem(last=False)
 
 
 class CommandServer:
@@ -215,7 +282,8 @@ class CommandServer:
                 continue
             try:
                 *envelope, body = self._socket.recv_multipart(zmq.NOBLOCK)
-                reply = self._commands.answer(body)
+                client = envelope[0] if envelope else b""
+                reply = self._commands.answer(body, client)
                 self._socket.send_multipart([*envelope[:2], reply], zmq.NOBLOCK)
             except zmq.ZMQError as error:  # the client is gone or does not read
                 _log.debug("command reply not sent: %s", error)
@@ -244,6 +312,11 @@ def _id(request: Mapping[str, Any]) -> int | str | None:
     return None
 
 
+def _key(request: Mapping[str, Any], client: bytes) -> Any:
+    name = _id(request)
+    return (client, name) if isinstance(name, int) else name
+
+
 def request(
     endpoint: str,
     verb: str,
@@ -264,7 +337,8 @@ def request(
         if keys is not None:
             keys.secure(socket)
         socket.connect(endpoint)
-        socket.send(to_json({"v": VERSION, "id": 1, "verb": verb, "args": args or {}}))
+        wish = {"v": VERSION, "id": uuid.uuid4().hex, "verb": verb, "args": args or {}}
+        socket.send(to_json(wish))
         if not socket.poll(int(timeout_s * 1e3)):
             raise StreamError(
                 f"{endpoint}: no answer to {verb!r} within {timeout_s:g} s. Is the run "

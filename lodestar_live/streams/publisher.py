@@ -18,29 +18,19 @@ from typing import Any
 
 import numpy as np
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from lodestar_live.data import Counts, Event, Frame, Rows, RunInfo, Update
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
-from lodestar_live.streams.commands import (
-    MAX_FRAME_BYTES,
-    Commands,
-    CommandServer,
-    Handler,
-)
-from lodestar_live.streams.endpoints import bind
+from lodestar_live.streams.commands import Commands, CommandServer, Handler
 from lodestar_live.streams.image import ImageEncoder
-from lodestar_live.streams.keys import authenticate, secure_server
+from lodestar_live.streams.sockets import Sockets, Subscriptions
 from lodestar_live.streams.status import Status
 from lodestar_live.streams.target import Target, target_json
 
 _log = logging.getLogger(__name__)
 
 _OUTBOX_FRAMES = 64
-_HIGH_WATER = 100  # messages kept per subscriber that does not read
-_PEER_TIMEOUT_MS = 3000  # a subscriber silent for so long is let go
-_MAX_SUBSCRIPTION_BYTES = 4096
 _HEARTBEAT_S = 1.0
 _GREETING_S = 0.02  # how soon subscriptions are noticed while nothing is published
 _BACKLOG_S = 1.0  # how long close() goes on sending what is queued
@@ -72,8 +62,6 @@ class Publisher:
     ----------
     endpoints
         The addresses really bound, by name.
-    wanted_topics
-        Topics with at least one subscriber.
     n_dropped, n_failed, n_images
         Messages given up because the thread lagged, steps that raised, images sent.
 
@@ -108,8 +96,6 @@ class Publisher:
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._cache: dict[str, list[bytes]] = {}
-        self.wanted_topics: frozenset[str] = frozenset()
-        self._prefixes: set[str] = set()
         self._next_beat_s = 0.0
         self._give_up_s = math.inf
         self._is_closing = self._is_closed = False
@@ -117,21 +103,16 @@ class Publisher:
         self.n_failed = 0
         self.n_images = 0
 
-        self._context = zmq.Context()
-        self._keys = keys
-        self._authenticator: ThreadAuthenticator | None = None
-        self.endpoints: dict[str, str] = {}
-        try:
-            answers = self._own_commands(commands or {})
-            if keys is not None:
-                self._authenticator = authenticate(self._context, clients or "")
-            self._open_sockets(stream, latest, control)
-        except BaseException:
-            self._let_go()
-            raise
+        answers = self._own_commands(commands or {})
+        self._verbs = answers.verbs
+        self._sockets = Sockets(stream, latest, control, keys=keys, clients=clients)
+        self.endpoints = self._sockets.endpoints
+        self._subscriptions = Subscriptions(self._sockets.stream, messages.TOPICS)
         self._images = ImageEncoder(self._take_image)
         self._commands = (
-            None if self._control is None else CommandServer(self._control, answers)
+            None
+            if self._sockets.control is None
+            else CommandServer(self._sockets.control, answers)
         )
         self._thread = threading.Thread(
             target=self._serve, name="lodestar-publisher", daemon=True
@@ -163,6 +144,11 @@ class Publisher:
             clients=settings.clients,
         )
 
+    @property
+    def wanted_topics(self) -> frozenset[str]:
+        """Topics with at least one subscriber."""
+        return self._subscriptions.wanted
+
     # -- the sink -----------------------------------------------------------
 
     def open(self, run: RunInfo) -> None:
@@ -173,10 +159,14 @@ class Publisher:
         self._status.restart()
         self._put("run", run)
 
+    def show(self, frame: Frame) -> None:
+        """Publish the image alone, of a frame that is not tracked; returns at once."""
+        if "image" in self.wanted_topics:
+            self._images.offer(frame)
+
     def write(self, update: Update) -> None:
         """Publish one frame's outcome; returns at once."""
-        if "image" in self.wanted_topics:
-            self._images.offer(update.frame)
+        self.show(update.frame)
         shape = update.frame.pixels.shape[:2]
         hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
         frame = replace(update.frame, pixels=hollow)
@@ -194,7 +184,7 @@ class Publisher:
         """Return what a heartbeat would say now."""
         header = self._status.header() | {"run": self._run, "n_lost": self.n_dropped}
         if self._control_status is not None:
-            header["control"] = messages.finite(self._control_status())
+            header["control"] = self._control()
         return header
 
     def close(self) -> None:
@@ -213,42 +203,13 @@ class Publisher:
         if self._thread.is_alive():
             _log.error("publisher: its thread did not stop; sockets stay open")
             return
-        self._let_go()
+        self._sockets.close()
 
-    # -- sockets ------------------------------------------------------------
-
-    def _open_sockets(
-        self, stream: str, latest: str | None, control: str | None
-    ) -> None:
-        self._stream = self._bind("stream", zmq.XPUB, stream)
-        self._latest = None if latest is None else self._bind("latest", zmq.PUB, latest)
-        self._control = (
-            None if control is None else self._bind("control", zmq.ROUTER, control)
-        )
-
-    def _bind(self, name: str, kind: int, endpoint: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.linger = 0
-        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_SUBSCRIPTION_BYTES)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, _PEER_TIMEOUT_MS // 3)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PEER_TIMEOUT_MS)
-        socket.set_hwm(_HIGH_WATER)
-        if name == "stream":
-            socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells of late joiners
-        elif name == "latest":
-            socket.setsockopt(zmq.CONFLATE, 1)
-        else:
-            socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
-        if self._keys is not None:
-            secure_server(socket, self._keys)
-        secured = self._keys is not None
-        self.endpoints[name] = bind(socket, endpoint, secured=secured)
-        return socket
-
-    def _let_go(self) -> None:
-        if self._authenticator is not None:
-            self._authenticator.stop()
-        self._context.destroy(linger=0)
+    def _control(self) -> dict[str, Any] | None:
+        """Return what the controller says of itself: its aim, for the overlay."""
+        if self._control_status is None:
+            return None
+        return dict(messages.finite(self._control_status()))
 
     def _own_commands(self, commands: Mapping[str, Handler]) -> Commands:
         verbs = dict(commands)
@@ -295,9 +256,9 @@ class Publisher:
                 self._guard(self._send_status)
             if is_last_round:
                 break
-        self._stream.close(linger=_LAST_WORDS_MS)
-        if self._latest is not None:
-            self._latest.close(linger=0)
+        self._sockets.stream.close(linger=_LAST_WORDS_MS)
+        if self._sockets.latest is not None:
+            self._sockets.latest.close(linger=0)
 
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
         """Run one step; a publisher may fail and the run goes on."""
@@ -310,37 +271,24 @@ class Publisher:
 
     def _take_subscriptions(self) -> None:
         """Note which topics are wanted, and greet late joiners."""
-        greeted: set[str] = set()
-        for _ in range(1000):  # a flood of subscriptions must not hold up the rest
-            try:
-                parts = self._stream.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            verb, prefix = parts[0][:1], parts[0][1:].decode("ascii", "replace")
-            topics = {t for t in messages.TOPICS if t.startswith(prefix)}
-            if verb == b"\x01" and topics:
-                self._prefixes.add(prefix)
-                greeted |= topics
-            elif verb == b"\x00":
-                self._prefixes.discard(prefix)
-        self.wanted_topics = frozenset(
-            t for t in messages.TOPICS if t.startswith(tuple(self._prefixes))
-        )
+        greeted = self._subscriptions.take()
         for topic in messages.GREETING_TOPICS:
             if topic in greeted and topic in self._cache:
-                self._stream.send_multipart(self._cache[topic], zmq.NOBLOCK)
+                self._sockets.stream.send_multipart(self._cache[topic], zmq.NOBLOCK)
 
     def _send_run(self, seq: int, run: RunInfo) -> None:
         self._cache.pop("status", None)
         self._next_beat_s = 0.0
         facts = messages.finite(asdict(run))
-        self._send("run", seq, {**facts, "run": run.run})
+        verbs = [] if self._commands is None else list(self._verbs)
+        reach = {"endpoints": dict(self.endpoints), "verbs": verbs}
+        self._send("run", seq, {**facts, **reach, "run": run.run})
 
     def _send_update(self, seq: int, item: tuple[float, Update]) -> None:
         started_s, update = item
         facts = _facts(update)
-        target = {"target_id": self._target.track_id}
-        self._send("tracks", seq, facts | target, update.tracks.rows)
+        aim = {"target_id": self._target.track_id, "control": self._control()}
+        self._send("tracks", seq, facts | aim, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)
         if "stage" in self.wanted_topics:
             stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)
@@ -350,12 +298,12 @@ class Publisher:
     def _send_latest(self) -> None:
         """Send the newest update, past all that still waits for the stream."""
         newest, self._newest = self._newest, None
-        if self._latest is None or newest is None:
+        if self._sockets.latest is None or newest is None:
             return
         seq, update = newest
         target = target_json(update.tracks, self._target.track_id)
         header = self._header("latest", seq) | _facts(update) | {"target": target}
-        self._latest.send(messages.to_json(header), zmq.NOBLOCK)
+        self._sockets.latest.send(messages.to_json(header), zmq.NOBLOCK)
 
     def _send_event(self, seq: int, event: Event) -> None:
         self._send("event", seq, messages.finite(asdict(event)))
@@ -365,7 +313,7 @@ class Publisher:
         frame, facts, jpeg = item
         header = self._header("image", seq) | messages.frame_json(frame) | facts
         parts = [b"image", messages.to_json(header), jpeg]
-        self._stream.send_multipart(parts, zmq.NOBLOCK)
+        self._sockets.stream.send_multipart(parts, zmq.NOBLOCK)
 
     def _send_end(self, seq: int, facts: dict[str, Any]) -> None:
         self._send("end", seq, facts)
@@ -385,7 +333,7 @@ class Publisher:
         parts = messages.encode(topic, self._header(topic, seq) | facts, rows)
         if is_cached:
             self._cache[topic] = parts
-        self._stream.send_multipart(parts, zmq.NOBLOCK)
+        self._sockets.stream.send_multipart(parts, zmq.NOBLOCK)
 
     def _header(self, topic: str, seq: int) -> dict[str, Any]:
         now_s = self._clock()

@@ -11,7 +11,7 @@ from typing import Any
 
 from lodestar_live.data import Detections
 from lodestar_live.errors import StreamError
-from lodestar_live.streams import Message, Subscriber, request
+from lodestar_live.streams import ClientKeys, Message, Subscriber, request
 from lodestar_live.view.bundle import (
     DETECTION_COLUMNS,
     TRACK_COLUMNS,
@@ -25,7 +25,7 @@ _KEPT_ROWS = 200_000
 _KEPT_EVENTS = 200
 _KEPT_STATUS = 600  # ten minutes of heartbeats
 _IMAGE_PATIENCE_S = 0.3  # without images for so long, tracks are shown alone
-VERBS = ("follow", "release", "recenter", "retrain", "stop")
+VERBS = ("follow", "release", "recenter", "retrain", "rollback", "stop")
 
 
 @dataclass
@@ -55,13 +55,21 @@ class LiveFeed:
     stream
         Address of the publisher's `stream`.
     control
-        Address of its `control`; None: taken from the run's settings, if it has one.
+        Address of its `control`; None: as the run says, if it has one.
+    keys
+        Needed when the publisher is secured.
     """
 
     kind = "live"
 
-    def __init__(self, stream: str, *, control: str | None = None) -> None:
-        self.stream, self._control = stream, control
+    def __init__(
+        self,
+        stream: str,
+        *,
+        control: str | None = None,
+        keys: ClientKeys | None = None,
+    ) -> None:
+        self.stream, self._control, self._keys = stream, control, keys
         self._lock = threading.Lock()
         self._subscriber: Subscriber | None = None
         self._images: Subscriber | None = None
@@ -93,10 +101,10 @@ class LiveFeed:
         with self._lock:
             self._n_viewers += 1
             if self._subscriber is None:
-                self._subscriber = Subscriber(self.stream, _TOPICS)
+                self._subscriber = Subscriber(self.stream, _TOPICS, keys=self._keys)
                 self._subscriber.call(self.take)
             if self._images is None:
-                self._images = Subscriber(self.stream, ("image",))
+                self._images = Subscriber(self.stream, ("image",), keys=self._keys)
                 self._images.call(self.take)
         return Cursor()
 
@@ -159,10 +167,12 @@ class LiveFeed:
 
     def hello(self) -> dict[str, Any]:
         """Return what a page must know first."""
+        known = VERBS if self._run is None else self._run.get("verbs", VERBS)
+        verbs = [verb for verb in VERBS if verb in known]
         return {
             "kind": self.kind,
             "source": self.stream,
-            "verbs": list(VERBS) if self.control else [],
+            "verbs": verbs if self.control else [],
         }
 
     @property
@@ -170,9 +180,11 @@ class LiveFeed:
         """Address commands go to; None: this run takes none."""
         if self._control is not None or self._run is None:
             return self._control
-        streams = (self._run.get("settings") or {}).get("streams") or {}
-        found = streams.get("control")
-        return found if isinstance(found, str) and not found.endswith(":0") else None
+        found = (self._run.get("endpoints") or {}).get("control")
+        if not isinstance(found, str):
+            return None
+        host, port = self.stream.rsplit(":", 1)[0], found.rsplit(":", 1)[1]
+        return f"{host}:{port}"  # the run may know itself as 0.0.0.0
 
     def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """Send a command to the tracker and return its result.
@@ -187,7 +199,7 @@ class LiveFeed:
                 f"{verb}: this run takes no commands. Set streams.control in its "
                 "settings, e.g. tcp://127.0.0.1:5558."
             )
-        return request(self.control, verb, args)
+        return request(self.control, verb, args, keys=self._keys)
 
     def news(self, cursor: Cursor, _wish: Mapping[str, Any]) -> list[Part]:
         """Return what the page does not have yet, newest only; empty: nothing."""

@@ -84,7 +84,8 @@ def asked(verb: Any, args: Any = None, **more: Any) -> bytes:
         ("follow", {"track_id": 3}),
         ("follow", {"y_px": 1.5, "x_px": 2.0}),
         ("release", {}),
-        ("recenter", {}),
+        ("recenter", {"y_px": 1.5, "x_px": 2.0, "frame": 4}),
+        ("rollback", {}),
         ("retrain", {"y_px": 10.0, "x_px": 20.0, "size_px": 31}),
         ("set", {"values": {"deadband_um": 0.5, "armed": True, "target": "nearest"}}),
         ("stop", {}),
@@ -104,6 +105,52 @@ def test_status_tells_the_counts(controlled: Publisher) -> None:
 
 def test_request_id_comes_back(dealer: zmq.Socket[bytes]) -> None:
     assert ask(dealer, asked("ping", id="a-7"))["id"] == "a-7"
+
+
+def test_a_request_repeated_is_answered_twice_and_done_once(
+    dealer: zmq.Socket[bytes], machine: Machine
+) -> None:
+    bodies = [asked("follow", {"track_id": 3}, id=id_) for id_ in (5, "five")]
+    for body in bodies:
+        assert ask(dealer, body) == ask(dealer, body)
+    assert machine.calls == [("follow", {"track_id": 3})] * 2
+
+
+def test_a_text_as_id_is_known_on_every_connection_a_number_on_its_own(
+    controlled: Publisher, machine: Machine
+) -> None:
+    with zmq.Context() as context:
+        for _ in range(2):
+            with context.socket(zmq.DEALER) as client:
+                client.linger = 0
+                client.connect(controlled.endpoints["control"])
+                assert ask(client, asked("release", id="0c1d"))["ok"]
+                assert ask(client, asked("rollback", id=1))["ok"]
+    assert [verb for verb, _ in machine.calls] == ["release", "rollback", "rollback"]
+
+
+def test_only_the_same_request_within_its_time_is_a_repetition() -> None:
+    now_s, machine = 0.0, Machine()
+    answer = Commands(machine.handlers(), clock=lambda: now_s).answer
+    for track_id in (1, 2, 1):  # one client that counts nothing
+        answer(asked("follow", {"track_id": track_id}))
+    assert len(machine.calls) == 3
+    now_s = 60.0
+    answer(asked("follow", {"track_id": 1}))
+    answer(asked("follow", {"track_id": -1}))
+    answer(asked("follow", {"track_id": -1}))
+    assert len(machine.calls) == 4  # a refusal is not remembered, and did nothing
+    answer(asked("stop"))
+    answer(asked("stop"))
+    assert [verb for verb, _ in machine.calls[4:]] == ["stop", "stop"]
+
+
+def test_requests_remembered_are_bounded() -> None:
+    ticks = iter(range(10_000_000))
+    commands = Commands(Machine().handlers(), clock=lambda: float(next(ticks)))
+    for number in range(2000):
+        commands.answer(asked("release", id=f"{number}"))
+    assert len(commands._done._kept) == 256
 
 
 def test_req_socket_is_answered_too(controlled: Publisher) -> None:
@@ -208,7 +255,7 @@ def test_handler_errors_become_replies() -> None:
     try:
         endpoint = publisher.endpoints["control"]
         with pytest.raises(StreamError, match="outside the travel box"):
-            request(endpoint, "recenter")
+            request(endpoint, "recenter", {"y_px": 0.0, "x_px": 0.0})
         with pytest.raises(StreamError, match="release: failed with KeyError"):
             request(endpoint, "release")
         with pytest.raises(StreamError, match="retrain: not available"):

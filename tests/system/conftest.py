@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.microscope import Microscope, open_demo
-from lodestar_live.simulation.beads import BeadField
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +26,3 @@ def microscope(demo_core: Microscope) -> Microscope:
     core.set_position(0.0)
     core.wait_for_system()
     return demo_core
-
-
-@pytest.fixture(scope="session")
-def bead_snapshot() -> Pixels:
-    """Give the DemoCamera's frame at the stage's origin, to the last count."""
-    return BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
-
-
-@pytest.fixture(scope="session")
-def bead_model(bead_snapshot: Pixels, tmp_path_factory) -> Path:
-    """Give a model really trained, once per session, on one bead of that frame."""
-    from lodestar_live import train
-
-    path = tmp_path_factory.mktemp("model") / "beads.onnx"
-    train(bead_snapshot, seed=0).export(path)
-    return path

@@ -4,6 +4,7 @@ import { SCALE_CSS } from "./colours.js";
 import { Charts } from "./charts.js";
 import { Connection } from "./connection.js";
 import { StageMap } from "./geometry.js";
+import { noticeOf } from "./notices.js";
 import { Player } from "./player.js";
 import { watchPointer } from "./pointer.js";
 import { Scene } from "./scene.js";
@@ -18,8 +19,10 @@ let run = { kind: "live", verbs: [] };
 let stageMap = new StageMap({});
 let isPaused = false;
 let shownFrame = -1;
+let imageFrame = -1;
 let nUpdates = 0;
 let updateTimes = [];
+let nSwapped = 0; // models swapped in and not rolled back
 
 // -- what arrives --------------------------------------------------------------
 
@@ -34,6 +37,7 @@ const HANDLERS = {
   image: async (part) => {
     if (isPaused) return;
     await scene.setImage(part);
+    imageFrame = part.frame;
     $("empty").hidden = true;
   },
   tracks: takeTracks,
@@ -60,6 +64,7 @@ function takeRun(part) {
   scene.clear();
   scene.targetId = run.target_id ?? null;
   charts.clear();
+  nSwapped = 0;
   $("events").replaceChildren();
   shownFrame = -1;
   $("source").textContent = [run.settings?.name, run.run?.slice(0, 8), run.source].filter(Boolean).join(" · ");
@@ -82,6 +87,8 @@ function takeTracks(part) {
   if (part.rows.frame) takeWindow(part, before);
   else scene.setTracks(part.rows, stageMap.shift(stage));
   if (part.target_id !== undefined) scene.targetId = part.target_id;
+  if (part.control) showControl(part.control);
+  scene.prediction = stageMap.toFrame(part.control?.predicted_y_um, part.control?.predicted_x_um, stage, scene.shape);
   scene.travelBox = stageMap.travelBox(run.settings?.control?.limits, stage, scene.shape);
   (part.events ?? []).forEach(showEvent);
   $("empty").hidden = true;
@@ -153,9 +160,12 @@ function showControl(control) {
   const chip = $("control");
   chip.hidden = !control;
   if (!control) return;
-  if (Number.isInteger(control.track_id)) scene.targetId = control.track_id;
+  if (Number.isInteger(control.track_id) && !isPaused) scene.targetId = control.track_id;
   const target = control.track_id === null ? "" : ` #${control.track_id}`;
-  chip.textContent = control.halted ? `stage ${control.halted}` : `${control.state}${target}${control.armed ? "" : " (dry run)"}`;
+  const off = Number.isFinite(control.error_um) ? ` · ${control.error_um.toFixed(1)} µm off` : "";
+  const text = control.halted ? `stage ${control.halted}` : `${control.state}${target}${off}${control.armed ? "" : " (dry run)"}`;
+  if (chip.textContent === text) return;
+  chip.textContent = text;
   chip.className = `state ${control.halted ? "lost" : "recorded"}`;
 }
 
@@ -192,6 +202,10 @@ function showNumbers() {
 }
 
 function showEvent(event) {
+  if (event.kind === "retrain.swapped") nSwapped++;
+  if (event.kind === "retrain.rolled_back") nSwapped--;
+  const notice = noticeOf(event);
+  if (notice) showReply(...notice);
   const line = document.createElement("li");
   const time = document.createElement("time");
   time.textContent = `${event.t_s.toFixed(2)} s`;
@@ -232,12 +246,15 @@ function showColours(range) {
 function enableCommands() {
   const can = (verb) => (run.verbs ?? []).includes(verb);
   const hasTrack = scene.rowOf(scene.selectedId) >= 0;
+  const hasPlace = hasTrack || scene.clicked !== null;
   $("stop").disabled = !can("stop");
   $("follow").disabled = !can("follow") || !hasTrack;
-  $("retrain").disabled = !can("retrain") || !hasTrack;
+  $("retrain").disabled = !can("retrain") || !hasPlace;
+  $("rollback").disabled = !can("rollback") || nSwapped < 1;
   $("release").disabled = !can("release");
-  $("recenter").disabled = !can("recenter");
-  const why = run.kind === "recorded" ? "A recording takes no commands." : "Commands are off in this run (streams.control is not set).";
+  $("recenter").disabled = !can("recenter") || !hasPlace;
+  const why = run.kind === "recorded" ? "A recording takes no commands."
+    : run.verbs?.length ? "This run moves no stage." : "Commands are off in this run (streams.control is not set).";
   $("stop").title = can("stop") ? "Stop the stage (S)" : why;
 }
 
@@ -253,13 +270,18 @@ function showReply(text, kind) {
 }
 
 const follow = () => scene.selectedId !== null && send("follow", { track_id: scene.selectedId });
-function retrain() {
+/** The selected track where it is shown, or the place clicked where no track is. */
+function placeChosen() {
   const i = scene.rowOf(scene.selectedId);
-  if (i >= 0) send("retrain", { y_px: scene.tracks.y_px[i], x_px: scene.tracks.x_px[i] });
+  return i < 0 ? scene.clicked : { y_px: scene.tracks.y_px[i], x_px: scene.tracks.x_px[i], frame: shownFrame };
 }
+const recenter = () => placeChosen() && send("recenter", placeChosen());
+/** A track may have moved on since it was drawn: the tracker knows where it is now. */
+const retrain = () => placeChosen() && send("retrain", scene.selectedId === null ? scene.clicked : { track_id: scene.selectedId });
 
-function select(i) {
+function select(i, place = null) {
   scene.selectedId = i < 0 ? null : scene.tracks.track_id[i];
+  scene.clicked = i < 0 ? place : null;
   showNumbers();
   scene.requestDraw();
 }
@@ -298,7 +320,12 @@ watchPointer(scene, {
     }
     scene.requestDraw();
   },
-  onClick: (x, y) => select(scene.find(x, y)),
+  onClick(x, y) {
+    const [y_px, x_px] = scene.toFrame(x, y);
+    const [height, width] = scene.shape ?? [0, 0];
+    const isInside = y_px >= 0 && x_px >= 0 && y_px < height && x_px < width;
+    select(scene.find(x, y), isInside ? { y_px, x_px, frame: Math.max(shownFrame, imageFrame, 0) } : null);
+  },
   onDoubleClick: (x, y) => {
     select(scene.find(x, y));
     follow();
@@ -331,7 +358,7 @@ for (const name of ["contrast", "brightness"]) {
 const BUTTONS = {
   pause: togglePause, "zoom-in": () => scene.zoomAt(1.4), "zoom-out": () => scene.zoomAt(1 / 1.4),
   fit: () => scene.fit(), stop: () => send("stop"), follow, retrain, release: () => send("release"),
-  recenter: () => send("recenter"), "help-button": () => $("help").showModal(),
+  recenter, rollback: () => send("rollback"), "help-button": () => $("help").showModal(),
 };
 for (const [name, action] of Object.entries(BUTTONS)) $(name).addEventListener("click", action);
 
@@ -340,7 +367,7 @@ const KEYS = {
   0: () => scene.fit(), ArrowLeft: () => scene.pan(60, 0), ArrowRight: () => scene.pan(-60, 0),
   ArrowUp: () => scene.pan(0, 60), ArrowDown: () => scene.pan(0, -60),
   "[": () => selectNext(-1), "]": () => selectNext(1), Enter: follow, s: () => send("stop"),
-  r: () => send("release"), c: () => send("recenter"), t: retrain, d: () => cycle("show-detections"),
+  r: () => send("release"), c: recenter, t: retrain, u: () => !$("rollback").disabled && send("rollback"), d: () => cycle("show-detections"),
   l: () => cycle("show-tails"), i: () => cycle("show-ids"), z: () => cycle("colour"),
   ",": () => player.step(-1), ".": () => player.step(1), "?": () => $("help").showModal(),
   Escape: () => select(-1),
@@ -365,8 +392,10 @@ const connection = new Connection({
     showReply(reply.ok ? `${reply.verb}: done` : reply.error, reply.ok ? "good" : "bad");
   },
   onState(state) {
-    if (state === "lost") setState("lost", "viewer's server lost, retrying…");
-    else setState("waiting", "waiting for a run");
+    if (state === "lost") {
+      if (!isEnded()) setState("lost", "viewer's server lost, retrying…");
+    }
+    else if (!isEnded()) setState("waiting", "waiting for a run");
   },
   wish: () => (run.kind === "recorded" ? { frame: player.frame, since: shownFrame } : {}),
 });

@@ -27,15 +27,18 @@ export class StageMap {
     return this.toPx(stage.y - this.reference.y, stage.x - this.reference.x);
   }
 
+  /** Where a place in the sample (µm) is in the frame, (y, x) px; null when unknown. */
+  toFrame(y, x, stage, shape) {
+    if (!this.inverse || !isKnown(stage) || !shape || !Number.isFinite(y) || !Number.isFinite(x)) return null;
+    const [py, px] = this.toPx(y - stage.y, x - stage.x);
+    return [py + (shape[0] - 1) / 2, px + (shape[1] - 1) / 2];
+  }
+
   /** Corners of the travel limits in the frame, (y, x) px; null when unknown. */
   travelBox(limits, stage, shape) {
     if (!limits || !this.inverse || !isKnown(stage) || !shape) return null;
-    const [cy, cx] = [(shape[0] - 1) / 2, (shape[1] - 1) / 2];
     const [[y0, y1], [x0, x1]] = [limits.y_um, limits.x_um];
-    return [[y0, x0], [y0, x1], [y1, x1], [y1, x0]].map(([y, x]) => {
-      const [py, px] = this.toPx(y - stage.y, x - stage.x);
-      return [py + cy, px + cx];
-    });
+    return [[y0, x0], [y0, x1], [y1, x1], [y1, x0]].map(([y, x]) => this.toFrame(y, x, stage, shape));
   }
 }
 

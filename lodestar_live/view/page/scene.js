@@ -24,6 +24,8 @@ export class Scene {
     this.show = { detections: true, tails: true, ids: true };
     this.colour = "id";
     this.shift = [0, 0];
+    this.clicked = null; // {y_px, x_px, frame} clicked where no track is
+    this.prediction = null; // [y, x] px: where the controller expects its target
     this.travelBox = null; // corners [[y, x], ...] in frame px
     this.marks = []; // extra marks: {y, x, size}
     this.view = { y: 0, x: 0, zoom: 1, isFitted: true };
@@ -65,7 +67,7 @@ export class Scene {
   clear() {
     this.tails.clear();
     this.tracks = this.detections = null;
-    this.targetId = this.selectedId = this.hoverId = null;
+    this.targetId = this.selectedId = this.hoverId = this.clicked = this.prediction = null;
     this.requestDraw();
   }
 
@@ -170,6 +172,7 @@ export class Scene {
     if (this.travelBox) this.drawTravelBox();
     if (this.detections && this.show.detections) this.drawDetections();
     if (this.tracks) this.drawTracks();
+    if (this.clicked) this.drawPlace();
     this.onDraw?.(context);
     this.nDrawn = (this.nDrawn ?? 0) + 1;
   }
@@ -284,11 +287,11 @@ export class Scene {
       const [sy, sx] = [rows.y_px[target], rows.x_px[target]];
       const [x, y] = this.toScreen(sy, sx);
       this.drawBrackets(x, y, r + 8, "#ff7a4d");
-      // where it will be five frames on, by its own velocity
-      const [px, py] = this.toScreen(
+      // where the controller expects it; without one, five frames on by its own velocity
+      const [px, py] = this.toScreen(...(this.prediction ?? [
         sy + 5 * (rows.vy_px_per_frame?.[target] || 0),
         sx + 5 * (rows.vx_px_per_frame?.[target] || 0),
-      );
+      ]));
       context.strokeStyle = "#ff7a4d";
       context.lineWidth = 2;
       context.beginPath();
@@ -308,6 +311,20 @@ export class Scene {
       context.arc(x, y, r + 4, 0, 2 * Math.PI);
       context.stroke();
     }
+  }
+
+  /** The place clicked: a cross with an open middle. */
+  drawPlace() {
+    const { context } = this;
+    const [x, y] = this.toScreen(this.clicked.y_px, this.clicked.x_px);
+    context.strokeStyle = "#ffffff";
+    context.lineWidth = 2;
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(x + 4 * dx, y + 4 * dy);
+      context.lineTo(x + 12 * dx, y + 12 * dy);
+    }
+    context.stroke();
   }
 
   drawBrackets(x, y, half, colour) {
