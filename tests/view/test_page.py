@@ -97,8 +97,30 @@ def test_click_selects_and_enter_follows_it(live, open_page, until):
     assert source.commands == [("follow", {"track_id": 7})]
     page.click("#retrain")
     until(page, "document.getElementById('reply').textContent == 'retrain: done'")
+    assert source.commands[-1] == ("retrain", {"track_id": 7})
+
+
+def test_a_place_without_a_track_can_be_learnt(live, open_page, until):
+    source, server = live
+    page = open_page(server.url)
+    until(page, "lodestar.nUpdates > 3")
+    page.click("#pause")
+    place = page.evaluate(
+        """() => { const s = lodestar.scene; const { left, top } = s.overlay
+        .getBoundingClientRect();
+        for (let sx = 60; sx < s.width; sx += 9) for (let sy = 60; sy < s.height; sy += 9) {
+          const [y, x] = s.toFrame(sx, sy);
+          if (s.find(sx, sy) < 0 && y > 9 && x > 9 && y < 500 && x < 500)
+            return [sx + left, sy + top, y, x];
+        } }"""
+    )
+    page.mouse.click(*place[:2])
+    page.keyboard.press("t")
+    until(page, "document.getElementById('reply').textContent == 'retrain: done'")
     verb, args = source.commands[-1]
-    assert verb == "retrain" and set(args) >= {"y_px", "x_px"}
+    assert verb == "retrain"
+    np.testing.assert_allclose([args["y_px"], args["x_px"]], place[2:], atol=1)
+    assert args["frame"] == page.evaluate("lodestar.frame")
 
 
 def test_stop_works_by_button_and_by_key(live, open_page, until):
