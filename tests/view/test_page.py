@@ -108,7 +108,8 @@ def test_a_place_without_a_track_can_be_learnt(live, open_page, until):
     place = page.evaluate(
         """() => { const s = lodestar.scene; const { left, top } = s.overlay
         .getBoundingClientRect();
-        for (let sx = 60; sx < s.width; sx += 9) for (let sy = 60; sy < s.height; sy += 9) {
+        for (let sx = 60; sx < s.width; sx += 9)
+        for (let sy = 60; sy < s.height; sy += 9) {
           const [y, x] = s.toFrame(sx, sy);
           if (s.find(sx, sy) < 0 && y > 9 && x > 9 && y < 500 && x < 500)
             return [sx + left, sy + top, y, x];
