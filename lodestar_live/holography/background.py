@@ -17,8 +17,9 @@ from lodestar_live.data import FloatArray
 from lodestar_live.errors import InputError
 from lodestar_live.holography.propagation import ComplexImage
 
-_SAMPLES_PER_SIDE = 64
-_ROUNDS = 4
+_SAMPLES_PER_SIDE = 40
+_MOST_ROUNDS = 5
+_CLOSE = 3e-4  # a step this small, across the frame, ends the fit
 _OUTLIER = 2.5  # in standard deviations of the background's own noise
 _DARK = 1e-3  # of the mean level: no light to divide by
 
@@ -125,16 +126,24 @@ def fit_background(field: ComplexImage) -> npt.NDArray[np.complex128]:
     samples = field[:: strides[0], :: strides[1]]
     tilts = [_mean_step(samples, axis) / strides[axis] for axis in (0, 1)]
     coefficients = np.array([0, 1j * tilts[0], 1j * tilts[1]])
-    for first in (True, *[False] * _ROUNDS):
-        wave = np.exp(-coefficients[1] * y)[:, None] * np.exp(-coefficients[2] * x)
-        flat = samples * (wave * np.exp(-coefficients[0]))
-        if first:  # the piston, from all pixels
-            level = np.mean(flat)
-            coefficients[0] = np.log(level) if level != 0 else 0
-            continue
-        residual = flat - 1
-        coefficients += _fit_plane(residual, y, x)
+    level = np.mean(samples * _plane_wave(-coefficients, y, x))
+    coefficients[0] = np.log(level) if level != 0 else 0  # the piston of all pixels
+    extent = np.array([1.0, y[-1], x[-1]])
+    for _ in range(_MOST_ROUNDS):
+        step = _fit_plane(samples * _plane_wave(-coefficients, y, x) - 1, y, x)
+        coefficients += step
+        if np.abs(step * extent).max() < _CLOSE:
+            break
     return coefficients
+
+
+def _plane_wave(
+    coefficients: npt.NDArray[np.complex128], y: FloatArray, x: FloatArray
+) -> ComplexImage:
+    piston, slope_y, slope_x = coefficients
+    rows = np.exp(piston + slope_y * y)
+    wave: ComplexImage = rows[:, None] * np.exp(slope_x * x)
+    return wave
 
 
 def _mean_step(samples: ComplexImage, axis: int) -> float:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 from scipy import fft
 
 from lodestar_live.data import FloatArray, Pixels
@@ -80,6 +81,7 @@ class OffAxis:
         self.is_sure = carrier is not None
         self.background = Background() if background is None else background
         self._pupil = _pupil(self.field_shape, self.optics)
+        self._counts = np.empty(self._used_shape(), np.float32)
 
     def __call__(self, hologram: Pixels) -> ComplexImage:
         """Return the field of one hologram, shape `field_shape`, complex64.
@@ -114,19 +116,28 @@ class OffAxis:
                 f"{self.shape}; make one per shape (an ROI or binning change)."
             )
         height, width = self._used_shape()
-        counts = hologram[:height, :width].astype(np.float32)
-        spectrum = fft.rfft2(counts, workers=self.n_threads)
+        np.copyto(self._counts, hologram[:height, :width], casting="unsafe")
+        rows = fft.rfft(self._counts, axis=1, workers=self.n_threads)
         if self.carrier is None:
-            self.carrier = find_carrier(
-                spectrum, self.camera_optics, self._used_shape()
-            )
-        return self._extract(spectrum, self.carrier)
+            spectrum = fft.fft(rows, axis=0, workers=self.n_threads)
+            self.carrier = find_carrier(spectrum, self.camera_optics, (height, width))
+        return self._extract(rows, self.carrier)
 
     def _extract(
-        self, spectrum: ComplexImage, carrier: tuple[float, float]
+        self, rows: ComplexImage, carrier: tuple[float, float]
     ) -> ComplexImage:
+        """Return the field around the carrier, from the transform along x.
+
+        The transform along y is done for the columns in the box only.
+        """
         shape = self._used_shape()
-        box = _box(spectrum, shape[1], carrier, self.field_shape)
+        in_y, in_x = (
+            _around(frequency, side, n)
+            for frequency, side, n in zip(carrier, shape, self.field_shape, strict=True)
+        )
+        box = _columns(rows, in_x, shape[1])
+        box = fft.fft(box, axis=0, workers=self.n_threads, overwrite_x=True)
+        box = box[in_y % shape[0]]
         box *= self._pupil
         field = fft.ifft2(box, workers=self.n_threads, overwrite_x=True)
         _remove_fraction(field, shape, carrier, self.factor)
@@ -208,34 +219,28 @@ def _pupil(shape: tuple[int, int], optics: Optics) -> FloatArray:
     return pupil
 
 
-def _box(
-    spectrum: ComplexImage,
-    width: int,
-    carrier: tuple[float, float],
-    shape: tuple[int, int],
-) -> ComplexImage:
-    """Return the spectrum around the carrier, moved to the origin, shape `shape`.
+def _around(frequency: float, side: int, n: int) -> npt.NDArray[np.intp]:
+    """Return the n frequency indices around the carrier, the carrier's own first."""
+    first = round(frequency * side) - n // 2
+    return fft.ifftshift(np.arange(first, first + n))
 
-    The hologram is real: what `rfft2` left out is the conjugate of the mirrored half.
+
+def _columns(
+    rows: ComplexImage, index: npt.NDArray[np.intp], width: int
+) -> ComplexImage:
+    """Return columns of a transform along x, of which `rfft` stores one half.
+
+    The hologram is real: what is left out is the conjugate of the mirrored half.
     """
-    height = spectrum.shape[0]
-    first_row, first_column = (
-        round(f * side) - n // 2
-        for n, f, side in zip(shape, carrier, (height, width), strict=True)
-    )
-    rows = np.arange(first_row, first_row + shape[0])
-    columns = np.arange(first_column, first_column + shape[1])
-    if first_column >= 0 and columns[-1] <= width // 2:
-        box = spectrum[:, first_column : first_column + shape[1]][rows % height]
-    else:
-        columns = (columns + width // 2) % width - width // 2
-        is_stored = columns >= 0
-        box = np.empty(shape, spectrum.dtype)
-        box[:, is_stored] = spectrum[np.ix_(rows % height, columns[is_stored])]
-        mirrored = spectrum[np.ix_(-rows % height, -columns[~is_stored])]
-        box[:, ~is_stored] = mirrored.conj()
-    centred: ComplexImage = fft.ifftshift(box)
-    return centred
+    middle = len(index) - len(index) // 2  # where `index` jumps back
+    if index.min() >= 0 and index.max() <= width // 2:
+        right, left = index[:middle], index[middle:]
+        parts = (rows[:, right[0] : right[-1] + 1], rows[:, left[0] : left[-1] + 1])
+        return np.concatenate(parts, axis=1)
+    index = (index + width // 2) % width - width // 2
+    columns: ComplexImage = rows[:, np.abs(index)]
+    np.conjugate(columns, out=columns, where=index < 0)
+    return columns
 
 
 def _remove_fraction(

@@ -45,7 +45,7 @@ def refocus(
         Its pixel size is that of `field`.
     padding_px
         Zeros beyond E - 1 against wrap-around. None: a quarter of each side, 32 to
-        96 px; 0: periodic borders.
+        64 px; 0: periodic borders.
     band_limit
         Leave out frequencies the grid cannot propagate this far without aliasing.
 
@@ -130,16 +130,28 @@ class Propagator:
         """Return `field` propagated by `distance_um`; faster than `prepare` for one."""
         work = self._pad(field, self._buffers)
         if distance_um:
-            work = fft.fft2(work, workers=self.n_threads, overwrite_x=True)
+            self.transform(work)
             work *= self.kernel(distance_um, work.dtype)
-            work = fft.ifft2(work, workers=self.n_threads, overwrite_x=True)
+            self.transform_back(work)
         return self.unpad(work)
 
     def prepare(self, field: ComplexImage) -> Planes:
         """Transform `field` once, for any number of planes."""
-        padded = self._pad(field, {})
-        spectrum = fft.fft2(padded, workers=self.n_threads, overwrite_x=True)
-        return Planes(self, spectrum)
+        return Planes(self, self.transform(self._pad(field, {})))
+
+    def transform(self, padded: ComplexImage) -> ComplexImage:
+        """Replace a padded E - 1 by its spectrum; rows of padding are not touched."""
+        rows = padded[: self.shape[0]]
+        _keep(rows, fft.fft(rows, axis=1, workers=self.n_threads, overwrite_x=True))
+        whole = fft.fft(padded, axis=0, workers=self.n_threads, overwrite_x=True)
+        return _keep(padded, whole)
+
+    def transform_back(self, spectrum: ComplexImage) -> ComplexImage:
+        """Replace a spectrum by E - 1, in the rows of the field only."""
+        whole = fft.ifft(spectrum, axis=0, workers=self.n_threads, overwrite_x=True)
+        rows = _keep(spectrum, whole)[: self.shape[0]]
+        _keep(rows, fft.ifft(rows, axis=1, workers=self.n_threads, overwrite_x=True))
+        return spectrum
 
     def _pad(
         self, field: ComplexImage, buffers: dict[np.dtype[Any], ComplexImage]
@@ -197,20 +209,24 @@ class Planes:
 
         At 0 it is the field itself, evanescent waves included.
         """
-        propagator, spectrum = self._propagator, self._spectrum
-        if distance_um:
-            spectrum = spectrum * propagator.kernel(distance_um, spectrum.dtype)
-        plane = fft.ifft2(
-            spectrum, workers=propagator.n_threads, overwrite_x=bool(distance_um)
-        )
-        return propagator.unpad(plane)
+        plane: ComplexImage = self.stack([distance_um])[0]
+        return plane
 
     def stack(self, distances_um: npt.ArrayLike) -> ComplexImage:
         """Return the planes at several distances, shape (n, y, x)."""
         distances = np.atleast_1d(np.asarray(distances_um, dtype=float))
-        out = np.empty((len(distances), *self._propagator.shape), self._spectrum.dtype)
-        for plane, distance_um in zip(out, distances, strict=True):
-            plane[:] = self.at(distance_um)
+        propagator, spectrum = self._propagator, self._spectrum
+        height, width = propagator.shape
+        out = np.empty((len(distances), height, width), spectrum.dtype)
+        work = np.empty_like(spectrum)
+        for plane, distance_um in zip(out, distances.tolist(), strict=True):
+            if distance_um:
+                kernel = propagator.kernel(distance_um, spectrum.dtype)
+                np.multiply(spectrum, kernel, out=work)
+            else:
+                work[:] = spectrum
+            propagator.transform_back(work)
+            np.add(work[:height, :width], 1, out=plane)
         return out
 
 
@@ -255,9 +271,16 @@ def _limit_band(
         np.moveaxis(kernel, axis, 0)[first_lost:] = 0
 
 
+def _keep(target: ComplexImage, result: ComplexImage) -> ComplexImage:
+    """Return `target` holding `result`, which SciPy wrote there if it could."""
+    if not np.may_share_memory(target, result):
+        target[:] = result
+    return target
+
+
 def _padded(side: int, padding_px: int | None) -> int:
     if padding_px == 0:
         return side
-    usual = min(max(side // 4, 32), 96)
+    usual = min(max(side // 4, 32), 64)
     wanted = side + (usual if padding_px is None else padding_px)
-    return int(fft.next_fast_len(wanted))
+    return int(fft.next_fast_len(wanted, real=True))  # 2, 3, 5: the fastest
