@@ -201,6 +201,12 @@ class ControlSettings(Section):
     max_calibration_age_days: PositiveFloat = Field(
         30.0, description="An older calibration is refused."
     )
+    move_by: Literal["stage", "events"] = Field(
+        "stage",
+        description="stage: command it at once; events: the next acquisition event "
+        "carries the predicted position (adaptive acquisition): the engine moves, "
+        "waits and then exposes.",
+    )
     target: Literal["nearest", "brightest", "fastest"] = Field(
         "nearest", description="Which track is chosen when none is named."
     )

@@ -12,10 +12,11 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from lodestar_live.control.acquisition import AcquisitionEvent, EventStage
 from lodestar_live.control.calibration import Calibration, load_calibration
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.focus import FocusLock
@@ -31,7 +32,6 @@ from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings
 
 logger = logging.getLogger(__name__)
-D = TypeVar("D", bound=StageDriver)
 POLL_S = 0.005
 CLOSE_DEADLINE_S = 2.0
 WATCHDOG_PERIODS = 3
@@ -81,13 +81,19 @@ class Controller:
         response = calibration.response if calibration else StageResponse()
         self._map = calibration.map if calibration else None
         self.moves = MoveLog(response)
+        self._events: EventStage | None = None
+        if settings.move_by == "events":
+            self._events = EventStage(
+                driver, self.moves, clock=clock, max_age_s=settings.max_age_s
+            )
         self.gate = SafetyGate(
-            driver,
+            self._events or driver,
             settings,
             clock=clock,
             tell=tell,
             moves=self.moves,
             properties=properties,
+            moves_at_once=self._events is None,
         )
         self.steering = Steering(self.gate, self.moves, settings, tell=tell)
         self.rules = Rules(settings.rules, self.gate)
@@ -106,7 +112,6 @@ class Controller:
         self._frames: deque[Frame] = deque(maxlen=64)
         self._arrivals_s: deque[float] = deque(maxlen=16)
         self._is_starved = False
-        self.moves_by_events = False
         self._lock = threading.RLock()
         self._mail: Update | None = None
         self._news = threading.Condition()
@@ -154,6 +159,12 @@ class Controller:
         """Track id of the followed particle."""
         return self.followed.track_id
 
+    @property
+    def own_axes(self) -> str:
+        """The axes of "XYZ" that acquisition events must leave to this controller."""
+        plane = "XY" if self._events is None else ""
+        return plane + ("Z" if self.focus is not None else "")
+
     def stage_at(self, t_s: float) -> StagePosition:
         """Return the stage position at `t_s` from the move log; NaN if unknown."""
         return self.moves.position_at(t_s)
@@ -169,10 +180,13 @@ class Controller:
             **self.steering.aim,
         }
 
-    def move_by_events(self, wrap: Callable[[StageDriver], D]) -> D:
-        """Send moves to `wrap(driver)` from now on; see `acquisition.follow_hook`."""
-        self.moves_by_events = True
-        return self.gate.wrap_driver(wrap)
+    def place_event(self, event: AcquisitionEvent) -> AcquisitionEvent:
+        """Put an acquisition event at the predicted position (`move_by` "events")."""
+        if self._events is None:
+            return event
+        if self.gate.halted is not None:
+            self._events.forget()
+        return self._events.place(event)
 
     # ---- commands ----------------------------------------------------------------
 

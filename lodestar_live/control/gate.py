@@ -12,7 +12,7 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.moves import MoveLog
@@ -20,7 +20,6 @@ from lodestar_live.data import Event, StagePosition
 from lodestar_live.errors import SettingsError, StageError
 from lodestar_live.settings import ControlSettings, TravelLimits
 
-D = TypeVar("D", bound=StageDriver)
 MAX_FAILURES = 3
 SLOW_REPLY_S = 0.5
 NAN = float("nan")
@@ -54,6 +53,8 @@ class SafetyGate:
         Log in which own moves are noted.
     properties
         Where device properties are set. None: none may be set.
+    moves_at_once
+        False: moves in the plane wait for an event, and the driver notes them itself.
 
     Raises
     ------
@@ -72,9 +73,11 @@ class SafetyGate:
         tell: Callable[[Event], None],
         moves: MoveLog,
         properties: PropertyDriver | None = None,
+        moves_at_once: bool = True,
     ) -> None:
         self.settings, self.moves = settings, moves
         self._driver, self._properties = driver, properties
+        self._moves_at_once = moves_at_once
         self._clock, self._tell = clock, tell
         self._lock = threading.Lock()
         self._halted: str | None = None
@@ -183,13 +186,6 @@ class SafetyGate:
         except Exception:  # hardware may raise anything
             return True
 
-    def wrap_driver(self, wrap: Callable[[StageDriver], D]) -> D:
-        """Put another driver before the present one."""
-        with self._lock:
-            wrapped = wrap(self._driver)
-            self._driver = wrapped
-        return wrapped
-
     def is_ready(self, axis: str) -> bool:
         """Return whether a command for "xy" or "z" could pass just now.
 
@@ -239,7 +235,8 @@ class SafetyGate:
             self._t_sent_s[axis], self._t_data_s[axis] = now_s, t_data_s
             if not self.is_armed:
                 return self._dry_run("stage.dry_run", details)
-            self.moves.moved(now_s, goal)
+            if axis == "z" or self._moves_at_once:
+                self.moves.moved(now_s, goal)
             return self._send("stage.move", lambda: self._move(axis, goal), details)
 
     def _why_not(

@@ -291,8 +291,8 @@ class Run:
                 "cameras: select a single channel."
             )
         facts = read_facts(arrival.metadata)
-        if facts.has_planned_position:
-            self._refuse_planned_positions()
+        if facts.planned_axes:
+            self._refuse_planned_positions(facts.planned_axes)
         t_exposure_s = self._delivered_s(arrival, facts.received_wall_s)
         t_exposure_s -= float(np.nan_to_num(facts.exposure_ms)) / 2e3
         return Frame(
@@ -318,15 +318,18 @@ class Run:
                 return t_s
         return arrival.t_arrival_s
 
-    def _refuse_planned_positions(self) -> None:
+    def _refuse_planned_positions(self, axes: str) -> None:
         controller = self.parts.controller
         if controller is None or "planned" in self._kinds_logged:
             return
+        axes = "".join(axis for axis in axes if axis in controller.own_axes)
+        if not axes:
+            return
         self._kinds_logged.add("planned")
         why = (
-            "the acquisition events carry stage positions (x, y or z), which the "
+            f"the acquisition events carry stage positions ({axes.lower()}), which the "
             "engine re-sends before every frame against the feedback; use events "
-            "without them"
+            'without them, or control.move_by = "events" for the plane'
         )
         logger.error("control stopped: %s", why)
         controller.stop(why)

@@ -60,6 +60,7 @@ def run_session(
                 settings.acquisition,
                 n_received=lambda: tracker.n_received,
                 stop=stop,
+                event_hook=tracker.event_hook,
             )
         except KeyboardInterrupt:
             stop.set()

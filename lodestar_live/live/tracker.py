@@ -87,6 +87,20 @@ class LiveTracker:
                 run.note_error("the hook")
         return (image, metadata) if self.settings.live.hand_on_frames else None
 
+    def event_hook(self, event: Any) -> Any:
+        """Put the next event at the predicted position; a ``pre_hardware_hook_fn``.
+
+        Does something only where ``control.move_by = "events"``. It takes one argument,
+        the only form of a hook that works in both backends of pycro-manager.
+        """
+        run = self._run
+        if run is not None and self._is_running and run.parts.controller is not None:
+            try:
+                return run.parts.controller.place_event(event)
+            except BaseException:  # a hook that raises ends the acquisition
+                run.note_error("the event hook")
+        return event
+
     def __enter__(self) -> LiveTracker:
         self.start()
         return self

@@ -31,6 +31,7 @@ def acquire(
     *,
     n_received: Callable[[], int],
     stop: threading.Event,
+    event_hook: Callable[[Any], Any] | None = None,
     finish_within_s: float = 10.0,
 ) -> None:
     """Acquire frames until `settings.n_frames` or `stop`.
@@ -43,6 +44,9 @@ def acquire(
         How many frames `processor` has been given since this call.
     stop
         Set from anywhere to end the acquisition.
+    event_hook
+        Called with each event, or list of a sequence's events, before the hardware is
+        set; returns it, perhaps with a position.
     finish_within_s
         How long the engine may take to shut down before it is reported as stuck.
 
@@ -60,6 +64,7 @@ def acquire(
         directory=settings.save_folder,
         name="lodestar",
         image_process_fn=processor,
+        pre_hardware_hook_fn=event_hook,
         **extra,
     )
     try:

@@ -23,9 +23,9 @@ class ImageFacts:
     """What the metadata of one image says, in our names and units.
 
     `received_wall_s` is the wall clock (POSIX seconds) at which MMCore received the
-    image, None in snaps. `has_planned_position` is True when the event carried x, y
-    or z: the engine then re-sends the stage there before every frame and would
-    overwrite any feedback.
+    image, None in snaps. `planned_axes` are those of "XYZ" that the event carried:
+    the engine re-sends the stage there before every frame and would overwrite any
+    feedback.
     """
 
     pixel_size_um: float = NAN
@@ -37,7 +37,7 @@ class ImageFacts:
     channel: str = ""
     axes: Mapping[str, Any] = field(default_factory=dict)
     received_wall_s: float | None = None
-    has_planned_position: bool = False
+    planned_axes: str = ""
 
 
 def read_facts(metadata: Mapping[str, Any]) -> ImageFacts:
@@ -54,8 +54,8 @@ def read_facts(metadata: Mapping[str, Any]) -> ImageFacts:
         channel=str(metadata.get("Channel") or ""),
         axes=dict(axes) if isinstance(axes, Mapping) else {},
         received_wall_s=_wall_s(metadata.get("TimeReceivedByCore")),
-        has_planned_position=any(
-            f"{axis}Position_um_Intended" in metadata for axis in "XYZ"
+        planned_axes="".join(
+            axis for axis in "XYZ" if f"{axis}Position_um_Intended" in metadata
         ),
     )
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lodestar_live.control import Calibration, Controller, StageResponse
-from lodestar_live.control.acquisition import follow_hook
 from lodestar_live.control.focus import FocusCurve, sharpness
 from lodestar_live.data import (
     TRACK_DTYPE,
@@ -299,14 +298,35 @@ def test_the_members_of_a_group_are_visited_in_turn() -> None:
 
 
 def test_events_carry_the_position_instead_of_the_stage() -> None:
-    rig = Rig()
-    hook = follow_hook(rig.controller)
+    rig = Rig(move_by="events")
     for _ in range(5):
         rig.frame({1: (3, -2)})
+    hook = rig.controller.place_event
     event = hook({"axes": {"time": 0}, "x": 99.0, "y": 99.0})
     assert (event["y"], event["x"]) == pytest.approx((3, -2), abs=0.3)
+    assert rig.controller.stage_at(rig.clock() + 0.001)[1:] == (event["y"], event["x"])
     assert hook([{"axes": {"time": 1}}]) == [{"axes": {"time": 1}}]
     assert rig.stage.n_moves == 0
+
+
+@pytest.mark.parametrize("halt", ["stop", "hold", "wait"])
+def test_no_event_is_placed_after_a_halt_or_by_an_old_goal(halt) -> None:
+    rig = Rig(move_by="events")
+    for _ in range(5):
+        rig.frame({1: (3, -2)})
+    if halt == "stop":
+        rig.controller.stop("hand")
+    elif halt == "hold":
+        rig.controller.gate.hold("doubt")
+    rig.clock.now_s += 1.0 if halt == "wait" else 0.0
+    assert rig.controller.place_event({}) == {}
+
+
+def test_moves_by_events_without_the_hook_are_called_a_mistake() -> None:
+    rig = Rig(move_by="events")
+    for _ in range(40):
+        rig.frame({1: (3, -2)})
+    assert "event_hook" in rig.controller.gate.halted
 
 
 def test_measured_z_is_followed_inside_its_limits() -> None:

@@ -45,7 +45,7 @@ def test_every_backend_gives_the_same_record(metadata) -> None:
     assert facts.binning == 1
     assert facts.camera == "Camera"
     assert facts.axes == {"time": 3}
-    assert not facts.has_planned_position
+    assert facts.planned_axes == ""
 
 
 def test_only_sequences_carry_the_camera_time() -> None:
@@ -68,4 +68,4 @@ def test_what_nobody_reports_is_unknown_and_nothing_raises() -> None:
 
 @pytest.mark.parametrize("axis", ["X", "Y", "Z"])
 def test_an_event_with_a_position_is_noticed(axis) -> None:
-    assert read_facts({f"{axis}Position_um_Intended": 1.0}).has_planned_position
+    assert read_facts({f"{axis}Position_um_Intended": 1.0}).planned_axes == axis

@@ -6,6 +6,7 @@ the list of what the scene rendered. Pixels are 1 µm for beads.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import threading
 from dataclasses import replace
@@ -19,6 +20,7 @@ from lodestar_live.control import Calibration
 from lodestar_live.control.measure import Bench, scan_focus
 from lodestar_live.data import Detections, StagePosition, Update
 from lodestar_live.geometry import PixelToStage, centre_px
+from lodestar_live.live import LiveTracker
 from lodestar_live.live.session import run_session
 from lodestar_live.microscope import CoreStage, Microscope, substitute_pixels
 from lodestar_live.settings import Settings, parse_settings
@@ -116,11 +118,14 @@ def go_to(microscope: Microscope, place_um: np.ndarray) -> None:
     microscope.core.wait_for_system()
 
 
-def test_a_step_of_five_um_is_centred_within_five_frames(microscope, tmp_path) -> None:
+@pytest.mark.parametrize("move_by", ["stage", "events"])
+def test_a_step_of_five_um_is_centred_within_five_frames(
+    microscope, tmp_path, move_by
+) -> None:
     """A resting bead 5 µm from the centre, (3, -4), is to be followed from frame 30."""
     bead_um = lonely_bead_um()
     go_to(microscope, bead_um - [3.0, -4.0])
-    loop = Loop(microscope, settings_for(tmp_path), n_updates=60)
+    loop = Loop(microscope, settings_for(tmp_path, move_by=move_by), n_updates=60)
     loop.at_frame[1] = lambda: loop.tracker.controller.release()
     loop.at_frame[30] = lambda: loop.tracker.controller.follow("nearest")
     places: list[np.ndarray] = []
@@ -225,3 +230,10 @@ def travelled_um(scene: SwimmerScene, mapping: PixelToStage, shape) -> float:
     ]
     steps = np.diff(np.array(places), axis=0) if len(places) > 1 else np.zeros((1, 2))
     return float(np.linalg.norm(steps, axis=1).sum())
+
+
+def test_the_event_hook_has_the_one_form_both_backends_take() -> None:
+    """With two arguments the Python backend takes no images and says nothing."""
+    hook = LiveTracker(Settings()).event_hook
+    assert len(inspect.signature(hook).parameters) == 1
+    assert hook({"axes": {"time": 0}, "x": 1.0}) == {"axes": {"time": 0}, "x": 1.0}
