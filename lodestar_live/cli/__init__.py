@@ -35,6 +35,8 @@ def _options(
 
 
 for _module in sorted(m.name for m in iter_modules(__path__)):
+    if _module.startswith("_"):
+        continue
     import_module(f"{__name__}.{_module}").register(app)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from lodestar_live.cli._z_sweep import calibrate_z_drive
 from lodestar_live.errors import SettingsError
 from lodestar_live.settings import Settings, TravelLimits, load_settings
 
@@ -31,8 +32,14 @@ def run_calibrate(
         Path | None, typer.Argument(help="Settings; left out: a running Micro-Manager.")
     ] = None,
     out: Annotated[
-        Path, typer.Option("-o", "--out", help="File that control.calibration names.")
-    ] = Path("calibration.toml"),
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            help="Left out: calibration.toml, which control.calibration names; of "
+            "--z z_calibration.toml.",
+        ),
+    ] = None,
     step_um: Annotated[
         float | None, typer.Option("--step", help="One move; left out: 1/16 of view.")
     ] = None,
@@ -51,12 +58,35 @@ def run_calibrate(
         Path | None,
         typer.Option(help="Model that measures z: also find the focus direction."),
     ] = None,
+    z_um: Annotated[
+        float | None,
+        typer.Option(
+            "--z",
+            help="Instead: holograms. Sweep the focus this far to both sides of a "
+            "particle stuck to the glass; measures z_scale and its sign.",
+        ),
+    ] = None,
+    at: Annotated[
+        str, typer.Option(help="With --z: Y,X of the particle, field px.")
+    ] = "",
+    sharp_at_um: Annotated[
+        float | None,
+        typer.Option(
+            "--sharp-at", help="With --z: drive reading where it looks sharp."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Move the stage, watch the image, store the map; the stage comes back."""
     from lodestar_live.microscope import open_microscope
 
     settings = Settings() if config is None else load_settings(config)
+    if z_um is not None:
+        calibrate_z_drive(
+            settings, z_um, at=at, sharp_at_um=sharp_at_um, out=out, as_json=as_json
+        )
+        return
+    out = out or Path("calibration.toml")
     with open_microscope(settings.microscope) as microscope:
         bench = _bench(microscope, settings, travel_um)
         if step_um is None:

@@ -110,7 +110,7 @@ def _settings(
     if config is not None:
         found = load_settings(config).holography
         if found is None:
-            raise InputError(f"{config}: no [holography] section.")
+            raise InputError(f"{config}: no holography section.")
     else:
         if wavelength_um is None:
             raise InputError("--wavelength-um or --config is needed to refocus.")
