@@ -168,10 +168,11 @@ def dilations_for(radius_px: float, stride: int) -> tuple[int, ...]:
     """Return dilations of five layers with which a cell just sees a particle around it.
 
     No farther: what a cell cannot see (neighbours, dirt) cannot disturb its vote.
-    `radius_px` holds 90 % of the particle's energy; its rim lies at about 1.6 times
-    that, and the cell's own block reaches half a stride.
+    `radius_px` holds 90 % of the particle's energy; its rim lies at up to 1.6 times
+    that, cells up to 0.8 times off must see all of it, and the cell's own block
+    reaches half a stride.
     """
-    cells = math.ceil((1.6 * radius_px + stride / 2) / stride)
+    cells = math.ceil((2.4 * radius_px + stride / 2) / stride)
     extra = min(max(cells - 5, 0), 5)
     order = (2, 1, 3, 0, 4)  # widen from the middle
     return tuple(1 + (order.index(i) < extra) for i in range(5))

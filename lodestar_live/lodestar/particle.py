@@ -35,7 +35,7 @@ class Particle:
         Same shape: denoised, background removed, faded to 0 outside the inscribed
         circle.
     centre_px
-        First guess of the particle's centre in the crop, (y, x).
+        First guess of the tracked point in the crop, (y, x): the particle's pivot.
     background, noise, gain
         Counts, noise standard deviation in the background, and variance per count of
         signal.
@@ -126,7 +126,7 @@ def measure_particle(crop: FloatArray) -> Particle:
             f"crop: the contrast is {contrast / noise:.1f} times the noise; expected "
             "at least 1.2. It holds no learnable particle: choose another with `at`."
         )
-    centre = _centroid(signal, contrast)
+    centre = _pivot(signal, _centroid(signal, contrast), noise=noise, gain=gain)
     radius = _energy_radius(signal, centre)
     return Particle(crop, signal, centre, background, noise, gain, contrast, radius)
 
@@ -206,3 +206,28 @@ def _energy_radius(signal: FloatArray, centre: tuple[float, float]) -> float:
     order = np.argsort(distance)
     energy = np.cumsum(signal.ravel()[order] ** 2)
     return float(distance[order][np.searchsorted(energy, 0.9 * energy[-1])])
+
+
+def _pivot(
+    signal: FloatArray, centroid: tuple[float, float], *, noise: float, gain: float
+) -> tuple[float, float]:
+    """Return the point of a particle that an image tells best.
+
+    An unknown orientation blurs every point but the one about which turning and
+    shifting the particle look unlike each other: there the cross term of the Fisher
+    information between shift and angle vanishes. That is the centre of a round
+    particle, and near the centre of the uncut disk for a crescent, whose centroid is a
+    third less certain. A thin arc's pivot may lie far off: it is kept within 3/4 of the
+    particle's radius.
+    """
+    slopes = np.stack([slope.ravel() for slope in np.gradient(signal)])
+    rows, columns = (axis.ravel() for axis in np.indices(signal.shape))
+    turning = (columns - centroid[1]) * slopes[0] - (rows - centroid[0]) * slopes[1]
+    weighted = slopes / (noise**2 + gain * np.clip(signal.ravel(), 0, None))
+    shift, cross = weighted @ slopes.T, weighted @ turning
+    # About centroid + o the cross term is cross + shift @ (-o[1], o[0]).
+    first, second = np.linalg.lstsq(shift, -cross, rcond=1e-9)[0]
+    offset = np.array([second, -first])
+    limit = 0.75 * _energy_radius(signal, centroid)
+    offset *= min(1.0, limit / max(float(np.hypot(*offset)), 1e-12))
+    return float(centroid[0] + offset[0]), float(centroid[1] + offset[1])

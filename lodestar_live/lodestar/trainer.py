@@ -39,10 +39,11 @@ ATTEMPTS = 3
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 LOWEST_SNR = 1.75  # of the noisiest views
 CELL_PX = 4
+FIELDS = 3  # with two, one in three starts loses half a layer to dead units
 _LOG = logging.getLogger(__name__)
 
-LIVE_FAST = Recipe(steps=1000, learning_rate=0.01)
-LIVE_BEST = Recipe(steps=4000, learning_rate=0.01)
+LIVE_FAST = Recipe(steps=1000, learning_rate=0.01, near=0.3)
+LIVE_BEST = Recipe(steps=4000, learning_rate=0.01, near=0.3)
 PAPER = Recipe(
     steps=5000,
     learning_rate=1e-3,
@@ -221,7 +222,8 @@ def build_network(
     if name == "paper":
         return Network(paper_network(normalise), stride=2)
     dilations = dilations_for(particle_radius_px, CELL_PX)
-    return Network(live_network(normalise, dilations=dilations), stride=CELL_PX)
+    layers = live_network(normalise, fields=FIELDS, dilations=dilations)
+    return Network(layers, stride=CELL_PX)
 
 
 def _make_card(

@@ -22,6 +22,7 @@ from lodestar_live.lodestar.network import Network
 from lodestar_live.lodestar.views import ViewMaker, Views
 
 ANCHOR_RATE = 0.05
+ANCHOR_REST = 0.5  # of the steps; an untrained network would pull it to the centroid
 WARM_UP = 0.15
 LAST_RATE = 1e-3
 TRUST_CROWDED = 0.3
@@ -184,7 +185,8 @@ def _step_loss(
             reach_px=1.5 * reach + network.stride,
             centre_px=0.75 * network.stride,
         )
-    if recipe.target == "anchor":
+    is_settled = len(result.loss) >= ANCHOR_REST * recipe.steps
+    if recipe.target == "anchor" and is_settled:
         lone = len(views.images)
         residual = views.take_back(pooled.positions.detach())[:lone]
         step = residual.median(dim=0).values - result.anchor
