@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
+from PIL import Image
 
 from lodestar_live.data import Frame, Pixels
 
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 LONGEST_SIDE_PX = 512
 _MIN_PERIOD_S = 0.04
 _QUALITY = 85
+_CONTRAST_SAMPLES = 128  # a side: enough for percentiles, and quick
 
 
 def shrink(pixels: Pixels, longest_side_px: int = LONGEST_SIDE_PX) -> Pixels:
@@ -29,10 +31,15 @@ def shrink(pixels: Pixels, longest_side_px: int = LONGEST_SIDE_PX) -> Pixels:
         pixels = np.square(np.abs(pixels))
     factor = block_px(pixels.shape, longest_side_px)
     height, width = (side // factor * factor for side in pixels.shape)
-    blocks = np.asarray(pixels[:height, :width], np.float32)
-    blocks = blocks.reshape(height // factor, factor, width // factor, factor)
-    small: Pixels = np.nan_to_num(blocks.mean((1, 3)), posinf=0.0, neginf=0.0)
-    return small
+    # row by row, then column by column: far quicker than a mean over blocks
+    rows = pixels[0:height:factor].astype(np.float32)
+    for k in range(1, factor):
+        rows += pixels[k:height:factor]
+    small: Pixels = rows[:, 0:width:factor].copy()
+    for k in range(1, factor):
+        small += rows[:, k:width:factor]
+    small /= np.float32(factor**2)
+    return np.nan_to_num(small, copy=False, posinf=0.0, neginf=0.0)
 
 
 def block_px(shape: tuple[int, ...], longest_side_px: int) -> int:
@@ -43,10 +50,12 @@ def block_px(shape: tuple[int, ...], longest_side_px: int) -> int:
 def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
     """Return header keys and JPEG of a frame, stretched between two percentiles."""
     small = shrink(pixels)
-    black, white = (float(v) for v in np.percentile(small[::2, ::2], (0.5, 99.9)))
+    step = max(1, max(small.shape) // _CONTRAST_SAMPLES)
+    black, white = (float(v) for v in np.percentile(small[::step, ::step], (0.5, 99.9)))
     span = max(white - black, 1e-12)
     grey = np.clip((small - black) * (255.0 / span), 0, 255).astype(np.uint8)
-    jpeg = iio.imwrite("<bytes>", grey, extension=".jpg", quality=_QUALITY)
+    jpeg = io.BytesIO()
+    Image.fromarray(grey).save(jpeg, "JPEG", quality=_QUALITY)
     header = {
         "encoding": "jpeg",
         "shape_px": list(pixels.shape[:2]),
@@ -54,7 +63,7 @@ def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
         "low": black,
         "high": white,
     }
-    return header, bytes(jpeg)
+    return header, jpeg.getvalue()
 
 
 class ImageEncoder:

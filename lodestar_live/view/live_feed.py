@@ -82,6 +82,7 @@ class LiveFeed:
         self._run_name = run
         self._run: Mapping[str, Any] | None = None
         self._frames: OrderedDict[int, dict[str, Message]] = OrderedDict()
+        self._n_rows = 0
         self._image: Message | None = None
         self._events: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
         self._n_events = 0
@@ -136,6 +137,7 @@ class LiveFeed:
             if run != self._run_name:
                 self._forget(run)
             self._last_s = time.monotonic()
+            is_shown = self._is_shown(message.topic)
             if message.topic in ("tracks", "detections"):
                 self._keep(message)
             elif message.topic == "image":
@@ -150,18 +152,24 @@ class LiveFeed:
                 self._run, self._has_ended = message.header, False
             elif message.topic == "end":
                 self._has_ended = True
-        self._tell_pages()
+        if is_shown:
+            self._tell_pages()
+
+    def _is_shown(self, topic: str) -> bool:
+        """Tracks wait for the image of their frame; waking pages for them is waste."""
+        if topic not in ("tracks", "detections") or self._image is None:
+            return True
+        images_come = self._last_s - self._last_image_s <= _IMAGE_PATIENCE_S
+        return not images_come or self._image.frame not in self._frames
 
     def _keep(self, message: Message) -> None:
         self._frames.setdefault(message.frame, {})[message.topic] = message
-        n_rows = sum(
-            _n_rows(m) for kept in self._frames.values() for m in kept.values()
-        )
+        self._n_rows += _n_rows(message)
         while len(self._frames) > 1 and (
-            len(self._frames) > _KEPT_FRAMES or n_rows > _KEPT_ROWS
+            len(self._frames) > _KEPT_FRAMES or self._n_rows > _KEPT_ROWS
         ):
             _, oldest = self._frames.popitem(last=False)
-            n_rows -= sum(_n_rows(m) for m in oldest.values())
+            self._n_rows -= sum(_n_rows(m) for m in oldest.values())
 
     # -- the page's side ----------------------------------------------------
 

@@ -220,7 +220,10 @@ class ViewServer:
             parts = await self._wait_for_news(cursor, wishes)
             if not parts:
                 parts = [Part("silence", {"silent_s": self._feed.silent_s()})]
-            await websocket.send_bytes(pack(parts))
+            try:
+                await websocket.send_bytes(pack(parts))
+            except WebSocketDisconnect:  # noticed by the receiving side as well
+                return
 
     async def _wait_for_news(self, cursor: Any, wishes: _NewestWish) -> list[Part]:
         """Wait until the page wishes and there is something to give."""

@@ -10,6 +10,7 @@ import { watchPointer } from "./pointer.js";
 import { Scene } from "./scene.js";
 
 const $ = (name) => document.getElementById(name);
+const NUMBERS_MS = 200;
 const SILENT_S = 3; // without a heartbeat for so long the tracker counts as lost
 
 const scene = new Scene($("stage"));
@@ -22,6 +23,8 @@ let shownFrame = -1;
 let imageFrame = -1;
 let nUpdates = 0;
 let updateTimes = [];
+let numbersShownAt = -1000;
+let controlShownAt = -1000;
 let nSwapped = 0; // models swapped in and not rolled back
 
 // -- what arrives --------------------------------------------------------------
@@ -92,8 +95,13 @@ function takeTracks(part) {
   scene.travelBox = stageMap.travelBox(run.settings?.control?.limits, stage, scene.shape);
   (part.events ?? []).forEach(showEvent);
   $("empty").hidden = true;
-  showNumbers();
+  showNumbersSoon();
   showScaleBar();
+}
+
+/** Nobody reads numbers that change at the camera's rate; laying them out costs. */
+function showNumbersSoon() {
+  if (performance.now() - numbersShownAt > NUMBERS_MS) showNumbers();
 }
 
 /** Several frames of a recording: the earlier ones only make tails. */
@@ -164,7 +172,10 @@ function showControl(control) {
   const target = control.track_id === null ? "" : ` #${control.track_id}`;
   const off = Number.isFinite(control.error_um) ? ` · ${control.error_um.toFixed(1)} µm off` : "";
   const text = control.halted ? `stage ${control.halted}` : `${control.state}${target}${off}${control.armed ? "" : " (dry run)"}`;
-  if (chip.textContent === text) return;
+  const isCalm = control.state === chip.dataset.state && Boolean(control.halted) === chip.classList.contains("lost");
+  if (chip.textContent === text || (isCalm && performance.now() - controlShownAt < NUMBERS_MS)) return;
+  controlShownAt = performance.now();
+  chip.dataset.state = control.state;
   chip.textContent = text;
   chip.className = `state ${control.halted ? "lost" : "recorded"}`;
 }
@@ -190,6 +201,7 @@ function describe(i) {
 }
 
 function showNumbers() {
+  numbersShownAt = performance.now();
   const i = scene.rowOf(scene.selectedId ?? scene.targetId);
   $("selection-hint").hidden = i >= 0;
   $("numbers").replaceChildren(...(i < 0 ? [] : describe(i)).flatMap(([name, text]) => {

@@ -36,15 +36,15 @@ export class Scene {
   // -- what is shown ---------------------------------------------------------
 
   async setImage(part) {
-    const blob = new Blob([part.bytes], { type: `image/${part.encoding}` });
-    const bitmap = await createImageBitmap(blob);
-    if (this.image.width !== bitmap.width || this.image.height !== bitmap.height) {
-      this.image.width = bitmap.width;
-      this.image.height = bitmap.height;
+    const bitmap = await decode(part.bytes, `image/${part.encoding}`);
+    const [width, height] = [bitmap.displayWidth ?? bitmap.width, bitmap.displayHeight ?? bitmap.height];
+    if (this.image.width !== width || this.image.height !== height) {
+      this.image.width = width;
+      this.image.height = height;
     }
-    this.image.getContext("2d").drawImage(bitmap, 0, 0);
+    this.image.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
     // the publisher averages blocks of whole pixels: image px per frame px is 1 / factor
-    this.imageScale = 1 / Math.max(1, Math.round(Math.max(...part.shape_px) / Math.max(bitmap.width, bitmap.height)));
+    this.imageScale = 1 / Math.max(1, Math.round(Math.max(...part.shape_px) / Math.max(width, height)));
     bitmap.close();
     this.setShape(part.shape_px);
     this.place();
@@ -247,7 +247,7 @@ export class Scene {
         this.tails.trace(tails[levels[i]], rows.track_id[i], isMany ? SHORT_TAIL : TAIL, back);
       }
     }
-    this.strokeAll(tails, colours, 1.3, 0.8);
+    this.strokeAll(tails, colours, 1 / this.ratio, 0.9); // one device px: the quick path
     this.strokeAll(marks, colours, 1.6, 1);
     this.context.setLineDash([3, 3]);
     this.strokeAll([missed], ["#9aa7b5"], 1.3, 1);
@@ -340,6 +340,15 @@ export class Scene {
     }
     context.stroke();
   }
+}
+
+/** Decode a picture; a Blob takes a round trip through another process, so not first. */
+async function decode(bytes, type) {
+  if (!window.ImageDecoder) return createImageBitmap(new Blob([bytes], { type }));
+  const decoder = new ImageDecoder({ data: bytes, type });
+  const { image } = await decoder.decode();
+  decoder.close();
+  return image;
 }
 
 /** A frame size that holds all tracks, for streams without images. */

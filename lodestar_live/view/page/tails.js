@@ -1,6 +1,7 @@
 // Where each track has been lately, in sample pixels (the stage's motion taken out).
 
 const LENGTH = 40;
+const STEP_PX = 2;
 
 export class Tails {
   constructor() {
@@ -37,16 +38,24 @@ export class Tails {
     }
   }
 
-  /** Add the newest `count` points of a tail to a path; place(y, x) -> [sx, sy]. */
+  /**
+   * Add the newest `count` points of a tail to a path; place(y, x) -> [sx, sy]. Points
+   * less than two screen pixels on are left out: half the work, and nobody sees it.
+   */
   trace(path, id, count, place) {
     const tail = this.byId.get(id);
     if (!tail || tail.n < 2) return;
     const n = Math.min(tail.n, count);
+    let px = 0;
+    let py = 0;
     for (let k = 0; k < n; k++) {
       const at = (tail.next - n + k + 2 * LENGTH) % LENGTH;
       const [sx, sy] = place(tail.y[at], tail.x[at]);
-      if (k) path.lineTo(sx, sy);
-      else path.moveTo(sx, sy);
+      if (k === 0) path.moveTo(sx, sy);
+      else if (k < n - 1 && Math.abs(sx - px) + Math.abs(sy - py) < STEP_PX) continue;
+      else path.lineTo(sx, sy);
+      px = sx;
+      py = sy;
     }
   }
 }
