@@ -16,78 +16,78 @@ if TYPE_CHECKING:
     from lodestar_live.settings import HolographySettings
 
 
+Hologram = Annotated[
+    Path, typer.Argument(help="Hologram (TIFF, PNG, .npy) or a field (.npy).")
+]
+Config = Annotated[
+    Path | None, typer.Option(help="Settings with a holography section.")
+]
+Mode = Annotated[str, typer.Option(help="offaxis or inline.")]
+Wavelength = Annotated[float | None, typer.Option(help="In vacuum.")]
+PixelSize = Annotated[
+    float | None, typer.Option(help="Camera pixel in the sample plane.")
+]
+Index = Annotated[float, typer.Option(help="Refractive index.")]
+Aperture = Annotated[float, typer.Option(help="Numerical aperture.")]
+Empty = Annotated[
+    Path | None, typer.Option(help="Holograms of an empty region, averaged.")
+]
+Number = Annotated[int, typer.Option(min=0, help="Of a stack.")]
+PlanesAt = Annotated[
+    list[float] | None, typer.Option("--z", help="Plane, µm; may be repeated.")
+]
+Stack = Annotated[
+    str | None, typer.Option(help="Planes LOW,HIGH,STEP in µm, e.g. -5,5,0.5.")
+]
+At = Annotated[
+    list[str] | None,
+    typer.Option(help="Y,X of a particle (field px): find its z; may be repeated."),
+]
+ZRange = Annotated[str, typer.Option(help="LOW,HIGH searched by --at.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help=".npy: complex; .tif: amplitude, phase."),
+]
+Picture = Annotated[Path | None, typer.Option(help="Amplitude and phase as a PNG.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     app.command("refocus")(refocus)
 
 
 def refocus(
-    hologram: Annotated[
-        Path, typer.Argument(help="Hologram (TIFF, PNG, .npy) or a field (.npy).")
-    ],
-    config: Annotated[
-        Path | None, typer.Option(help="Settings with a [holography] section.")
-    ] = None,
-    mode: Annotated[str, typer.Option(help="offaxis or inline.")] = "offaxis",
-    wavelength_um: Annotated[float | None, typer.Option(help="In vacuum.")] = None,
-    pixel_size_um: Annotated[
-        float | None, typer.Option(help="Camera pixel in the sample plane.")
-    ] = None,
-    n_medium: Annotated[float, typer.Option(help="Refractive index.")] = 1.33,
-    na: Annotated[float, typer.Option(help="Numerical aperture.")] = 1.3,
-    background: Annotated[
-        Path | None, typer.Option(help="Holograms of an empty region, averaged.")
-    ] = None,
-    frame: Annotated[int, typer.Option(min=0, help="Of a stack.")] = 0,
-    z: Annotated[
-        list[float] | None, typer.Option("--z", help="Plane, µm; may be repeated.")
-    ] = None,
-    stack: Annotated[
-        str | None, typer.Option(help="Planes LOW,HIGH,STEP in µm, e.g. -5,5,0.5.")
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(help="Y,X of a particle (field px): find its z; may be repeated."),
-    ] = None,
-    z_range: Annotated[str, typer.Option(help="LOW,HIGH searched by --at.")] = "",
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help=".npy: complex; .tif: amplitude, phase."),
-    ] = None,
-    picture: Annotated[
-        Path | None, typer.Option(help="Amplitude and phase as a PNG.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer as JSON.")] = False,
+    hologram: Hologram,
+    config: Config = None,
+    mode: Mode = "offaxis",
+    wavelength_um: Wavelength = None,
+    pixel_size_um: PixelSize = None,
+    n_medium: Index = 1.33,
+    na: Aperture = 1.3,
+    background: Empty = None,
+    frame: Number = 0,
+    z: PlanesAt = None,
+    stack: Stack = None,
+    at: At = None,
+    z_range: ZRange = "",
+    output: Output = None,
+    picture: Picture = None,
+    as_json: AsJson = False,
 ) -> None:
     """Retrieve the field of HOLOGRAM, refocus it, find the z of particles.
 
     Coordinates are those of the field, which is smaller than an off-axis hologram by
     the factor that is printed.
     """
-    import numpy as np
-
     from lodestar_live.holography import Propagator
-    from lodestar_live.holography.prepare import make_retrieval, read_holograms
 
     settings = _settings(config, mode, wavelength_um, n_medium, na, background)
-    pixels = read_holograms(hologram)
-    if frame >= len(pixels):
-        raise InputError(f"--frame {frame}: {hologram} holds {len(pixels)} images.")
-    image = pixels[frame]
-    pixel = pixel_size_um or settings.pixel_size_um or float("nan")
-    answer: dict[str, Any] = {"hologram": str(hologram), "frame": frame}
-    if np.iscomplexobj(image):
-        field, optics = image.astype(np.complex64), _optics(settings, pixel)
-    else:
-        retrieval = make_retrieval(settings, image.shape, pixel_size_um=pixel)
-        field, optics = retrieval(image), retrieval.optics
-        answer["factor"] = retrieval.factor
-        answer["carrier"] = getattr(retrieval, "carrier", None)
-    answer["shape"], answer["pixel_size_um"] = list(field.shape), optics.pixel_size_um
-    answer["particles"] = _particles(field, optics, settings, at, z_range)
-    planes_um = _planes(z, stack, answer["particles"])
+    field, optics, facts = _field(hologram, frame, settings, pixel_size_um)
+    particles = _particles(field, optics, settings, at, z_range)
+    planes_um = _planes(z, stack, particles)
     shown = Propagator(field.shape, optics).prepare(field).stack(planes_um)
-    answer["planes_um"] = planes_um
+    answer = {**facts, "particles": particles, "planes_um": planes_um}
     if output is not None:
         _save(output, shown, planes_um, optics)
         answer["output"] = str(output)
@@ -95,6 +95,36 @@ def refocus(
         _draw(picture, shown, planes_um, optics)
         answer["picture"] = str(picture)
     typer.echo(json.dumps(answer) if as_json else _text(answer))
+
+
+def _field(
+    hologram: Path,
+    frame: int,
+    settings: HolographySettings,
+    pixel_size_um: float | None,
+) -> tuple[ComplexImage, Optics, dict[str, Any]]:
+    """Return the field, its optics and what to tell about it."""
+    import numpy as np
+
+    from lodestar_live.holography.prepare import make_retrieval, read_holograms
+    from lodestar_live.holography.propagation import safe_distance_um
+
+    pixels = read_holograms(hologram)
+    if frame >= len(pixels):
+        raise InputError(f"--frame {frame}: {hologram} holds {len(pixels)} images.")
+    image = pixels[frame]
+    pixel = pixel_size_um or settings.pixel_size_um or float("nan")
+    facts: dict[str, Any] = {"hologram": str(hologram), "frame": frame}
+    if np.iscomplexobj(image):
+        field, optics = image.astype(np.complex64), _optics(settings, pixel)
+    else:
+        retrieval = make_retrieval(settings, image.shape, pixel_size_um=pixel)
+        field, optics = retrieval(image), retrieval.optics
+        facts["factor"] = retrieval.factor
+        facts["carrier"] = getattr(retrieval, "carrier", None)
+    facts["shape"], facts["pixel_size_um"] = list(field.shape), optics.pixel_size_um
+    facts["safe_distance_um"] = safe_distance_um(min(field.shape), optics)
+    return field, optics, facts
 
 
 def _settings(
@@ -268,5 +298,12 @@ def _text(answer: dict[str, Any]) -> str:
         if "polarizability_um3" in particle:
             text += f", polarizability {particle['polarizability_um3']:.4g} µm³"
         lines.append(text + (" (end of the range!)" if particle["at_edge"] else ""))
+    farthest_um = max(abs(float(z_um)) for z_um in answer["planes_um"])
+    safe_um = answer["safe_distance_um"]
+    if farthest_um > safe_um:
+        lines.append(
+            f"note: at {farthest_um:.1f} µm steep rays have left a window this small; "
+            f"beyond {safe_um:.1f} µm planes lose resolution and contrast."
+        )
     lines += [answer[key] for key in ("output", "picture") if key in answer]
     return "\n".join(lines)

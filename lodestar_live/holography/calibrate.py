@@ -72,26 +72,8 @@ def calibrate_z(
     >>> result.z_scale
     1.0
     """
-    drive = np.asarray(drive_um, dtype=float)
-    distance = np.asarray(distance_um, dtype=float)
-    good = np.isfinite(drive) & np.isfinite(distance)
-    drive, distance = drive[good], distance[good]
-    if len(drive) < _FEWEST_STEPS or np.ptp(drive) < _LEAST_SPAN_UM:
-        raise CalibrationError(
-            f"z calibration: {len(drive)} usable steps over "
-            f"{np.ptp(drive) if len(drive) else 0:.2f} µm; expected at least "
-            f"{_FEWEST_STEPS} over {_LEAST_SPAN_UM} µm. Sweep farther."
-        )
-    slope = _median_slope(drive, distance)
-    if slope == 0:
-        raise CalibrationError(
-            "z calibration: the refocused distance does not change with the drive. "
-            "Is the particle stuck to the glass, and does the drive move?"
-        )
-    offset = float(np.median(distance - slope * drive))
-    residual = distance - (slope * drive + offset)
-    limit = max(5 * 1.4826 * float(np.median(np.abs(residual))), 1e-6)
-    kept = np.abs(residual) <= limit
+    drive, distance = _usable(drive_um, distance_um)
+    kept = _on_the_line(drive, distance)
     slope, offset = (float(v) for v in np.polyfit(drive[kept], distance[kept], 1))
     residual = distance[kept] - (slope * drive[kept] + offset)
     n = int(kept.sum())
@@ -114,7 +96,41 @@ def calibrate_z(
     )
 
 
-def _median_slope(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+Values = npt.NDArray[np.float64]
+
+
+def _usable(
+    drive_um: npt.ArrayLike, distance_um: npt.ArrayLike
+) -> tuple[Values, Values]:
+    """Return the steps at which both are known, refuse too few or too close ones."""
+    drive = np.asarray(drive_um, dtype=float)
+    distance = np.asarray(distance_um, dtype=float)
+    good = np.isfinite(drive) & np.isfinite(distance)
+    drive, distance = drive[good], distance[good]
+    if len(drive) < _FEWEST_STEPS or np.ptp(drive) < _LEAST_SPAN_UM:
+        raise CalibrationError(
+            f"z calibration: {len(drive)} usable steps over "
+            f"{np.ptp(drive) if len(drive) else 0:.2f} µm; expected at least "
+            f"{_FEWEST_STEPS} over {_LEAST_SPAN_UM} µm. Sweep farther."
+        )
+    return drive, distance
+
+
+def _on_the_line(drive: Values, distance: Values) -> npt.NDArray[np.bool_]:
+    """Return which steps lie on the line that most of them agree on."""
+    slope = _median_slope(drive, distance)
+    if slope == 0:
+        raise CalibrationError(
+            "z calibration: the refocused distance does not change with the drive. "
+            "Is the particle stuck to the glass, and does the drive move?"
+        )
+    offset = float(np.median(distance - slope * drive))
+    residual = np.abs(distance - (slope * drive + offset))
+    limit = max(5 * 1.4826 * float(np.median(residual)), 1e-6)
+    return np.asarray(residual <= limit)
+
+
+def _median_slope(x: Values, y: Values) -> float:
     """Theil and Sen: the median slope of all pairs; a third may be outliers."""
     first, second = np.triu_indices(len(x), 1)
     apart = x[second] != x[first]

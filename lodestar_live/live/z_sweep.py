@@ -6,6 +6,7 @@ is applied: the result goes into the settings by the user's hand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,21 +84,32 @@ def sweep_z(
     def look() -> Frame:
         return prepare(Frame(0, bench.snap(), pixel_size_um=pixel_size_um))
 
-    home_um = bench.position_um().z_um
     if at_px is None:
         at_px = brightest_particle(look().pixels, prepare, holography)
     particle = Detections.from_positions([at_px])
-    drive_um = home_um + np.linspace(-range_um, range_um, n_steps)
-    distance_um = np.full(n_steps, np.nan)
-    try:
-        for index, height_um in enumerate(drive_um):
-            bench.go_z(float(height_um))
-            drive_um[index] = bench.position_um().z_um
-            distance_um[index] = refine(look(), particle).rows["z_um"][0]
-    finally:
-        bench.go_z(home_um)
+    drive_um, distance_um = _sweep(
+        bench,
+        np.linspace(-range_um, range_um, n_steps),
+        lambda: float(refine(look(), particle).rows["z_um"][0]),
+    )
     calibration = calibrate_z(drive_um, distance_um, focus_um=sharp_at_um)
     return ZSweep(drive_um, distance_um, at_px, calibration)
+
+
+def _sweep(
+    bench: Bench, steps_um: FloatArray, measure: Callable[[], float]
+) -> tuple[FloatArray, FloatArray]:
+    """Return drive readings and what was measured at each; the drive comes back."""
+    home_um = bench.position_um().z_um
+    readings, measured = [], []
+    try:
+        for step_um in steps_um:
+            bench.go_z(home_um + float(step_um))
+            readings.append(bench.position_um().z_um)
+            measured.append(measure())
+    finally:
+        bench.go_z(home_um)
+    return np.array(readings), np.array(measured)
 
 
 def brightest_particle(

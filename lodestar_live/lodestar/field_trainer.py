@@ -146,12 +146,7 @@ def train_field(
     started = time.perf_counter()
     network, history = _fit(maker, recipe, progress)
     gates = examine_channels(network, maker, noise=noise)
-    problems = [gate.problem for gate in gates if gate.problem]
-    if problems:
-        raise ModelError(
-            f"training on a field crop of {size} px: {'; '.join(problems)}. Train "
-            "longer, or on a brighter particle; a dead channel is not exported."
-        )
+    _require_passed(gates, size)
     card = _make_card(crop, optics, centre_px, maker, gates)
     card["training"] = {
         "seed": seed,
@@ -164,6 +159,15 @@ def train_field(
     card |= _choose_threshold(weights, card, maker)
     particle = measure_particle(np.abs(crop - 1).astype(float))
     return Model(weights, card, particle, history)
+
+
+def _require_passed(gates: list[Gate], size_px: int) -> None:
+    problems = [gate.problem for gate in gates if gate.problem]
+    if problems:
+        raise ModelError(
+            f"training on a field crop of {size_px} px: {'; '.join(problems)}. Train "
+            "longer, or on a brighter particle; a dead channel is not exported."
+        )
 
 
 @torch.no_grad()

@@ -79,6 +79,18 @@ def test_views_look_as_the_simulator_says(crop_z_um: float, bound: float) -> Non
     assert np.median(errors) < bound
 
 
+def test_no_ghost_enters_a_view_from_the_crops_edge() -> None:
+    """Reflecting padding would: light comes in that the particle never sent."""
+    maker = make_views()
+    sent = np.sum(np.abs(crop_at(noise=0.0) - 1) ** 2)
+    views = maker.draw(48)
+    for image, (_, ln_scale) in zip(
+        views.images.numpy(), views.additive.numpy(), strict=True
+    ):
+        energy = np.sum(image**2) * np.exp(-2 * ln_scale)
+        assert energy <= 1.02 * sent  # propagation keeps energy, windows lose it
+
+
 def test_half_of_the_views_are_mirrored_along_the_light() -> None:
     views = make_views().draw(64)
     sign = [np.sign(image[1].sum()) for image in views.images.numpy()]

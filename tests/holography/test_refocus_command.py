@@ -55,6 +55,15 @@ def test_particle_is_brought_into_focus(hologram: Path, tmp_path: Path) -> None:
     assert (tmp_path / "sharp.png").stat().st_size > 10_000
 
 
+def test_planes_too_far_for_the_window_are_said_to_be(hologram: Path) -> None:
+    for z_um, is_far in ((2.0, False), (6.0, True)):
+        result = CliRunner().invoke(
+            app, ["refocus", str(hologram), *OPTICS, "--z", z_um]
+        )
+        # 128 px of 0.228 µm hold the steepest rays (tan 4.6) up to 3.2 µm.
+        assert ("beyond 3.2 µm planes lose" in result.output) is is_far
+
+
 def test_stack_is_written_for_imagej(hologram: Path, tmp_path: Path) -> None:
     path = tmp_path / "stack.tif"
     answer = refocus(hologram, *OPTICS, "--stack", "-1,3,0.5", "-o", path)
