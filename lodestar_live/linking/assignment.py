@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import (
     connected_components,
@@ -25,6 +26,7 @@ from lodestar_live.linking.gate import BoolArray, IntArray
 WORTHWHILE = 0.97  # a round that leaves more of the pairs than this is the last
 TINY = 8  # pairs; 2**TINY subsets are tried
 BATCH_ROWS = 400
+DENSE = 4096  # entries of a matrix so small that no sparse method is faster
 # Median seconds of scipy's sparse matching on percolating random graphs is below
 # this times rows * edges, so the estimate errs on the safe side.
 SECONDS_PER_ROW_EDGE = 2.5e-9
@@ -88,6 +90,9 @@ def assign(
     Assignment of largest total gain, unless `n_fallbacks` > 0.
     """
     chosen = np.full(n_tracks, -1, np.int64)
+    if n_tracks * n_detections <= DENSE:
+        _match_densely(pairs, chosen, n_detections)
+        return Assignment(chosen)
     rest = _settle(pairs, chosen, n_detections)
     n_fallbacks = 0
     for batch in _batches(*_solve_tiny(rest, _components(rest), chosen)):
@@ -98,6 +103,15 @@ def assign(
             _settle(_without_ties(batch), chosen, n_detections, greedy=True)
             n_fallbacks += 1
     return Assignment(chosen, n_fallbacks)
+
+
+def _match_densely(pairs: Pairs, chosen: IntArray, n_detections: int) -> None:
+    """Match a small frame at once."""
+    gain = np.zeros((len(chosen), n_detections))
+    gain[pairs.track, pairs.detection] = pairs.gain
+    track, detection = linear_sum_assignment(gain, maximize=True)
+    real = gain[track, detection] > 0
+    chosen[track[real]] = detection[real]
 
 
 def _settle(

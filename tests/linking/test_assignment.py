@@ -8,7 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from lodestar_live.linking import assignment
 from lodestar_live.linking.assignment import Pairs, assign
+
+
+@pytest.fixture(scope="module", params=[assignment.DENSE, 0], ids=["dense", "sparse"])
+def _path(request):
+    """Small frames take the dense path; the other must give the same on any."""
+    before, assignment.DENSE = assignment.DENSE, request.param
+    yield
+    assignment.DENSE = before
+
+
+pytestmark = pytest.mark.usefixtures("_path")
 
 
 def random_pairs(rng, n, m, density, *, ties):
