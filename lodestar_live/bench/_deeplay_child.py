@@ -50,7 +50,9 @@ class Peer:
 
         stack = torch.from_numpy(np.load(images).astype(np.float32))[:, None]
         with torch.no_grad():
-            parts = [self._model.pooled(part) for part in stack.split(16)]
+            parts = [
+                self._model.pooled(stack[i : i + 16]) for i in range(0, len(stack), 16)
+            ]
         return {"positions_px": torch.cat(parts)[:, :2].tolist()}
 
     def detect(self, image: str, repeats: int) -> dict[str, Any]:
