@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from lodestar_live.control.driver import StageDriver
+from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.moves import MoveLog
 from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.errors import StageError
@@ -33,7 +33,7 @@ class EventStage:
 
     def __init__(
         self,
-        stage: StageDriver,
+        stage: BacklashStage,
         moves: MoveLog,
         *,
         clock: Callable[[], float],
@@ -102,7 +102,7 @@ class EventStage:
             return None
         _, y_um, x_um = goal
         self._moves.moved(now_s, StagePosition(float("nan"), y_um, x_um))
-        return y_um, x_um
+        return self._stage.motor_um(y_um, x_um)
 
 
 def roi_around(

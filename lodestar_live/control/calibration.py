@@ -96,6 +96,13 @@ class Calibration:
         return float(np.degrees(np.arctan2(turn[1, 0], turn[0, 0])))
 
     @property
+    def play_um(self) -> tuple[float, float]:
+        """Backlash (y, x) worth taking up: what stands out of the residual."""
+        noise_um = 3 * self.residual_px * self.scale_um_per_px
+        y_um, x_um = (b if b > noise_um else 0.0 for b in self.backlash_um)
+        return y_um, x_um
+
+    @property
     def contradiction(self) -> float:
         """Relative difference to Micro-Manager's map, whatever its sign; 0: unknown."""
         theirs = self.microscope_um_per_px

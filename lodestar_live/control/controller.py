@@ -12,11 +12,13 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lodestar_live.control.acquisition import AcquisitionEvent, EventStage
+from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.calibration import Calibration, load_calibration
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.focus import FocusLock
@@ -81,13 +83,15 @@ class Controller:
         response = calibration.response if calibration else StageResponse()
         self._map = calibration.map if calibration else None
         self.moves = MoveLog(response)
+        backlash_um = calibration.play_um if calibration else (0.0, 0.0)
+        stage = BacklashStage(driver, backlash_um, settings.limits)
         self._events: EventStage | None = None
         if settings.move_by == "events":
             self._events = EventStage(
-                driver, self.moves, clock=clock, max_age_s=settings.max_age_s
+                stage, self.moves, clock=clock, max_age_s=settings.max_age_s
             )
         self.gate = SafetyGate(
-            self._events or driver,
+            self._events or stage,
             settings,
             clock=clock,
             tell=tell,
@@ -332,6 +336,7 @@ class Controller:
             self._is_starved = True
             facts = {"silence_s": silence_s, "typical_s": typical_s}
             self._tell(Event("control.no_frames", self._clock(), details=facts))
+            self.gate.stand_still()
 
     def _see(self, update: Update) -> Sight | None:
         frame = update.frame
@@ -365,7 +370,8 @@ class Controller:
     def _note_time(self, frame: Frame) -> None:
         self._arrivals_s.append(self._clock())
         self._is_starved = False
-        self._frames.append(frame)
+        no_pixels = np.broadcast_to(np.uint8(0), frame.pixels.shape)
+        self._frames.append(replace(frame, pixels=no_pixels))  # 64 images are too many
 
     def _period_s(self) -> float | None:
         """Learnt time between exposures: median over the last frames."""

@@ -166,6 +166,11 @@ class SafetyGate:
         self._halted = reason
         self._event("stage.held", {"reason": reason})
 
+    def stand_still(self) -> None:
+        """Stop the stage where it is; fresh commands are taken again."""
+        if self.is_armed:
+            self._stop_driver()
+
     def allow(self) -> None:
         """Take back a stop or hold, after a person asked for it."""
         if self._halted is not None:

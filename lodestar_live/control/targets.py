@@ -188,6 +188,8 @@ class Target:
         return n >= self._settings.reacquire_frames
 
     def _note_neighbours(self, sight: Sight, near: list[int]) -> None:
+        oldest = sight.frame_index - CROSSING_FRAMES
+        self._neighbours = {i: k for i, k in self._neighbours.items() if k > oldest}
         for row in near:
             if sight.id_at(row) != self.track_id:
                 self._neighbours[sight.id_at(row)] = sight.frame_index

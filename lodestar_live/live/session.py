@@ -61,6 +61,7 @@ def run_session(
                 n_received=lambda: tracker.n_received,
                 stop=stop,
                 event_hook=tracker.event_hook,
+                on_error=tracker.controller.stop if tracker.controller else None,
             )
         except KeyboardInterrupt:
             stop.set()

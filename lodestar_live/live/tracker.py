@@ -20,6 +20,7 @@ from lodestar_live.data import Counts, Detections, Pixels, Update
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import assemble
 from lodestar_live.live.clock import RunClock
+from lodestar_live.live.interrupt import StopOnInterrupt
 from lodestar_live.live.run import Run
 from lodestar_live.microscope import Microscope
 from lodestar_live.pipeline import Sink
@@ -76,6 +77,7 @@ class LiveTracker:
         self._life = threading.Lock()
         self._is_running = False
         self._run: Run | None = None
+        self._interrupt: StopOnInterrupt | None = None
 
     def __call__(self, image: Any, metadata: Any) -> Any:
         """Take one image from pycro-manager; return it unchanged."""
@@ -141,6 +143,9 @@ class LiveTracker:
                 run.close()
                 raise
             self._run, self._is_running = run, True
+            if parts.controller is not None:
+                self._interrupt = StopOnInterrupt(parts.controller.stop)
+                self._interrupt.install()
 
     def close(self) -> None:
         """Stop the stage, finish the frames in hand, close everything; within 5 s."""
@@ -150,6 +155,9 @@ class LiveTracker:
             run = self._current()
             run.close()
             self._is_running = False
+            if self._interrupt is not None:
+                self._interrupt.remove()
+                self._interrupt = None
         if run.first_error is not None:
             logger.error("the first error of this run was:\n%s", run.first_error)
 

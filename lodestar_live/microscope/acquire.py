@@ -32,6 +32,7 @@ def acquire(
     n_received: Callable[[], int],
     stop: threading.Event,
     event_hook: Callable[[Any], Any] | None = None,
+    on_error: Callable[[str], None] | None = None,
     finish_within_s: float = 10.0,
 ) -> None:
     """Acquire frames until `settings.n_frames` or `stop`.
@@ -47,6 +48,8 @@ def acquire(
     event_hook
         Called with each event, or list of a sequence's events, before the hardware is
         set; returns it, perhaps with a position.
+    on_error
+        Told at once what ended the acquisition early, before the engine's end.
     finish_within_s
         How long the engine may take to shut down before it is reported as stuck.
 
@@ -69,6 +72,10 @@ def acquire(
     )
     try:
         _feed(acquisition, settings, n_received=n_received, stop=stop)
+    except BaseException as error:
+        if on_error is not None:
+            on_error(f"{type(error).__name__}: {error}")
+        raise
     finally:
         _finish(acquisition, finish_within_s)
 

@@ -67,7 +67,7 @@ class SimulatedStage:
         self, clock: VirtualClock, physics: StagePhysics = StagePhysics()
     ) -> None:
         self.physics, self._clock = physics, clock
-        self.n_moves = 0
+        self.n_moves = self.n_stops = 0
         self.properties: dict[tuple[str, str], str] = {}
         self._motor: FloatArray = np.zeros(3)  # (z, y, x)
         self._sample: FloatArray = np.zeros(3)  # behind the backlash
@@ -102,6 +102,7 @@ class SimulatedStage:
         self._advance(self._clock())
         self._waiting.clear()
         self._goal = self._motor.copy()
+        self.n_stops += 1
 
     def set_property(self, device: str, name: str, value: str) -> None:
         """Remember the value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from datetime import UTC, datetime
 
 import numpy as np
@@ -189,7 +190,10 @@ def test_f25_silence_of_the_camera_is_noticed_and_nothing_is_sent() -> None:
         rig.controller.idle()
     assert len(rig.kinds("control.no_frames")) == 1
     assert rig.controller.status()["no_frames"]
-    assert rig.stage.n_moves == n_moves
+    assert rig.stage.n_moves == n_moves and rig.stage.n_stops == 1
+    rig.index += 20
+    rig.frame({1: (5, 5)})
+    assert rig.controller.gate.halted is None  # frames are back, so is control
 
 
 def test_f26_a_hundred_runs_leave_no_thread_behind() -> None:
@@ -199,6 +203,24 @@ def test_f26_a_hundred_runs_leave_no_thread_behind() -> None:
         rig.controller.close()
     names = [thread.name for thread in threading.enumerate()]
     assert "lodestar-control" not in names
+
+
+def test_f27_a_long_run_needs_no_more_memory_than_a_short_one() -> None:
+    """Frames hold 80 kB each; the move log may still fill, with 1 kB per frame."""
+    rig = Rig()
+    rng = np.random.default_rng(0)
+    for k in range(1500):
+        if k == 500:
+            tracemalloc.start()
+            before, _ = tracemalloc.get_traced_memory()
+        near = {k // 3 + 10: rng.normal(0, 0.2, 2)}
+        rig.frame({1: rng.normal(0, 0.2, 2)} | near, pixels=np.zeros(SHAPE))
+        rig.events.clear()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    log = rig.controller.moves
+    assert after - before < 1000 * 1000
+    assert len(log._entries) <= 4096
 
 
 def test_f28_a_stale_result_never_reaches_the_stage() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
+import signal
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,10 +25,13 @@ from lodestar_live.geometry import PixelToStage, centre_px
 from lodestar_live.live import LiveTracker
 from lodestar_live.live.session import run_session
 from lodestar_live.microscope import CoreStage, Microscope, substitute_pixels
+from lodestar_live.recording import Recording
 from lodestar_live.settings import Settings, parse_settings
 from lodestar_live.simulation.beads import BeadField
 from lodestar_live.simulation.scene import Swimmers, SwimmerScene
+from lodestar_live.streams import request
 
+ANY_PORT = "tcp://127.0.0.1:0"
 pytestmark = pytest.mark.system
 # The camera draws 1 µm per px, aligned; tests/system/test_calibration.py measures it.
 ALIGNED = Calibration(
@@ -158,6 +163,47 @@ def test_a_bead_stays_within_one_pixel_while_the_stage_is_pushed(
     error_um = np.array(places)[40:]
     assert np.sqrt((error_um**2).sum(axis=1).mean()) < 1.0
     assert np.linalg.norm(error_um[-1]) < 1.5  # not one push has been left standing
+
+
+@pytest.mark.parametrize("way", ["socket", "ctrl-c", "exceptions", "end"])
+def test_whatever_stops_it_the_stage_stands_still_at_once(
+    microscope, tmp_path, way
+) -> None:
+    """From frame 40 on the stage is pushed every frame; nothing may answer that."""
+    go_to(microscope, lonely_bead_um())
+    settings = settings_for(tmp_path, max_rate_hz=1000.0)
+    live = settings.live.model_copy(update={"max_failures": 3})
+    streams = settings.streams.model_copy(
+        update={"enabled": True, "stream": ANY_PORT, "latest": ANY_PORT}
+        | {"control": ANY_PORT}
+    )
+    settings = settings.model_copy(update={"live": live, "streams": streams})
+    loop = Loop(microscope, settings, n_updates=40 if way == "end" else 60)
+    actions = {
+        "socket": lambda: request(loop.tracker.endpoints["control"], "stop"),
+        "ctrl-c": lambda: os.kill(os.getpid(), signal.SIGINT),
+    }
+    for frame in range(20, 60):
+        loop.at_frame[frame] = lambda: loop.push(1.0, 0.0)
+    loop.at_frame[40] = actions.get(way, lambda: None)
+
+    def detect(pixels) -> Detections:
+        if way == "exceptions" and len(loop.error_px) >= 40:
+            loop.stop.set()
+            raise OSError("no detector")
+        return beads_in(pixels)
+
+    frames: list[int] = []
+    loop.watch = lambda update: frames.append(update.frame.index)
+    tracker = loop.run(detect=detect)
+    events = Recording(tracker.run_folder).events()
+    kinds = [event.kind for event in events]
+    stopped = kinds.index("stage.stopped")
+    assert kinds.count("stage.move") >= 5
+    assert "stage.move" not in kinds[stopped:]
+    moved = [e.details["frame"] for e in events if e.kind == "stage.move"]
+    if way != "end":  # where the two events in flight are still followed
+        assert max(moved) <= frames[39] + 2
 
 
 def test_the_focus_lock_returns_from_a_kick_of_five_um(microscope, tmp_path) -> None:
