@@ -113,18 +113,23 @@ def plot(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: plots.png in the run.")
     ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Draw target, stage and commands.")
+    ] = False,
 ) -> None:
     """Draw trajectories, MSD, speed and latency; of holograms fields, z and more."""
     from lodestar_live.recording import Recording
-    from lodestar_live.view import write_hologram_report, write_plots
+    from lodestar_live.view import write_control, write_hologram_report, write_plots
     from lodestar_live.view.run_files import field_of, snapshot_of
 
     folder = run if run.is_dir() else run.parent
-    out = out or folder / "plots.png"
+    out = out or folder / ("control.png" if control else "plots.png")
     with Recording(run) as recording:
         if not len(recording.tracks()):
             raise InputError(f"{run}: holds no tracks; there is nothing to plot.")
-        if recording.info.settings.get("holography"):
+        if control:
+            path = write_control(recording, out, snapshot=snapshot_of(folder))
+        elif recording.info.settings.get("holography"):
             path = write_hologram_report(recording, out, kept=field_of(folder))
         else:
             path = write_plots(recording, out, snapshot=snapshot_of(folder))

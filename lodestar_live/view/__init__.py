@@ -11,6 +11,7 @@ _HOMES = {
     "RunArrays": "run_data",
     "RunSource": "run_data",
     "pick_crop": "pick",
+    "write_control": "control_charts",
     "write_hologram_report": "hologram_report",
     "write_plots": "plots",
     "write_report": "report",
@@ -21,12 +22,14 @@ __all__ = [
     "RunArrays",
     "RunSource",
     "pick_crop",
+    "write_control",
     "write_hologram_report",
     "write_plots",
     "write_report",
 ]
 
 if TYPE_CHECKING:
+    from lodestar_live.view.control_charts import write_control
     from lodestar_live.view.hologram_report import write_hologram_report
     from lodestar_live.view.pick import pick_crop
     from lodestar_live.view.plots import write_plots

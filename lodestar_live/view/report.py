@@ -12,7 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lodestar_live.data import FloatArray, Pixels, Rows
-from lodestar_live.view import charts, motion_charts, run_data, scene, style
+from lodestar_live.view import (
+    charts,
+    control_charts,
+    motion_charts,
+    run_data,
+    scene,
+    style,
+)
 from lodestar_live.view.run_data import RunSource
 from lodestar_live.view.scene import Crop
 
@@ -43,13 +50,15 @@ def write_report(
     """
     recording = run_data.loaded(recording)
     with style.styled():
-        figure = style.new_figure(15.5, 10.4)
+        is_controlled = control_charts.was_controlled(recording)
+        figure = style.new_figure(15.5, 13.6 if is_controlled else 10.4)
         followed = run_data.followed_id(recording)
         errors = None if truth is None else charts.errors_px(recording, truth)
         draw_header(figure, recording, errors)
+        heights = (1.0, 1.0, 0.85, 0.95) if is_controlled else (1.0, 1.0, 0.85)
         grid = figure.add_gridspec(
-            3, 3, left=0.05, right=0.985, top=0.872, bottom=0.06, hspace=0.4,
-            wspace=0.24, height_ratios=(1.0, 1.0, 0.85),
+            len(heights), 3, left=0.05, right=0.985, top=0.872, bottom=0.06,
+            hspace=0.4, wspace=0.24, height_ratios=heights,
         )  # fmt: skip
         big = figure.add_subplot(grid[0:2, 0:2])
         scene.draw_scene(big, recording, snapshot, crop=crop, followed=followed)
@@ -57,22 +66,24 @@ def write_report(
             figure.add_subplot(grid[0, 2]), recording, track_id=followed, truth=truth
         )
         charts.draw_latency(figure.add_subplot(grid[2, 0]), recording)
-        chosen = _charts_for(recording, errors)
-        for place, draw in zip(
-            (grid[1, 2], grid[2, 2], grid[2, 1]), chosen, strict=False
-        ):
+        places = [grid[1, 2], grid[2, 2], grid[2, 1]]
+        chosen = _charts_for(recording, errors, with_stage=not is_controlled)[:3]
+        if is_controlled:
+            places += [grid[3, k] for k in range(3)]
+            chosen += control_charts.panels(recording, snapshot)
+        for place, draw in zip(places, chosen, strict=True):
             draw(figure.add_subplot(place))
         return style.save(figure, path)
 
 
 def _charts_for(
-    source: RunSource, errors: FloatArray | None
+    source: RunSource, errors: FloatArray | None, *, with_stage: bool
 ) -> list[Callable[[Axes], None]]:
     """Return what is worth a panel in this run, the most telling first."""
     chosen: list[Callable[[Axes], None]] = []
     if errors is not None:
         chosen.append(partial(charts.draw_errors, errors=errors))
-    if charts.stage_moved(source):
+    if with_stage and charts.stage_moved(source):
         chosen.append(partial(charts.draw_stage, source=source))
     return [
         *chosen,

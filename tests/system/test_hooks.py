@@ -57,16 +57,20 @@ def test_log_traces_records_every_frame(tmp_path, bead_model) -> None:
     assert 80 <= frames["n_detections"][-1] <= 110
 
 
-def test_follow_with_stage_centres_the_nearest_bead(tmp_path, bead_model) -> None:
+@pytest.mark.parametrize("move_by", ["stage", "events"])
+def test_follow_with_stage_centres_the_nearest_bead(
+    tmp_path, bead_model, move_by
+) -> None:
     with open_demo() as microscope:
         calibration = measure_calibration(CoreStage(microscope), microscope.snap)
     path = tmp_path / "calibration.toml"
     calibration.save(path)
     run(
         "follow_with_stage.py", tmp_path, "--model", str(bead_model), "--armed",
-        "--calibration", str(path), "--frames", "60",
+        "--calibration", str(path), "--frames", "60", "--move-by", move_by,
     )  # fmt: skip
     run_file = recording(tmp_path)
+    assert next(tmp_path.glob("*/control.png")).stat().st_size > 20_000
     tracks = run_file.tracks()
     target = next(e for e in run_file.events() if e.kind == "control.target")
     followed = tracks[tracks["track_id"] == target.details["track_id"]]
