@@ -140,4 +140,5 @@ def _followed_rows(source: RunSource) -> Rows:
     turn = np.searchsorted(begin_s, t_s + 1e-9) - 1
     ids = np.array([-1, *(int(e.details["track_id"]) for e in told)])
     is_target = tracks["track_id"] == ids[turn + 1]
-    return tracks[is_target & ~(run_data.column(tracks, "missed_frames") > 0)]
+    is_seen = ~(run_data.column(tracks, "missed_frames") > 0)
+    return np.asarray(tracks[is_target & is_seen])
