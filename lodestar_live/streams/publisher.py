@@ -180,6 +180,10 @@ class Publisher:
         """Publish news; returns at once."""
         self._put("event", event)
 
+    def now_s(self) -> float:
+        """Return seconds since the run's start, as headers have them."""
+        return self._clock()
+
     def status(self) -> dict[str, Any]:
         """Return what a heartbeat would say now."""
         header = self._status.header() | {"run": self._run, "n_lost": self.n_dropped}
