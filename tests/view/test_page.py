@@ -96,7 +96,7 @@ def test_click_selects_and_enter_follows_it(live, open_page, until):
     until(page, "document.getElementById('reply').textContent == 'follow: done'")
     assert source.commands == [("follow", {"track_id": 7})]
     page.click("#retrain")
-    until(page, "document.getElementById('reply').textContent == 'retrain: done'")
+    until(page, "document.getElementById('reply').textContent.startsWith('training')")
     assert source.commands[-1] == ("retrain", {"track_id": 7})
 
 
@@ -117,7 +117,7 @@ def test_a_place_without_a_track_can_be_learnt(live, open_page, until):
     )
     page.mouse.click(*place[:2])
     page.keyboard.press("t")
-    until(page, "document.getElementById('reply').textContent == 'retrain: done'")
+    until(page, "document.getElementById('reply').textContent.startsWith('training')")
     verb, args = source.commands[-1]
     assert verb == "retrain"
     np.testing.assert_allclose([args["y_px"], args["x_px"]], place[2:], atol=1)
@@ -235,9 +235,6 @@ def test_page_reconnects_when_its_server_comes_back(open_page, until):
         server = ViewServer(LiveFeed(source.stream), port=port)
         until(page, f"lodestar.nUpdates > {n + 3}")
         server.close()
-        # the browser itself reports refused connections on its console
-        assert all("WebSocket" in problem for problem in page.problems)
-        page.problems.clear()
 
 
 def test_ten_thousand_tracks_are_drawn_and_stay_fresh(open_page, until):

@@ -161,11 +161,12 @@ def test_the_page_of_a_real_run_shows_and_steers_it(live_run, open_page, until) 
     page.mouse.click(*page.evaluate(_PLACE, track_id))
     page.click("#pause")
     page.click("#follow")
+    page.click("#retrain")  # on the particle chosen, wherever it is by now
     until(page, f"lodestar.scene.targetId === {track_id}")
+    until(page, says("#events", "retrain.started"))
+    assert "training a new model" in page.inner_text("#reply")
     until(page, f"{_FROM_CENTRE} < 2", timeout_s=20)
 
-    page.click("#retrain")  # on the particle chosen, wherever it is by now
-    until(page, says("#reply", "training a new model"))
     page.click("#stop")
     until(page, says("#control", "stop"))
     assert page.evaluate("lodestar.scene.tracks.track_id.length") >= 50  # goes on
@@ -178,6 +179,5 @@ def test_the_page_of_a_real_run_shows_and_steers_it(live_run, open_page, until) 
     until(page, says("#reply", "release: done"))
     assert live_run.end() == 0
     until(page, says("#state", "ended"))
-    page.problems.clear()  # the browser tells of the server that is gone
     kinds = {event.kind for event in Recording(live_run.folder).events()}
     assert {"stage.move", "retrain.started", "stage.stopped"} <= kinds

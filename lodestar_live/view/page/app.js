@@ -1,10 +1,10 @@
 // The overlay page: wires the connection, the picture, the numbers and the keys.
 
-import { SCALE_CSS } from "./colours.js";
 import { Charts } from "./charts.js";
 import { Connection } from "./connection.js";
 import { StageMap } from "./geometry.js";
 import { noticeOf } from "./notices.js";
+import { describe, showColours, showCounters, showScaleBar } from "./panel.js";
 import { Player } from "./player.js";
 import { watchPointer } from "./pointer.js";
 import { Scene } from "./scene.js";
@@ -41,6 +41,8 @@ const HANDLERS = {
     if (isPaused) return;
     await scene.setImage(part);
     imageFrame = part.frame;
+    $("snapshot-note").hidden = !part.snapshot;
+    scene.image.classList.toggle("dim", Boolean(part.snapshot));
     $("empty").hidden = true;
   },
   tracks: takeTracks,
@@ -73,6 +75,7 @@ function takeRun(part) {
   $("source").textContent = [run.settings?.name, run.run?.slice(0, 8), run.source].filter(Boolean).join(" · ");
   if (run.kind === "recorded") {
     setState("recorded", "recording");
+    $("pause").hidden = true; // the player below has its own
     charts.setHistory(run.history);
     player.open(run);
     showCounters({ counts: run.counts, fps: run.fps });
@@ -96,7 +99,7 @@ function takeTracks(part) {
   (part.events ?? []).forEach(showEvent);
   $("empty").hidden = true;
   showNumbersSoon();
-  showScaleBar();
+  showScaleBar(scene, stageMap);
 }
 
 /** Nobody reads numbers that change at the camera's rate; laying them out costs. */
@@ -143,26 +146,6 @@ function setState(kind, text) {
 
 const isEnded = () => $("state").classList.contains("ended");
 
-function showCounters(status) {
-  const { counts = {}, fps, latency_ms: latency = {} } = status;
-  const entries = [
-    ["received", counts.received], ["processed", counts.processed], ["dropped", counts.dropped, true],
-    ["failed", counts.failed, true], ["waiting", counts.waiting], ["frames/s", fps?.toFixed(1)],
-    ["ms, median", latency.latency?.p50?.toFixed(1)], ["ms, p99", latency.latency?.p99?.toFixed(1)],
-    ["tracks", status.n_tracks],
-  ];
-  $("counters").replaceChildren(...entries.filter(([, value]) => value !== undefined).map(([name, value, isBad]) => {
-    const cell = document.createElement("div");
-    const number = document.createElement("b");
-    number.textContent = value;
-    number.classList.toggle("bad", Boolean(isBad && value > 0));
-    const label = document.createElement("span");
-    label.textContent = name;
-    cell.append(number, label);
-    return cell;
-  }));
-}
-
 /** What the stage is doing: the controller's own words. */
 function showControl(control) {
   const chip = $("control");
@@ -180,31 +163,11 @@ function showControl(control) {
   chip.className = `state ${control.halted ? "lost" : "recorded"}`;
 }
 
-function describe(i) {
-  const rows = scene.tracks;
-  const value = (name, digits = 2) => {
-    const v = rows[name]?.[i];
-    return Number.isFinite(v) ? v.toFixed(digits) : null;
-  };
-  const speed = Math.hypot(rows.vy_px_per_frame?.[i], rows.vx_px_per_frame?.[i]);
-  return [
-    ["track", `#${rows.track_id[i]}${rows.track_id[i] === scene.targetId ? " (followed)" : ""}`],
-    ["y, x", `${value("y_px")}, ${value("x_px")} px`],
-    ["± 1 sigma", value("sigma_px", 3) && `${value("sigma_px", 3)} px`],
-    ["z", value("z_um") && `${value("z_um")} µm`],
-    ["polarizability", value("polarizability_um3", 4) && `${value("polarizability_um3", 4)} µm³`],
-    ["speed", Number.isFinite(speed) ? `${speed.toFixed(2)} px/frame` : null],
-    ["score", value("score", 3)],
-    ["age", value("age_frames", 0) && `${value("age_frames", 0)} frames`],
-    ["missed", rows.missed_frames?.[i] > 0 ? `${rows.missed_frames[i]} frames` : null],
-  ].filter(([, text]) => text);
-}
-
 function showNumbers() {
   numbersShownAt = performance.now();
-  const i = scene.rowOf(scene.selectedId ?? scene.targetId);
+  const i = scene.rowOf(chosenId());
   $("selection-hint").hidden = i >= 0;
-  $("numbers").replaceChildren(...(i < 0 ? [] : describe(i)).flatMap(([name, text]) => {
+  $("numbers").replaceChildren(...(i < 0 ? [] : describe(scene, i)).flatMap(([name, text]) => {
     const [term, data] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
     data.textContent = text;
@@ -228,37 +191,12 @@ function showEvent(event) {
   while (list.children.length > 60) list.lastChild.remove();
 }
 
-function showScaleBar() {
-  if (!stageMap.pixelSize) return;
-  const target = (120 / scene.view.zoom) * stageMap.pixelSize;
-  const power = 10 ** Math.floor(Math.log10(target));
-  const length = [5, 2, 1].map((k) => k * power).find((v) => v <= target) ?? power;
-  const bar = $("scale-bar");
-  bar.hidden = false;
-  bar.style.width = `${(length / stageMap.pixelSize) * scene.view.zoom}px`;
-  bar.firstElementChild.textContent = `${Number(length.toPrecision(2))} µm`;
-}
-
-function showColours(range) {
-  const bar = $("colour-bar");
-  bar.hidden = !range;
-  if (!range) return;
-  const [label, strip, ends] = bar.children;
-  const unit = scene.colour === "z" ? "µm" : "px/frame";
-  label.textContent = scene.colour === "z" ? "z" : "speed";
-  strip.style.background = SCALE_CSS;
-  const texts = range.map((v) => `${v.toFixed(1)} ${unit}`);
-  if (ends.textContent !== texts.join("")) {
-    ends.replaceChildren(...texts.map((text) => Object.assign(document.createElement("em"), { textContent: text })));
-  }
-}
-
 // -- commands ----------------------------------------------------------------------
 
 function enableCommands() {
   const can = (verb) => (run.verbs ?? []).includes(verb);
   const hasTrack = scene.rowOf(scene.selectedId) >= 0;
-  const hasPlace = hasTrack || scene.clicked !== null;
+  const hasPlace = placeChosen() !== null;
   $("stop").disabled = !can("stop");
   $("follow").disabled = !can("follow") || !hasTrack;
   $("retrain").disabled = !can("retrain") || !hasPlace;
@@ -282,14 +220,20 @@ function showReply(text, kind) {
 }
 
 const follow = () => scene.selectedId !== null && send("follow", { track_id: scene.selectedId });
-/** The selected track where it is shown, or the place clicked where no track is. */
+/** The track the numbers and buttons are about: the one selected, else the followed. */
+const chosenId = () => {
+  if (scene.rowOf(scene.selectedId) >= 0) return scene.selectedId;
+  return scene.clicked ? null : scene.targetId;
+};
+
+/** The chosen track where it is shown, or the place clicked where no track is. */
 function placeChosen() {
-  const i = scene.rowOf(scene.selectedId);
+  const i = scene.rowOf(chosenId());
   return i < 0 ? scene.clicked : { y_px: scene.tracks.y_px[i], x_px: scene.tracks.x_px[i], frame: shownFrame };
 }
 const recenter = () => placeChosen() && send("recenter", placeChosen());
 /** A track may have moved on since it was drawn: the tracker knows where it is now. */
-const retrain = () => placeChosen() && send("retrain", scene.selectedId === null ? scene.clicked : { track_id: scene.selectedId });
+const retrain = () => placeChosen() && send("retrain", chosenId() === null ? scene.clicked : { track_id: chosenId() });
 
 function select(i, place = null) {
   scene.selectedId = i < 0 ? null : scene.tracks.track_id[i];
@@ -326,7 +270,7 @@ watchPointer(scene, {
     const tip = $("tooltip");
     tip.hidden = i < 0;
     if (i >= 0) {
-      tip.textContent = describe(i).map(([name, text]) => `${name} ${text}`).join("\n");
+      tip.textContent = describe(scene, i).map(([name, text]) => `${name} ${text}`).join("\n");
       tip.style.left = `${Math.min(x + 16, scene.width - tip.offsetWidth - 4)}px`;
       tip.style.top = `${Math.min(y + 16, scene.height - tip.offsetHeight - 4)}px`;
     }
@@ -359,7 +303,7 @@ for (const name of ["detections", "tails", "ids"]) {
 }
 $("colour").addEventListener("change", (event) => {
   scene.colour = event.target.value;
-  showColours(null);
+  showColours(scene, null);
   scene.requestDraw();
 });
 for (const name of ["contrast", "brightness"]) {
@@ -385,9 +329,10 @@ const KEYS = {
   Escape: () => select(-1),
 };
 document.addEventListener("keydown", (event) => {
-  const isControl = event.target.closest("input, select, button, dialog");
+  const isControl = event.target.closest("input, select, dialog");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[key]) return;
+  if (event.target.closest("button") && (key === " " || key === "Enter")) return; // presses it
   if (isControl && key !== "s" && !(event.target.type === "checkbox" && key.length === 1 && key !== " ")) return;
   event.preventDefault();
   KEYS[key]();
@@ -395,13 +340,15 @@ document.addEventListener("keydown", (event) => {
 
 // -- start ----------------------------------------------------------------------------
 
-scene.onColours = showColours;
-scene.onView = showScaleBar;
+scene.onColours = (range) => showColours(scene, range);
+scene.onView = () => showScaleBar(scene, stageMap);
 
 const connection = new Connection({
   onParts: takeParts,
   onReply(reply) {
-    showReply(reply.ok ? `${reply.verb}: done` : reply.error, reply.ok ? "good" : "bad");
+    if (!reply.ok) showReply(reply.error, "bad");
+    else if (reply.verb === "retrain") showReply("training a new model…", ""); // its outcome is an event
+    else showReply(`${reply.verb}: done`, "good");
   },
   onState(state) {
     if (state === "lost") {

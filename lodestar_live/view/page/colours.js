@@ -1,9 +1,9 @@
 // Colours of tracks: one per id, or a scale for a measured quantity.
 
-// viridis, sampled; readable for the colour-blind and in print
+// blue to yellow, lighter all the way: readable for the colour-blind, in print, on black
 const SCALE = [
-  [72, 40, 120], [62, 74, 137], [49, 104, 142], [38, 130, 142], [31, 158, 137],
-  [53, 183, 121], [109, 205, 89], [180, 222, 44], [253, 231, 37],
+  [92, 112, 255], [58, 148, 246], [36, 176, 220], [48, 200, 168],
+  [112, 216, 104], [186, 226, 58], [253, 231, 37],
 ];
 export const SCALE_CSS = `linear-gradient(90deg, ${SCALE.map((c) => `rgb(${c})`)})`;
 const LEVELS = 24;

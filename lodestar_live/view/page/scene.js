@@ -231,7 +231,8 @@ export class Scene {
     const marks = colours.map(() => new Path2D());
     const tails = colours.map(() => new Path2D());
     const missed = new Path2D();
-    const r = isMany ? 2.5 : Math.min(Math.max(4 * this.view.zoom, 7), 16);
+    const isCrowd = isMany && this.view.zoom < 1.5; // dots only
+    const r = isCrowd ? 1.5 : isMany ? 2.5 : Math.min(Math.max(4 * this.view.zoom, 7), 16);
     const margin = 40;
     const back = (y, x) => this.toScreen(y - this.shift[0], x - this.shift[1]);
     for (let i = 0; i < n; i++) {
@@ -243,7 +244,7 @@ export class Scene {
         path.moveTo(sx + r, sy);
         path.arc(sx, sy, r, 0, 2 * Math.PI);
       }
-      if (this.show.tails) {
+      if (this.show.tails && !isCrowd) {
         this.tails.trace(tails[levels[i]], rows.track_id[i], isMany ? SHORT_TAIL : TAIL, back);
       }
     }

@@ -1,0 +1,74 @@
+// Numbers beside and on the picture: counters, one track's values, scale and colour bars.
+
+import { SCALE_CSS } from "./colours.js";
+
+const $ = (name) => document.getElementById(name);
+
+/** Where the frames went, how fast, how late. */
+export function showCounters(status) {
+  const { counts = {}, fps, latency_ms: latency = {} } = status;
+  const entries = [
+    ["received", counts.received], ["processed", counts.processed], ["dropped", counts.dropped, true],
+    ["failed", counts.failed, true], ["waiting", counts.waiting], ["frames/s", fps?.toFixed(1)],
+    ["ms, median", latency.latency?.p50?.toFixed(1)], ["ms, p99", latency.latency?.p99?.toFixed(1)],
+    ["tracks", status.n_tracks],
+  ];
+  $("counters").replaceChildren(...entries.filter(([, value]) => value !== undefined).map(([name, value, isBad]) => {
+    const cell = document.createElement("div");
+    const number = document.createElement("b");
+    number.textContent = value;
+    number.classList.toggle("bad", Boolean(isBad && value > 0));
+    const label = document.createElement("span");
+    label.textContent = name;
+    cell.append(number, label);
+    return cell;
+  }));
+}
+
+/** What is known of the track in row `i`: [[name, text], ...]. */
+export function describe(scene, i) {
+  const rows = scene.tracks;
+  const value = (name, digits = 2) => {
+    const v = rows[name]?.[i];
+    return Number.isFinite(v) ? v.toFixed(digits) : null;
+  };
+  const speed = Math.hypot(rows.vy_px_per_frame?.[i], rows.vx_px_per_frame?.[i]);
+  return [
+    ["track", `#${rows.track_id[i]}${rows.track_id[i] === scene.targetId ? " (followed)" : ""}`],
+    ["y, x", `${value("y_px")}, ${value("x_px")} px`],
+    ["± 1 sigma", value("sigma_px", 3) && `${value("sigma_px", 3)} px`],
+    ["z", value("z_um") && `${value("z_um")} µm`],
+    ["polarizability", value("polarizability_um3", 4) && `${value("polarizability_um3", 4)} µm³`],
+    ["speed", Number.isFinite(speed) ? `${speed.toFixed(2)} px/frame` : null],
+    ["score", value("score", 3)],
+    ["age", value("age_frames", 0) && `${value("age_frames", 0)} frames`],
+    ["missed", rows.missed_frames?.[i] > 0 ? `${rows.missed_frames[i]} frames` : null],
+  ].filter(([, text]) => text);
+}
+
+/** A bar of 1, 2 or 5 times a power of ten, as long as it is in the sample. */
+export function showScaleBar(scene, stageMap) {
+  if (!stageMap.pixelSize) return;
+  const target = (120 / scene.view.zoom) * stageMap.pixelSize;
+  const power = 10 ** Math.floor(Math.log10(target));
+  const length = [5, 2, 1].map((k) => k * power).find((v) => v <= target) ?? power;
+  const bar = $("scale-bar");
+  bar.hidden = false;
+  bar.style.width = `${(length / stageMap.pixelSize) * scene.view.zoom}px`;
+  bar.firstElementChild.textContent = `${Number(length.toPrecision(2))} µm`;
+}
+
+/** What the colours mean; range null: one colour per id. */
+export function showColours(scene, range) {
+  const bar = $("colour-bar");
+  bar.hidden = !range;
+  if (!range) return;
+  const [label, strip, ends] = bar.children;
+  const unit = scene.colour === "z" ? "µm" : "px/frame";
+  label.textContent = scene.colour === "z" ? "z" : "speed";
+  strip.style.background = SCALE_CSS;
+  const texts = range.map((v) => `${v.toFixed(1)} ${unit}`);
+  if (ends.textContent !== texts.join("")) {
+    ends.replaceChildren(...texts.map((text) => Object.assign(document.createElement("em"), { textContent: text })));
+  }
+}
