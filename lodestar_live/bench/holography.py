@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from lodestar_live.bench._holo_figures import draw_figures
+from lodestar_live.bench._holo_pipeline import pipeline_table
 from lodestar_live.bench._holo_speed import speed_table
 from lodestar_live.bench._spheres import (
     CONDITIONS,
@@ -86,6 +87,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         particles, rng, n_each=1 if quick else 6, report=report
     )
     report.tables.append(speed_table(quick=quick, seed=seed))
+    report.tables.append(pipeline_table(quick=quick, seed=seed))
     report.notes += [
         "RMSE and p95 after removing the median offset; gross: off by more than 1 µm "
         "or at the end of the range. y, x are given with 30 nm error per axis, as the "
