@@ -23,6 +23,7 @@ from lodestar_live.holography.radial import ComplexRows, RadialWaves
 
 _STEP_UM = 0.1
 _NEWTON_ROUNDS = 3
+_COMPARABLE = 0.6  # of the highest score: so high is a particle's own top
 
 Criterion = Literal["amplitude", "phase", "gradient", "tamura", "variance", "power"]
 
@@ -105,14 +106,14 @@ class MatchedFilter:
         noise
             Of the field, per Re and Im and pixel; gives `sigma_um`.
         near_um
-            Coarse z per particle (NaN: none); only planes within `reach_um` are tried.
+            Coarse z per particle (NaN: none). Planes within `reach_um` come first; if
+            nothing there is a top of comparable height, the coarse z was wrong.
         """
         filtered = spectra * self._filter
         scores = self._score(filtered @ self._planes)
-        if near_um is not None:
-            far = np.abs(self.z_um - near_um[:, None]) > reach_um
-            scores = np.where(far, -np.inf, scores)
         best = np.argmax(scores, axis=1)
+        if near_um is not None:
+            best = self._best_near(scores, best, near_um, reach_um)
         at_edge = (best == 0) | (best == len(self.z_um) - 1)
         z = self._climb(filtered, self.z_um[best])
         z = np.where(at_edge, self.z_um[best], z)
@@ -124,6 +125,24 @@ class MatchedFilter:
             sigma = excess * self._sigma(filtered, z, curvature, noise)
             sigma = np.minimum(sigma, np.ptp(self.z_um) / np.sqrt(12))  # "anywhere"
         return Focus(z, np.where(at_edge, np.nan, sigma), quality, at_edge, excess)
+
+    def _best_near(
+        self,
+        scores: FloatArray,
+        best: npt.NDArray[np.intp],
+        near_um: FloatArray,
+        reach_um: float,
+    ) -> npt.NDArray[np.intp]:
+        """Return the best plane near the coarse z where there is a top, else `best`."""
+        far = np.abs(self.z_um - near_um[:, None]) > reach_um
+        near = np.argmax(np.where(far, -np.inf, scores), axis=1)
+        row, last = np.arange(len(scores)), len(self.z_um) - 1
+        height = scores[row, near]
+        is_top = (height >= scores[row, np.maximum(near - 1, 0)]) & (
+            height >= scores[row, np.minimum(near + 1, last)]
+        )
+        is_high = height >= _COMPARABLE * scores[row, best]
+        return np.where(is_top & is_high, near, best)
 
     def _score(self, amplitude: ComplexRows) -> FloatArray:
         return np.abs(amplitude) if self.is_point else amplitude.real

@@ -209,6 +209,17 @@ def test_matched_filter_can_be_told_where_to_look(
     assert focus.z_um == pytest.approx([2.0, 2.0], abs=0.02)
 
 
+@pytest.mark.parametrize("near_um", [-4.0, -2.0, 0.2, 4.2])
+def test_a_wrong_coarse_z_does_not_hide_the_particle(
+    waves: RadialWaves, matched: MatchedFilter, near_um: float
+) -> None:
+    rng = np.random.default_rng(5)
+    field = crop_of([Sphere(CENTRE, CENTRE, 2.0)], rng)
+    spectra = waves.spectra(field, [[CENTRE, CENTRE]])
+    focus = matched(spectra, near_um=np.array([near_um]))
+    assert focus.z_um == pytest.approx([2.0], abs=0.02)
+
+
 def test_refocused_bead_is_sharp_at_plus_z_only() -> None:
     shape, middle = (256, 256), slice(112, 144)
     away = render_field([Sphere(128, 128, 3.0)], shape, OPTICS)
