@@ -118,7 +118,8 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     report.notes += [
         "RMSE and p95 after removing the median offset; gross: off by more than 1 µm "
         "or at the end of the range. y, x are given with 30 nm error per axis, as the "
-        "network finds them; the shipped network brings its own. Reference of the matched filter: one noisy crop.",
+        "network finds them; the shipped network brings its own. Reference of the "
+        "matched filter: one noisy crop.",
         "Classical criteria on fewer crops (16 per condition): they cost 50 ms each.",
         "All simulated: scalar physics, ideal pupil, no aberrations.",
     ]
