@@ -28,6 +28,7 @@ from lodestar_live.control.moves import MoveLog, StageResponse
 from lodestar_live.control.rules import Rules
 from lodestar_live.control.steering import Steering
 from lodestar_live.control.targets import Sight, Target
+from lodestar_live.control.verbs import Verb, verbs_of
 from lodestar_live.data import Event, FloatArray, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import CalibrationError, SettingsError
 from lodestar_live.geometry import PixelToStage
@@ -246,58 +247,21 @@ class Controller:
             self.settings = settings
             self.steering.use(settings)
 
-    def verbs(self) -> dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]:
+    def verbs(self) -> dict[str, Verb]:
         """Return what the control socket may ask for: verb -> callable."""
-        return {
-            "follow": self._on_follow,
-            "release": self._on_release,
-            "recenter": self._on_recenter,
-            "stop": self._on_stop,
-            "set": self._on_set,
-            "status": lambda message: self.status(),
-        }
+        return verbs_of(self)
 
     def _follow(self, followed: Followed) -> None:
         with self._lock:
             self.gate.allow()
             self.followed = followed
 
-    def _on_follow(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        if "track_ids" in message:
-            self.follow_many([int(i) for i in message["track_ids"]])
-        elif "track_id" in message:
-            self.follow(int(message["track_id"]))
-        elif "y_px" in message:
-            self.follow(self._clicked_um(message))
-        else:
-            wish = message.get("target", self.settings.target)
-            if wish not in ("nearest", "brightest", "fastest"):
-                raise SettingsError(
-                    f"follow: target = {wish!r}; expected nearest, brightest or "
-                    "fastest, or a track_id, track_ids, or y_px and x_px."
-                )
-            self.follow(wish)
-        return self.status()
+    def place_um(self, message: Mapping[str, Any]) -> tuple[float, float]:
+        """Return the place in the sample of ``y_px, x_px`` in ``frame``.
 
-    def _on_release(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        self.release()
-        return self.status()
-
-    def _on_recenter(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        self.recenter(*self._clicked_um(message))
-        return self.status()
-
-    def _on_stop(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        self.stop(str(message.get("reason", "asked")))
-        return self.status()
-
-    def _on_set(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        for name, value in message.get("values", message).items():
-            self.set(name, value)
-        return self.status()
-
-    def _clicked_um(self, message: Mapping[str, Any]) -> tuple[float, float]:
-        """Place in the sample of ``y_px, x_px`` in ``frame`` (left out: the newest)."""
+        ``frame`` left out: the newest. Raises a SettingsError or CalibrationError when
+        the frame or the scale is not known.
+        """
         frames = {frame.index: frame for frame in self._frames}
         index = int(message.get("frame", max(frames, default=-1)))
         if index not in frames:

@@ -11,29 +11,27 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from lodestar_live.control.commands import (
+    NAN,
+    Verdict,
+    axis_values,
+    finite_or_none,
+    named,
+    rate_hz,
+    require_inside,
+    shortest_s,
+    to_number,
+)
 from lodestar_live.control.driver import PropertyDriver, StageDriver
 from lodestar_live.control.moves import MoveLog
 from lodestar_live.data import Event, StagePosition
-from lodestar_live.errors import SettingsError, StageError
-from lodestar_live.settings import ControlSettings, TravelLimits
+from lodestar_live.errors import SettingsError
+from lodestar_live.settings import ControlSettings
 
 MAX_FAILURES = 3
 SLOW_REPLY_S = 0.5
-NAN = float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of a command. `reason` says why it was refused, or how it passed."""
-
-    passed: bool
-    reason: str
-
-    def __bool__(self) -> bool:
-        return self.passed
 
 
 class SafetyGate:
@@ -121,8 +119,8 @@ class SafetyGate:
         details
             For the record: track, error, prediction.
         """
-        goal = StagePosition(NAN, _number(y_um), _number(x_um))
-        return self._command("xy", goal, _number(t_data_s), stage_known, details)
+        goal = StagePosition(NAN, to_number(y_um), to_number(x_um))
+        return self._command("xy", goal, to_number(t_data_s), stage_known, details)
 
     def move_z(self, z_um: Any, *, t_data_s: Any, **details: Any) -> Verdict:
         """Ask for a focus move.
@@ -130,8 +128,8 @@ class SafetyGate:
         Stricter than the plane: own limits, short steps, low rate, and never from a
         frame exposed before the last focus move had settled.
         """
-        goal = StagePosition(_number(z_um), NAN, NAN)
-        return self._command("z", goal, _number(t_data_s), False, details)
+        goal = StagePosition(to_number(z_um), NAN, NAN)
+        return self._command("z", goal, to_number(t_data_s), False, details)
 
     def set_property(self, device: str, name: str, value: Any) -> Verdict:
         """Ask for a device property; only those listed in the settings pass."""
@@ -197,7 +195,7 @@ class SafetyGate:
         Asked before, so that a busy stage or a fast camera is no refusal.
         """
         elapsed_s = self._clock() - self._t_sent_s[axis]
-        is_soon = elapsed_s < _shortest_s(self.settings, axis)
+        is_soon = elapsed_s < shortest_s(self.settings, axis)
         return self._halted is None and not is_soon and not self.is_busy()
 
     def t_sent_s(self, axis: str) -> float:
@@ -230,7 +228,8 @@ class SafetyGate:
         stage_known: bool,
         details: dict[str, Any],
     ) -> Verdict:
-        facts = {"axis": axis, "t_data_s": _json(t_data_s), **_named(goal, axis)}
+        facts = {"axis": axis, "t_data_s": finite_or_none(t_data_s)}
+        facts |= named(goal, axis)
         details = facts | details
         with self._lock:
             now_s = self._clock()
@@ -253,7 +252,7 @@ class SafetyGate:
         stage_known: bool,
     ) -> str:
         """Return why a move must not be made; empty when it may."""
-        values = _axis_values(goal, axis)
+        values = axis_values(goal, axis)
         if self._halted is not None:
             return f"halted: {self._halted}"
         if not all(map(math.isfinite, values)):
@@ -281,8 +280,8 @@ class SafetyGate:
         self, axis: str, now_s: float, t_data_s: float, stage_known: bool
     ) -> str:
         settings = self.settings
-        if now_s - self._t_sent_s[axis] < _shortest_s(settings, axis):
-            return f"more than {_rate_hz(settings, axis)} moves per second"
+        if now_s - self._t_sent_s[axis] < shortest_s(settings, axis):
+            return f"more than {rate_hz(settings, axis)} moves per second"
         if not 0 <= now_s - t_data_s <= settings.max_age_s:
             return f"made from a frame {now_s - t_data_s:.3g} s old"
         settled_s = self._t_sent_s[axis] + self.moves.response.settle_s
@@ -294,7 +293,7 @@ class SafetyGate:
     def _too_far(self, axis: str, values: tuple[float, ...]) -> str:
         longest = self.settings.max_z_step_um if axis == "z" else None
         longest = longest or self.settings.max_step_um
-        here = _axis_values(self.read_position(), axis)
+        here = axis_values(self.read_position(), axis)
         step_um = math.dist(values, here)
         if not step_um <= longest * (1 + 1e-9):  # NaN: position unknown
             return f"a step of {step_um:.6g} um; at most {longest} um"
@@ -310,7 +309,7 @@ class SafetyGate:
         for word in allowed:
             if isinstance(word, str) and value == word:
                 return word, ""
-        number = NAN if isinstance(allowed[0], str) else _number(value)
+        number = NAN if isinstance(allowed[0], str) else to_number(value)
         if math.isfinite(number) and float(allowed[0]) <= number <= float(allowed[1]):
             return f"{int(number) if number.is_integer() else number!r}", ""
         return "", f"{value!r} is not allowed for {name!r}: {list(allowed)}"
@@ -372,43 +371,4 @@ class SafetyGate:
                 "travel box, e.g. limits = { y_um = [-500, 500], x_um = [-500, 500] }. "
                 "Micro-Manager cannot tell it."
             )
-        _require_inside(StagePosition(*self._driver.position_um()), limits)
-
-
-def _require_inside(position: StagePosition, limits: TravelLimits) -> None:
-    for name in ("y_um", "x_um", "z_um"):
-        box, here = getattr(limits, name), getattr(position, name)
-        if box is not None and not box[0] <= here <= box[1]:
-            raise StageError(
-                f"stage {name} = {here:.6g}, outside control.limits.{name} = "
-                f"[{box[0]}, {box[1]}]. Move the stage inside or widen the limits."
-            )
-
-
-def _rate_hz(settings: ControlSettings, axis: str) -> float:
-    return settings.max_z_rate_hz if axis == "z" else settings.max_rate_hz
-
-
-def _shortest_s(settings: ControlSettings, axis: str) -> float:
-    """Shortest time between commands: a frame clock jitters, so a tenth less."""
-    return 0.9 / _rate_hz(settings, axis)
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except Exception:  # hostile commands: whatever cannot be a number is not one
-        return NAN
-
-
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _axis_values(position: StagePosition, axis: str) -> tuple[float, ...]:
-    return (position.z_um,) if axis == "z" else (position.y_um, position.x_um)
-
-
-def _named(goal: StagePosition, axis: str) -> dict[str, Any]:
-    names = ("z_um",) if axis == "z" else ("y_um", "x_um")
-    return dict(zip(names, map(_json, _axis_values(goal, axis)), strict=True))
+        require_inside(StagePosition(*self._driver.position_um()), limits)
