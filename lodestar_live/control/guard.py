@@ -86,8 +86,8 @@ class SignGuard:
         other = int(np.argmax(self._doubt))
         doubt = self._doubt[other]
         is_new = not bool(self.is_verified.all())
-        if doubt > PROOF and (is_new or self._error_grew(1.5, 2)):
-            return _explain(other)
+        if doubt > PROOF and (is_new or self._error_grew(1.5, GROWING_MOVES)):
+            return _explain(other)  # once verified, late time stamps may cause doubt
         if is_new and doubt > EDGE_PROOF and self._is_leaving():
             return _explain(other)
         if doubt > PROOF / 3 and self._error_grew(3.0, GROWING_MOVES):

@@ -35,7 +35,7 @@ from lodestar_live.microscope import CoreStage, Microscope, active_core, has_act
 from lodestar_live.pipeline import Sink
 from lodestar_live.recording import Recorder
 from lodestar_live.resources import find
-from lodestar_live.settings import DetectionSettings, Settings
+from lodestar_live.settings import ControlSettings, DetectionSettings, Settings
 from lodestar_live.streams import Publisher
 
 Detect = Callable[[Pixels], Detections]
@@ -195,13 +195,7 @@ def assemble(
         detect=detect,
     )
     if settings.holography is not None:
-        needs_model = settings.holography.mode == "offaxis"  # inline: as camera images
-        if needs_model and settings.detection.model is None and detect is None:
-            raise SettingsError(
-                "detection.model is not set: off-axis holograms need a model of "
-                "fields, trained beforehand; name one, such as the shipped one in "
-                "config/offaxis_hologram.toml."
-            )
+        _require_field_model(settings, detect)
         parts.prepare = HologramPreparer(settings.holography)
     if detect is None and settings.detection.model is not None:
         parts.load_detector(find("models", settings.detection.model))
@@ -215,23 +209,19 @@ def assemble(
         parts.pixel_size_um = settings.microscope.pixel_size_um
     if parts.prepare is not None:  # positions are in pixels of the field
         parts.pixel_size_um = parts.prepare.field_pixel_size_um(parts.pixel_size_um)
-    if settings.control.follow:
-        if settings.holography is not None and settings.holography.mode == "offaxis":
-            raise SettingsError(
-                "control.follow = true with off-axis holograms: their fields have "
-                "pixels of another size than the calibration's; expected camera images "
-                "or inline holograms."
-            )
+    if is_controlling(settings.control):
+        _require_camera_pixels(settings)
         if calibration is None and settings.control.calibration is not None:
             calibration = load_calibration(settings.control.calibration)
         if calibration is not None:
             parts.calibration, parts.map = _facts(calibration), calibration.map
+        stage = _stage_of(microscope)
         parts.controller = Controller(
             settings.control,
-            _stage_of(microscope),
+            stage,
             clock=clock,
             tell=tell,
-            properties=_stage_of(microscope),
+            properties=stage,
             calibration=calibration,
             pixel_size_um=parts.pixel_size_um,
         )
@@ -240,6 +230,30 @@ def assemble(
     if settings.recording.enabled:
         parts.recorder = Recorder(parts.run_folder)
     return parts
+
+
+def is_controlling(control: ControlSettings) -> bool:
+    """Tell whether anything may be asked of the stage, its focus or a device."""
+    return control.follow or control.focus != "off" or bool(control.rules)
+
+
+def _require_field_model(settings: Settings, detect: Detect | None) -> None:
+    holography = settings.holography
+    needs_model = holography is not None and holography.mode == "offaxis"
+    if needs_model and settings.detection.model is None and detect is None:
+        raise SettingsError(
+            "detection.model is not set: off-axis holograms need a model of fields, "
+            "trained beforehand; name one, such as the shipped one in "
+            "config/offaxis_hologram.toml."
+        )
+
+
+def _require_camera_pixels(settings: Settings) -> None:
+    if settings.holography is not None and settings.holography.mode == "offaxis":
+        raise SettingsError(
+            "[control] with off-axis holograms: their fields have pixels of another "
+            "size than the calibration's; expected camera images or inline holograms."
+        )
 
 
 def _shifted(rows: Rows, shift_px: FloatArray) -> Rows:
@@ -302,7 +316,7 @@ def new_run_folder(settings: Settings) -> Path:
 def _stage_of(microscope: Microscope | None) -> CoreStage:
     if microscope is None:
         raise SettingsError(
-            "control.follow = true, but no microscope is reachable. Start "
+            "[control] is set, but no microscope is reachable. Start "
             "Micro-Manager or pass LiveTracker(..., microscope=...)."
         )
     return CoreStage(microscope)

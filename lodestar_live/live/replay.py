@@ -11,7 +11,7 @@ from lodestar_live.errors import ModelError
 from lodestar_live.live.first_model import train_and_wait
 from lodestar_live.live.tracker import LiveTracker
 from lodestar_live.recording.movies import open_movie
-from lodestar_live.settings import Settings
+from lodestar_live.settings import ControlSettings, Settings
 
 _SLACK_FRAMES = 8
 
@@ -66,7 +66,7 @@ def replay_movie(
 def _for_replay(settings: Settings, out: Path | None) -> Settings:
     """Nothing may be dropped, nothing moves, nothing is stored twice."""
     live = settings.live.model_copy(update={"mode": "every", "hand_on_frames": False})
-    control = settings.control.model_copy(update={"follow": False})
+    control = ControlSettings()
     recording = settings.recording
     if out is not None:
         recording = recording.model_copy(update={"folder": str(out)})

@@ -206,6 +206,25 @@ def test_whatever_stops_it_the_stage_stands_still_at_once(
         assert max(moved) <= frames[39] + 2
 
 
+def test_a_rule_sets_a_property_without_anything_being_followed(
+    microscope, tmp_path
+) -> None:
+    settings = settings_for(
+        tmp_path, follow=False, rules=["when n_tracks > 20: set Camera Gain 3"],
+        properties={"Camera Gain": [0, 8]},
+    )  # fmt: skip
+    microscope.core.set_property("Camera", "Gain", 0)
+    loop = Loop(microscope, settings, n_updates=15)
+    try:
+        tracker = loop.run()
+        assert int(microscope.core.get_property("Camera", "Gain")) == 3
+    finally:
+        microscope.core.set_property("Camera", "Gain", 0)
+    kinds = [event.kind for event in Recording(tracker.run_folder).events()]
+    assert kinds.count("property.set") == 1
+    assert "stage.move" not in kinds
+
+
 def test_the_focus_lock_returns_from_a_kick_of_five_um(microscope, tmp_path) -> None:
     stage = CoreStage(microscope)
     settings = settings_for(tmp_path, focus="sharpness")
