@@ -104,7 +104,7 @@ def test_offaxis_preset_gives_z_and_two_polarizabilities_everywhere(
     seen = rows[rows["missed_frames"] == 0]
     for name in ("polarizability_um3", "scale_polarizability_um3"):
         assert np.median(seen[name][large]) == pytest.approx(0.018, rel=0.1)
-        assert np.median(seen[name][~large]) == pytest.approx(0.0051, rel=0.25)
+        assert np.median(seen[name][~large]) == pytest.approx(0.0051, rel=0.35)
     assert len(updates) == _FRAMES
     sent = [m.tracks.rows for m in streamed if m.tracks is not None and m.frame > 4]
     for name in ("z_um", "sigma_z_um", "polarizability_um3"):
