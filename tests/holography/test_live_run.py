@@ -79,3 +79,27 @@ def test_offaxis_without_a_field_model_is_refused() -> None:
     tracker = LiveTracker(settings.model_copy(update={"detection": no_model}))
     with pytest.raises(SettingsError, match="model of fields"), tracker:
         pass
+
+
+def test_inline_may_train_on_the_first_frame(tmp_path: Path) -> None:
+    settings = load_settings(ROOT / "config" / "inline_hologram.toml")
+    sections = {
+        "detection": {"model": None},
+        "streams": {"enabled": False},
+        "recording": {"folder": str(tmp_path)},
+    }
+    changes = {
+        name: getattr(settings, name).model_copy(update=values)
+        for name, values in sections.items()
+    }
+    with LiveTracker(settings.model_copy(update=changes)) as tracker:
+        assert not tracker.wait_until_tracking(0)  # it waits for a frame to learn from
+    assert tracker.first_error is None
+
+
+def test_following_on_offaxis_holograms_is_refused(tmp_path: Path) -> None:
+    settings = preset()
+    control = settings.control.model_copy(update={"follow": True})
+    tracker = LiveTracker(settings.model_copy(update={"control": control}))
+    with pytest.raises(SettingsError, match="pixels of another size"), tracker:
+        pass
