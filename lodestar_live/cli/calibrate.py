@@ -88,7 +88,7 @@ def run_calibrate(
         return
     out = out or Path("calibration.toml")
     with open_microscope(settings.microscope) as microscope:
-        bench = _bench(microscope, settings, travel_um)
+        bench = _bench(microscope, settings, travel_um, focus_um)
         if step_um is None:
             step_um = _default_step_um(microscope)
         calibration = _measure(
@@ -108,7 +108,10 @@ def run_calibrate(
 
 
 def _bench(
-    microscope: Microscope, settings: Settings, travel_um: float | None
+    microscope: Microscope,
+    settings: Settings,
+    travel_um: float | None,
+    focus_um: float | None,
 ) -> Bench:
     from lodestar_live.control.measure import Bench
     from lodestar_live.microscope import CoreStage
@@ -125,6 +128,9 @@ def _bench(
         limits = TravelLimits(
             y_um=(here.y_um - travel_um, here.y_um + travel_um),
             x_um=(here.x_um - travel_um, here.x_um + travel_um),
+            z_um=None
+            if focus_um is None
+            else (here.z_um - focus_um, here.z_um + focus_um),
         )
     control = control.model_copy(update={"armed": True, "limits": limits})
     return Bench(microscope.snap, stage, control, tell=lambda event: None)

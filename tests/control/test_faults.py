@@ -61,7 +61,9 @@ class Rig:
         )
         self.index = 0
 
-    def frame(self, targets, *, age=1000, delay_s=0.005, pixels=None, z_um=0.0) -> None:
+    def frame(
+        self, targets, *, age=1000, delay_s=0.005, pixels=None, z_um=0.0, speeds=None
+    ):
         """Show tracks {id: (y_um, x_um) in the sample}; then the controller acts."""
         self.clock.now_s = 0.02 * (self.index + 1)
         t_exposure_s, place = self.clock.now_s, self.stage.true_position_um()[1:]
@@ -72,6 +74,8 @@ class Rig:
             row["track_id"], row["sigma_px"] = track_id, 0.05
             row["age_frames"], row["intensity"] = age, float(track_id)
             row["z_um"] = z_um
+            row["vx_px_per_frame"] = (speeds or {}).get(track_id, 0.0)
+            row["vy_px_per_frame"] = 0.0
         image = np.zeros(SHAPE) if pixels is None else pixels
         frame = Frame(self.index, image, t_exposure_s, t_exposure_s)
         self.clock.now_s += delay_s
@@ -282,6 +286,17 @@ def test_commands_come_as_verbs() -> None:
     assert verbs["status"]({})["halted"] == "stop: hand"
     verbs["release"]({})
     assert verbs["status"]({})["track_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("nearest", 1), ("brightest", 3), ("fastest", 2)]
+)
+def test_the_target_is_chosen_as_the_settings_say(target, expected) -> None:
+    """Track 1 rests near the centre, 2 moves, 3 is the brightest (its intensity: 3)."""
+    rig = Rig(target=target, armed=False)
+    rig.frame({1: (1, 0), 2: (9, 0), 3: (-9, 0)}, speeds={2: 5.0})
+    rig.frame({1: (1, 0), 2: (9, 5), 3: (-9, 0)}, speeds={2: 5.0})
+    assert rig.controller.target_id == expected
 
 
 @pytest.mark.parametrize("name", ["armed", "limits", "max_step_um", "rubbish"])
