@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 from lodestar_live.data import Detections, Event
-from lodestar_live.errors import InputError, RecordingError, SettingsError
+from lodestar_live.errors import (
+    InputError,
+    RecordingError,
+    SettingsError,
+    StreamError,
+)
 from lodestar_live.live import LiveTracker
 from lodestar_live.recording import Recording
 from lodestar_live.settings import parse_settings
+from lodestar_live.streams import Subscriber, request
 
 IMAGE = np.zeros((32, 40), np.uint16)
 METADATA = {"Axes": {"time": 0}, "Exposure": 10.0, "PixelSize_um": 0.5}
@@ -259,3 +265,29 @@ def test_retraining_needs_frames_to_judge_by(tmp_path) -> None:
             tracker.retrain((5.0, 5.0))
         with pytest.raises(InputError, match="nothing to undo"):
             tracker.rollback()
+
+
+def test_other_programs_reach_the_model_through_the_control_channel(tmp_path) -> None:
+    free = dict.fromkeys(("stream", "latest", "control"), "tcp://127.0.0.1:0")
+    settings = settings_for(tmp_path, streams=free)
+    with LiveTracker(settings, detect=find_brightest) as tracker:
+        address = tracker.endpoints["control"]
+        for index in range(3):
+            tracker(frame_with_spot(5, 6 + index), METADATA)
+            tracker.wait_for_room(1)
+        assert tracker.counts.processed == 3
+        run = tracker._run
+        first, run.parts.model_version = run.parts.detect, 1
+        run.retrainer._models.append((1, first))  # as if one had been swapped in
+        assert request(address, "rollback") == {"version": 0}
+        assert run.parts.model_version == 0
+        with pytest.raises(StreamError, match="nothing to undo"):
+            request(address, "rollback")
+        with pytest.raises(StreamError, match="track 99 is gone"):
+            request(address, "retrain", {"track_id": 99})
+        with pytest.raises(StreamError, match="frame 77 is gone"):
+            request(address, "retrain", {"y_px": 5.0, "x_px": 6.0, "frame": 77})
+        with Subscriber(tracker.endpoints["stream"], ("run",)) as reader:
+            header = reader.receive(5.0).header
+    assert header["endpoints"]["control"] == address
+    assert {"retrain", "rollback", "ping", "status"} <= set(header["verbs"])

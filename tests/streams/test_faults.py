@@ -6,21 +6,30 @@ the machine falls on both sides.
 
 from __future__ import annotations
 
+import ast
+import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import zmq
 
+import lodestar_live
+from lodestar_live.errors import StreamError
 from lodestar_live.streams import Publisher, Subscriber
+from lodestar_live.streams.commands import Commands
+from lodestar_live.streams.messages import decode
 from tests.streams.samples import (
     RUN,
     make_update,
@@ -202,3 +211,47 @@ def test_outbox_overflow_is_counted_and_seen_as_a_gap(publisher: Publisher) -> N
     assert tracks[-1].seq == n_written - 1
     assert len(tracks) + n_missed == n_written
     assert 0 < publisher.n_dropped <= n_missed
+
+
+_RUNS_DATA = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+
+
+@pytest.mark.parametrize("room", ["streams", "recording", "view", "live"])
+def test_nothing_received_or_recorded_is_ever_unpickled_or_executed(room: str) -> None:
+    """Fault F30: a peer or a file can hold anything; no code of ours would run it."""
+    for path in Path(lodestar_live.__file__).parent.joinpath(room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not {a.name.split(".")[0] for a in node.names} & _RUNS_DATA
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in _RUNS_DATA
+            elif isinstance(node, ast.Call):
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                assert name not in {"recv_pyobj", "send_pyobj", "exec"}
+                assert not (isinstance(node.func, ast.Name) and name == "eval")
+                assert "allow_pickle=True" not in ast.unparse(node)
+
+
+def test_a_pickle_sent_to_every_socket_is_not_run(publisher: Publisher) -> None:
+    """Fault F30 over real sockets: the payload would make a file."""
+    flag = Path(tempfile.mkdtemp()) / "was-run"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(flag),)
+
+    bomb = pickle.dumps(Payload())
+    with zmq.Context() as context:
+        for kind, endpoint in ((zmq.XSUB, "stream"), (zmq.XSUB, "latest")):
+            with context.socket(kind) as peer:
+                peer.linger = 100
+                peer.connect(publisher.endpoints[endpoint])
+                peer.send(b"\x01" + bomb)
+                peer.send(bomb)
+    answer = json.loads(Commands({"ping": dict}).answer(bomb))
+    assert not answer["ok"]
+    with subscriber(publisher, "tracks") as good, pytest.raises(StreamError):
+        publisher.write(make_update(0))
+        receive(good, "tracks")
+        decode([b"tracks", bomb, bomb])
+    assert not flag.exists()
