@@ -82,7 +82,7 @@ class Run:
         self._training: TrainingProcess | None = None
         self._snapshot: Frame | None = None
         self._has_failed = False
-        self._newest: Update | None = None
+        self._newest = (-1, Tracks.empty())  # without pixels, which are reused
         self.retrainer: Retrainer | None = None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
@@ -160,12 +160,12 @@ class Run:
 
     def _place_of(self, track_id: int) -> dict[str, Any]:
         """Return where a track is in the newest frame."""
-        rows = self._newest.tracks.rows if self._newest else Tracks.empty().rows
-        mine = rows[rows["track_id"] == track_id]
-        if self._newest is None or not len(mine):
+        frame_index, tracks = self._newest
+        mine = tracks.rows[tracks.rows["track_id"] == track_id]
+        if not len(mine):
             raise InputError(f"retrain: track {track_id} is gone; choose another.")
         y_px, x_px = float(mine["y_px"][0]), float(mine["x_px"][0])
-        return {"y_px": y_px, "x_px": x_px, "frame": self._newest.frame.index}
+        return {"y_px": y_px, "x_px": x_px, "frame": frame_index}
 
     def rollback(self, _args: Mapping[str, Any]) -> Mapping[str, Any]:
         """Use the model before the last swap again; return its version.
@@ -415,7 +415,7 @@ class Run:
         )
 
     def _remember(self, update: Update) -> None:
-        self._newest = update
+        self._newest = (update.frame.index, update.tracks)
         t_s = update.frame.t_arrival_s
         self._first_s, self._last_s = min(self._first_s, t_s), t_s
         if len(update.tracks):
