@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +84,7 @@ class OffAxis:
         self.background = Background() if background is None else background
         self._pupil = _pupil(self.field_shape, self.optics)
         self._counts = np.empty(self._used_shape(), np.float32)
+        self._cut: _Cut | None = None
 
     def __call__(self, hologram: Pixels) -> ComplexImage:
         """Return the field of one hologram, shape `field_shape`, complex64.
@@ -130,23 +133,60 @@ class OffAxis:
 
         The transform along y is done for the columns in the box only.
         """
-        shape = self._used_shape()
-        in_y, in_x = (
-            _around(frequency, side, n)
-            for frequency, side, n in zip(carrier, shape, self.field_shape, strict=True)
-        )
-        box = _columns(rows, in_x, shape[1])
+        if self._cut is None or self._cut.carrier != carrier:
+            self._cut = _Cut.around(
+                carrier, self._used_shape(), self.field_shape, factor=self.factor
+            )
+        cut = self._cut
+        box = _columns(rows, cut.columns, self._used_shape()[1])
         box = fft.fft(box, axis=0, workers=self.n_threads, overwrite_x=True)
-        box = box[in_y % shape[0]]
+        box = box[cut.rows]
         box *= self._pupil
-        field = fft.ifft2(box, workers=self.n_threads, overwrite_x=True)
-        _remove_fraction(field, shape, carrier, self.factor)
-        result: ComplexImage = field
-        return result
+        field: ComplexImage = fft.ifft2(box, workers=self.n_threads, overwrite_x=True)
+        for ramp in cut.ramps:
+            field *= ramp
+        return field
 
     def _used_shape(self) -> tuple[int, int]:
         height, width = self.field_shape
         return (self.factor * height, self.factor * width)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """What is cut out of the spectrum around a carrier, worked out once.
+
+    `rows` and `columns` are frequency indices, the carrier's own first; `ramps` take
+    out the part of the carrier that is less than one frequency step.
+    """
+
+    carrier: tuple[float, float]
+    rows: npt.NDArray[np.intp]
+    columns: npt.NDArray[np.intp]
+    ramps: tuple[ComplexImage, ...]
+
+    @classmethod
+    def around(
+        cls,
+        carrier: tuple[float, float],
+        shape: tuple[int, int],
+        field_shape: tuple[int, int],
+        *,
+        factor: int,
+    ) -> Self:
+        """Return the cut for holograms of `shape`."""
+        index, ramps = [], []
+        for axis, (frequency, side, n) in enumerate(
+            zip(carrier, shape, field_shape, strict=True)
+        ):
+            first = round(frequency * side) - n // 2
+            index.append(fft.ifftshift(np.arange(first, first + n)))
+            fraction = frequency * side - round(frequency * side)
+            if not math.isclose(fraction, 0, abs_tol=1e-9):
+                position = np.arange(n) * factor / side
+                ramp = np.exp(-2j * np.pi * fraction * position).astype(np.complex64)
+                ramps.append(ramp[:, None] if axis == 0 else ramp)
+        return cls(carrier, index[0] % shape[0], index[1], tuple(ramps))
 
 
 def sampling_factor(optics: Optics) -> int:
@@ -219,12 +259,6 @@ def _pupil(shape: tuple[int, int], optics: Optics) -> FloatArray:
     return pupil
 
 
-def _around(frequency: float, side: int, n: int) -> npt.NDArray[np.intp]:
-    """Return the n frequency indices around the carrier, the carrier's own first."""
-    first = round(frequency * side) - n // 2
-    return fft.ifftshift(np.arange(first, first + n))
-
-
 def _columns(
     rows: ComplexImage, index: npt.NDArray[np.intp], width: int
 ) -> ComplexImage:
@@ -241,19 +275,3 @@ def _columns(
     columns: ComplexImage = rows[:, np.abs(index)]
     np.conjugate(columns, out=columns, where=index < 0)
     return columns
-
-
-def _remove_fraction(
-    field: ComplexImage,
-    shape: tuple[int, int],
-    carrier: tuple[float, float],
-    factor: int,
-) -> None:
-    """Take out the part of the carrier that is less than one frequency step."""
-    for axis, (side, frequency) in enumerate(zip(shape, carrier, strict=True)):
-        fraction = frequency * side - round(frequency * side)
-        if math.isclose(fraction, 0, abs_tol=1e-9):
-            continue
-        position = np.arange(field.shape[axis]) * factor / side
-        ramp = np.exp(-2j * np.pi * fraction * position).astype(field.dtype)
-        field *= ramp[:, None] if axis == 0 else ramp
