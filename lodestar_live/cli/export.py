@@ -24,8 +24,13 @@ def export_run(
         Path | None, typer.Option("-o", "--out", help="Default: beside the run file.")
     ] = None,
     min_frames: Annotated[
-        int, typer.Option(min=0, help="Leave out shorter trajectories.")
-    ] = 40,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Leave out shorter trajectories. Left out: the run's own "
+            "linking.min_track_frames, 40 unless set.",
+        ),
+    ] = None,
     movie: Annotated[
         Path | None, typer.Option(help="Images to draw the tracks on, for mp4 and gif.")
     ] = None,
@@ -39,6 +44,9 @@ def export_run(
 
     with Recording(run) as recording:
         path = out or recording.path.parent / default_name(to)
+        if min_frames is None:
+            linking = recording.info.settings.get("linking", {})
+            min_frames = int(linking.get("min_track_frames", 40))
         n = export(recording, path, to=to, min_frames=min_frames)
     typer.echo(f"{path}: {n} trajectories of at least {min_frames} frames")
 

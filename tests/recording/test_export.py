@@ -24,7 +24,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run of 6 frames: tracks 0 and 1 throughout, 2 in the first three."""
     folder = tmp_path_factory.mktemp("run")
     recorder = Recorder(folder)
-    recorder.open(RunInfo("r", "2026-01-01", pixel_size_um=0.1))
+    settings = {"linking": {"min_track_frames": 4}}
+    recorder.open(RunInfo("r", "2026-01-01", settings, pixel_size_um=0.1))
     for index in range(6):
         update = make_update(index, n=3 if index < 3 else 2)
         recorder.write(_with_z(update))
@@ -122,13 +123,14 @@ def test_unknown_format_and_unwritable_path_are_named(
 
 def test_command_line_writes_beside_the_run(run_folder: Path) -> None:
     command = [sys.executable, "-m", "lodestar_live", "export", str(run_folder)]
-    done = subprocess.run(
-        [*command, "--to", "csv", "--min-frames", "4"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "2 trajectories" in done.stdout
+    for options, n in ([], 2), (["--min-frames", "1"], 3):  # the run itself says 4
+        done = subprocess.run(
+            [*command, "--to", "csv", *options],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"{n} trajectories" in done.stdout
     assert (run_folder / "tracks.csv").is_file()
     failed = subprocess.run([*command, "--to", "xls"], capture_output=True, text=True)
     assert failed.returncode == 1
