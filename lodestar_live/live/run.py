@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lodestar_live.data import Event, Frame, Pixels, RunInfo, Tracks, Update
+from lodestar_live.data import Event, Frame, RunInfo, Tracks, Update
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.live.accounts import Accounts, Summary
+from lodestar_live.live.arrival import Arrival, make_frame
 from lodestar_live.live.assemble import Detect, Parts
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.first_model import TrainingProcess
@@ -33,16 +34,6 @@ _CLOSE_WITHIN_S = 5.0
 _DRAIN_WITHIN_S = 2.0
 _IDLE_S = 0.05
 _LOSSES_KEPT = 10_000
-_OLDEST_S = 60.0  # a camera time stamp older than this is not believed
-
-
-class Arrival(NamedTuple):
-    """One image as the hook left it."""
-
-    frame_index: int
-    pixels: Pixels
-    metadata: Mapping[str, Any]
-    t_arrival_s: float
 
 
 class Loss(NamedTuple):
@@ -283,40 +274,16 @@ class Run:
             self.note_error("keeping the field")
 
     def _frame(self, arrival: Arrival) -> Frame:
-        pixels = arrival.pixels
-        if pixels.ndim != 2 or 0 in pixels.shape or pixels.dtype.kind not in "uifcb":
-            raise InputError(
-                f"frame {arrival.frame_index} has shape {pixels.shape} and type "
-                f"{pixels.dtype}; expected one grey image (y, x) of numbers. Colour "
-                "cameras: select a single channel."
-            )
         facts = read_facts(arrival.metadata)
         if facts.planned_axes:
             self._refuse_planned_positions(facts.planned_axes)
-        t_exposure_s = self._delivered_s(arrival, facts.received_wall_s)
-        t_exposure_s -= float(np.nan_to_num(facts.exposure_ms)) / 2e3
-        return Frame(
-            index=arrival.frame_index,
-            pixels=pixels,
-            t_exposure_s=t_exposure_s,
-            t_arrival_s=arrival.t_arrival_s,
-            stage_um=self.parts.stage_at(t_exposure_s),
-            pixel_size_um=self.settings.microscope.pixel_size_um or facts.pixel_size_um,
-            origin_px=facts.origin_px,
-            exposure_ms=facts.exposure_ms,
-            bit_depth=facts.bit_depth,
-            camera=facts.camera,
-            channel=facts.channel,
-            axes=facts.axes,
+        return make_frame(
+            arrival,
+            facts,
+            wall_start_s=self.clock.wall_start_s,
+            stage_at=self.parts.stage_at,
+            pixel_size_um=self.settings.microscope.pixel_size_um,
         )
-
-    def _delivered_s(self, arrival: Arrival, received_wall_s: float | None) -> float:
-        """Return when the camera delivered the image: its own stamp, if believable."""
-        if received_wall_s is not None:
-            t_s = received_wall_s - self.clock.wall_start_s
-            if arrival.t_arrival_s - _OLDEST_S < t_s <= arrival.t_arrival_s:
-                return t_s
-        return arrival.t_arrival_s
 
     def _refuse_planned_positions(self, axes: str) -> None:
         controller = self.parts.controller
