@@ -179,7 +179,8 @@ def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
         side_px=side,
         max_shift_px=side / 8,
         noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR, 3, 20))),
-        crowded=0.25,
+        crowded=0.5,
+        neighbours=2,
     )
 
 

@@ -25,7 +25,7 @@ ANCHOR_RATE = 0.05
 ANCHOR_REST = 0.5  # of the steps; an untrained network would pull it to the centroid
 WARM_UP = 0.15
 LAST_RATE = 1e-3
-TRUST_CROWDED = 0.3
+TRUST_CROWDED = 0.5
 TRUST_CUT = 0.1
 
 

@@ -51,23 +51,23 @@ def test_taking_back_undoes_placing(seed: int, y: float, x: float) -> None:
     torch.testing.assert_close(back, anchor.expand_as(back), atol=1e-4, rtol=1e-5)
 
 
-def test_crowded_views_hold_a_second_copy_beyond_touching_distance() -> None:
-    maker = _maker("sphere", crowded=0.5)
+def test_crowded_views_hold_more_copies_beyond_touching_distance() -> None:
+    maker = _maker("sphere", crowded=0.5, neighbours=2)
     views = maker.draw(16)
     assert views.is_lone.tolist() == [True] * 8 + [False] * 8
-    first, second = views.shift_px[8:16], views.shift_px[16:]
-    assert ((first - second).norm(dim=1) >= 2 * maker.radius_px - 1e-4).all()
+    first, *others = views.shift_px[8:].split(8)
+    assert views.view[8:].tolist() == [*range(8, 16)] * 3
+    for a, b in ((first, others[0]), (first, others[1]), (others[0], others[1])):
+        assert ((a - b).norm(dim=1) >= 2 * maker.radius_px - 1e-4).all()
 
 
 def test_upsampling_keeps_the_samples_of_a_band_limited_image() -> None:
     image = shapes.draw("point", 31.2, 32.7)
-    np.testing.assert_allclose(upsample(image)[::2, ::2], image, atol=1e-9)
-    exact = shapes.draw("point", 2 * 31.2, 2 * 32.7, size=(128, 128))
-    # The same Gaussian on the fine grid is twice as wide: compare one half sample.
-    assert upsample(image)[62, 65] == pytest.approx(
+    np.testing.assert_allclose(upsample(image)[::4, ::4], image, atol=1e-9)
+    assert upsample(image).shape == (256, 256)
+    assert upsample(image)[124, 130] == pytest.approx(
         float(np.exp(-((31 - 31.2) ** 2 + (32.5 - 32.7) ** 2) / 8)), abs=1e-4
     )
-    assert exact.shape == upsample(image).shape
 
 
 def test_pooled_position_of_equal_votes_is_that_vote() -> None:
