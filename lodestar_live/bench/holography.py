@@ -107,7 +107,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         _retrieval(rng),
         *_focus(particles, rng, n=6 if quick else 300, n_classical=2 if quick else 16),
         _brownian(
-            particles, rng, n_frames=20 if quick else 500, n_spheres=1 if quick else 8
+            particles, rng, n_frames=20 if quick else 500, n_spheres=1 if quick else 16
         ),
     ]
     report.tables += _polarizability(
@@ -244,14 +244,13 @@ def _brownian(
     """
     step_um = np.sqrt(2 * DIFFUSION * FRAME_S)
     true_um = rng.normal(0, step_um, (n_spheres, n_frames, 3)).cumsum(axis=1)
-    true_um[..., 0] = Z_UM - np.abs(np.mod(true_um[..., 0], 4 * Z_UM) - 2 * Z_UM)
     found_um = np.empty_like(true_um)
     for found, true in zip(
         found_um.reshape(-1, 3), true_um.reshape(-1, 3), strict=True
     ):
         offset_um, sample = _window_at(true, rng)
         yx = np.array(sample.found_px) * OPTICS.pixel_size_um
-        found[:] = particles.z_um(sample), *(yx + offset_um)
+        found[:] = np.array([particles.z_um(sample), *yx]) + offset_um
     axes = [_both(found_um[..., k], true_um[..., k]) for k in range(3)]
     (z, true_z, sigma_z), (y, true_y, _), (x, true_x, _) = axes
     table = Table(
@@ -273,16 +272,21 @@ def _brownian(
 def _window_at(
     true_um: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, Sample]:
-    """Return a crop around a sphere at (z, y, x) and where its pixel [0, 0] is."""
+    """Return a crop around a sphere at (z, y, x) and its origin in the sample.
+
+    The focal plane follows in leaps of twice `Z_UM`, so that no wall bends the path.
+    """
     pixel_um = OPTICS.pixel_size_um
     corner_px = np.rint(true_um[1:] / pixel_um) - CROP_PX // 2
     y, x = true_um[1:] / pixel_um - corner_px
-    sphere, shape = Sphere(y, x, true_um[0]), (CROP_PX, CROP_PX)
+    plane_um = 2 * Z_UM * np.round(true_um[0] / (2 * Z_UM))
+    sphere, shape = Sphere(y, x, true_um[0] - plane_um), (CROP_PX, CROP_PX)
     field = render_field([sphere], shape, OPTICS)
     field = field + complex_noise(shape, OPTICS, rng, std=0.005)
     error_px = rng.normal(0, 0.03 / pixel_um, 2)
     place = (y + error_px[0], x + error_px[1])
-    return corner_px * pixel_um, Sample(field.astype(np.complex64), sphere, place)
+    origin_um = np.array([plane_um, *(corner_px * pixel_um)])
+    return origin_um, Sample(field.astype(np.complex64), sphere, place)
 
 
 def _both(found_um: FloatArray, true_um: FloatArray) -> tuple[float, float, float]:

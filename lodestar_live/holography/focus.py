@@ -23,7 +23,7 @@ from lodestar_live.holography.radial import ComplexRows, RadialWaves
 
 _STEP_UM = 0.1
 _NEWTON_ROUNDS = 3
-_COMPARABLE = 0.6  # of the highest score: so high is a particle's own top
+_COMPARABLE = 0.8  # of the highest score: so high is a particle's own top
 
 Criterion = Literal["amplitude", "phase", "gradient", "tamura", "variance", "power"]
 
