@@ -86,6 +86,11 @@ def run_demo(
     """
     if scene not in SCENES:
         raise SettingsError(f"scene = {scene!r}: unknown; expected one of {SCENES}.")
+    if pick and scene == "holograms":
+        raise SettingsError(
+            "pick with scene = 'holograms': it runs the shipped model and trains on "
+            "nothing; expected scene swimmers or beads."
+        )
     tell = say or (lambda text: None)
     out.mkdir(parents=True, exist_ok=True)
     if scene == "holograms":
