@@ -284,6 +284,11 @@ class RecordingSettings(Section):
 
     enabled: bool = True
     folder: str = Field("runs", description="Each run gets a folder of its own here.")
+    roi_px: PositiveInt | None = Field(
+        None,
+        description="Keep a window of this side around the followed particle (without "
+        "one: the oldest track) in roi.tif.",
+    )
 
 
 class HolographySettings(Section):

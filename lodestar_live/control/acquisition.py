@@ -8,7 +8,7 @@ from typing import Any
 
 from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.moves import MoveLog
-from lodestar_live.data import Pixels, StagePosition
+from lodestar_live.data import StagePosition
 from lodestar_live.errors import StageError
 
 AcquisitionEvent = dict[str, Any] | list[dict[str, Any]]
@@ -103,32 +103,3 @@ class EventStage:
         _, y_um, x_um = goal
         self._moves.moved(now_s, StagePosition(float("nan"), y_um, x_um))
         return self._stage.motor_um(y_um, x_um)
-
-
-def roi_around(
-    pixels: Pixels, centre_px: tuple[float, float], size_px: int
-) -> tuple[Pixels, tuple[int, int]]:
-    """Cut a square window around a position, moved inwards at the frame's edge.
-
-    Parameters
-    ----------
-    pixels
-        Shape (y, x).
-    centre_px
-        Where the target will be (y, x).
-    size_px
-        Side of the window; smaller if the frame is.
-
-    Returns
-    -------
-    The window (a view) and the (y, x) of its first pixel in the frame, to be added to
-    what is found in it.
-    """
-    starts, ends = [], []
-    for centre, length in zip(centre_px, pixels.shape, strict=True):
-        side = min(size_px, length)
-        start = min(max(round(centre - (side - 1) / 2), 0), length - side)
-        starts.append(start)
-        ends.append(start + side)
-    window = pixels[starts[0] : ends[0], starts[1] : ends[1]]
-    return window, (starts[0], starts[1])

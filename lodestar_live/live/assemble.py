@@ -33,7 +33,7 @@ from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
 from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
 from lodestar_live.pipeline import Sink
-from lodestar_live.recording import Recorder
+from lodestar_live.recording import Recorder, RegionRecorder
 from lodestar_live.resources import find
 from lodestar_live.settings import ControlSettings, DetectionSettings, Settings
 from lodestar_live.streams import Publisher
@@ -63,6 +63,7 @@ class Parts:
     pixel_size_um: float = float("nan")
     publisher: Publisher | None = None
     recorder: Recorder | None = None
+    region: RegionRecorder | None = None
     controller: Controller | None = None
     read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
     prepare: HologramPreparer | None = None
@@ -76,9 +77,13 @@ class Parts:
 
     @property
     def sinks(self) -> list[Sink]:
-        """Publisher, recorder, controller: in the order they are told."""
-        found = (self.publisher, self.controller, self.recorder)
+        """Publisher, controller, recorders: in the order they are told."""
+        found = (self.publisher, self.controller, self.recorder, self.region)
         return [sink for sink in found if sink is not None]
+
+    def target_id(self) -> int | None:
+        """Return the followed track."""
+        return None if self.controller is None else self.controller.target_id
 
     def stage_at(self, t_s: float) -> StagePosition:
         """Return the stage position at an instant.
@@ -229,6 +234,10 @@ def assemble(
         parts.publisher = _make_publisher(parts, clock, counts, commands)
     if settings.recording.enabled:
         parts.recorder = Recorder(parts.run_folder)
+        if settings.recording.roi_px is not None:
+            parts.region = RegionRecorder(
+                parts.run_folder, settings.recording.roi_px, parts.target_id
+            )
     return parts
 
 

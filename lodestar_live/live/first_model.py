@@ -80,6 +80,8 @@ class TrainingProcess:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         environment = {**os.environ, "PYTHONPATH": path}
+        if not show:  # beside an acquisition: idle threads must not spin for the cores
+            environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         log = None if show else self._log_path.open("wb")
         try:
             process = subprocess.Popen(  # noqa: S603 - our own command line

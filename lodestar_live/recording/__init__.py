@@ -2,5 +2,6 @@
 
 from lodestar_live.recording.recorder import Recorder
 from lodestar_live.recording.recording import Recording
+from lodestar_live.recording.region import RegionRecorder
 
-__all__ = ["Recorder", "Recording"]
+__all__ = ["Recorder", "Recording", "RegionRecorder"]

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lodestar_live.control.acquisition import roi_around
 from lodestar_live.control.rules import Rules, parse_rule
 from lodestar_live.data import (
     TRACK_DTYPE,
@@ -70,14 +69,3 @@ def test_any_text_is_a_rule_or_a_clear_error(text) -> None:
         parse_rule(text)
     except SettingsError as error:
         assert "rule" in str(error)
-
-
-@given(y=st.floats(-50, 150), x=st.floats(-50, 150), size=st.integers(1, 120))
-def test_a_window_lies_in_the_frame_and_contains_the_target(y, x, size) -> None:
-    pixels = np.arange(100 * 80).reshape(100, 80)
-    window, (y0, x0) = roi_around(pixels, (y, x), size)
-    assert window.shape == (min(size, 100), min(size, 80))
-    assert window[0, 0] == pixels[y0, x0]
-    if size >= 3 and 0 <= y <= 99 and 0 <= x <= 79:
-        assert y0 - 0.5 <= y <= y0 + window.shape[0] - 0.5
-        assert x0 - 0.5 <= x <= x0 + window.shape[1] - 0.5
