@@ -30,7 +30,7 @@ FloatArray = npt.NDArray[np.float64]
 
 FALSE_ALARMS_PER_MPX = 1.0  # expected in pure noise, at the lowest allowed threshold
 CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to count
-CLEARANCE = 0.1  # of the way from noise and ghosts to the training particle
+CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
 _BLANK_SIDE_PX, _N_BLANK = 512, 8
 _EVERYTHING = -1e30  # a threshold every local maximum passes
