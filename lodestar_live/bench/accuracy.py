@@ -54,7 +54,7 @@ class Size:
 
 
 FULL = Size(shapes.SHAPES, seeds=3, images=1000, images_slow=100, steps=None)
-QUICK = Size(("sphere",), seeds=1, images=40, images_slow=10, steps=100)
+QUICK = Size(("sphere",), seeds=1, images=40, images_slow=10, steps=40)
 
 
 def run(*, quick: bool = False, seed: int = 0) -> BenchReport:

@@ -33,7 +33,8 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     n_frames, n_rounds = (60, 2) if quick else (400, 5)
     with tempfile.TemporaryDirectory() as folder, open_demo(_SIDE_PX) as microscope:
         microscope.core.set_exposure(_EXPOSURE_MS)
-        settings = _settings(microscope.snap(), Path(folder), seed)
+        training = TrainingSettings(seed=seed, steps=200 if quick else None)
+        settings = _settings(microscope.snap(), Path(folder), training)
         rates: dict[str, list[float]] = defaultdict(list)
         hook_us: dict[str, list[float]] = defaultdict(list)
         for _ in range(n_rounds):
@@ -52,8 +53,8 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     return _report(medians, hook_us, share, quick=quick)
 
 
-def _settings(snapshot: Pixels, folder: Path, seed: int) -> Settings:
-    model = train_and_wait(snapshot, TrainingSettings(seed=seed), folder, show=False)
+def _settings(snapshot: Pixels, folder: Path, training: TrainingSettings) -> Settings:
+    model = train_and_wait(snapshot, training, folder, show=False)
     return parse_settings(
         {
             "detection": {"model": str(model)},

@@ -40,7 +40,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         ],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        model = _train(Path(folder), seed=seed)
+        model = _train(Path(folder), seed=seed, quick=quick)
         for side in (512,) if quick else (512, 1024, 2048):
             n_frames = 40 if quick else 400
             row = _measure(side, n_frames, model, Path(folder))
@@ -57,7 +57,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     return report
 
 
-def _train(folder: Path, *, seed: int) -> Path:
+def _train(folder: Path, *, seed: int, quick: bool) -> Path:
     """Train on a frame of the demo microscope, in another process."""
     with open_demo(exposure_ms=_EXPOSURE_MS) as microscope:
         tifffile.imwrite(
@@ -66,6 +66,7 @@ def _train(folder: Path, *, seed: int) -> Path:
     model = folder / "beads.onnx"
     command = [sys.executable, "-m", "lodestar_live", "train"]
     options = [str(folder / "snapshot.tif"), "-o", str(model), "--seed", str(seed)]
+    options += ["--steps", "200"] if quick else []
     subprocess.run([*command, *options], check=True, capture_output=True)  # noqa: S603
     return model
 

@@ -25,10 +25,9 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     """Track live at 512x512 for 60 s (quick: 8 s) and follow the resident memory."""
     duration_s = 8.0 if quick else 60.0
     stop, samples_mib = threading.Event(), [[0.0, resident_mib()]]
+    training = TrainingSettings(seed=seed, steps=200 if quick else None)
     with tempfile.TemporaryDirectory() as folder, open_demo() as microscope:
-        model = train_and_wait(
-            microscope.snap(), TrainingSettings(seed=seed), Path(folder), show=False
-        )
+        model = train_and_wait(microscope.snap(), training, Path(folder), show=False)
         settings = parse_settings(
             {
                 "acquisition": {"exposure_ms": 10.0},

@@ -53,7 +53,7 @@ def model(tmp_path_factory) -> Path:
     image = BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
     np.save(folder / "beads.npy", image)
     path = folder / "beads.onnx"
-    result = cli("train", folder / "beads.npy", "-o", path, "--json")
+    result = cli("train", folder / "beads.npy", "-o", path, "--steps", 400, "--json")
     assert result.returncode == 0, result.stderr
     assert path.is_file()
     assert (folder / "training.png").stat().st_size > 10_000
