@@ -199,6 +199,10 @@ class Controller:
         """Make the stage stand still at once, from any thread; lasts until `follow`."""
         self.gate.stop(f"stop: {reason}")
 
+    def refuse_all(self, reason: str) -> None:
+        """Send nothing from now on; `stop` then makes the stage stand still."""
+        self.gate.refuse_all(f"stop: {reason}")
+
     def follow(self, wish: int | str | tuple[float, float]) -> None:
         """Follow a track id; ``nearest``, ``brightest``, ``fastest``; or a place.
 

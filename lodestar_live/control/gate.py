@@ -159,6 +159,10 @@ class SafetyGate:
             self._stop_driver()
         self._event("stage.stopped", {"reason": reason})
 
+    def refuse_all(self, reason: str) -> None:
+        """Send nothing from now on; one assignment, so a signal handler may call it."""
+        self._halted = reason
+
     def hold(self, reason: str) -> None:
         """Refuse everything until `allow`; the move under way may end."""
         self._halted = reason

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from lodestar_live.control import Controller
+
 
 class StopOnInterrupt:
-    """Calls `stop` on SIGINT and SIGTERM, then whoever handled them before.
+    """Stops a controller on SIGINT and SIGTERM, then calls who handled them before.
 
     pycro-manager takes all queued frames even after a Ctrl-C in the ``with`` body, so
     the end of the acquisition would come too late. A signal that would simply end the
@@ -18,8 +20,8 @@ class StopOnInterrupt:
     `install` does nothing.
     """
 
-    def __init__(self, stop: Callable[[str], None]) -> None:
-        self._stop = stop
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
         self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def install(self) -> None:
@@ -42,9 +44,16 @@ class StopOnInterrupt:
         self._before.clear()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Stop from a thread of its own: this one may hold any lock just now."""
+        """Stop from a thread of its own: this one may hold any lock just now.
+
+        Threads take their turns, so nothing new is sent from here on already.
+        """
         name = signal.Signals(number).name
+        self._controller.refuse_all(name)
         threading.Thread(
-            target=self._stop, args=(name,), name="lodestar-interrupt", daemon=True
+            target=self._controller.stop,
+            args=(name,),
+            name="lodestar-interrupt",
+            daemon=True,
         ).start()
         self._before[number](number, frame)

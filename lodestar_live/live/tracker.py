@@ -144,7 +144,7 @@ class LiveTracker:
                 raise
             self._run, self._is_running = run, True
             if parts.controller is not None:
-                self._interrupt = StopOnInterrupt(parts.controller.stop)
+                self._interrupt = StopOnInterrupt(parts.controller)
                 self._interrupt.install()
 
     def close(self) -> None:
