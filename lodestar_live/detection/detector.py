@@ -36,6 +36,7 @@ from lodestar_live.errors import SettingsError
 logger = logging.getLogger(__name__)
 
 LEAST_CONTRAST = 0.1  # of the median detection of a frame
+NOISE_FLOOR = 1.0  # of a pixel's noise: fainter than that is no particle either
 MAX_TILE_BYTES = 256 * 2**20
 _NOTHING = -1e30  # a threshold every score passes
 
@@ -90,7 +91,9 @@ class Detector:
         Drop detections whose votes disagree more than the training particle's.
     least_contrast
         Drop detections fainter than this share of the frame's median detection: the
-        texture of a background has shapes too, but hardly any contrast. 0: off.
+        texture of a background has shapes too, but hardly any contrast. Nor is what
+        differs from its surroundings by less than a pixel's noise, over 4 x 4 px,
+        a particle. 0, or a `quantile`: both off.
     engine
         "cpu", "openvino", "cuda" or "tensorrt"; one that is not installed becomes
         "cpu" with a warning. "auto" is "cpu" until `warm_up` finds a faster one.
@@ -304,7 +307,11 @@ class Detector:
         best = rows.strongest(found, 4 * self.max_detections)
         merge_px = self.card.get("merge_px", max(2.0, 0.5 * self.layout.stride))
         merged = rows.merge(best, merge_px)
-        visible = rows.visible(merged, self.least_contrast)
+        visible = merged
+        if self.least_contrast > 0 and self._quantile is None:
+            is_field = pixels.dtype.kind == "c"  # its contrast has no unit of noise
+            floor = 0.0 if is_field else NOISE_FLOOR
+            visible = rows.visible(merged, self.least_contrast, floor)
         self.n_cut = max(0, len(visible) - self.max_detections)
         context = rows.Context(pixels.shape, intake, saturated(pixels))
         detections = rows.to_detections(

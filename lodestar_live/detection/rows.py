@@ -77,13 +77,17 @@ def inside(found: Found, shape: tuple[int, ...]) -> Found:
     return found[((yx >= -0.5) & (yx <= np.subtract(shape, 0.5))).all(axis=1)]
 
 
-def visible(found: Found, least_contrast: float) -> Found:
-    """Keep rows of at least this share of the median contrast."""
+def visible(found: Found, least_contrast: float, floor: float) -> Found:
+    """Keep rows of at least this share of the median contrast, and above a floor.
+
+    `floor` is in units of a pixel's noise. Contrast is a mean over 16 pixels: 1 is four
+    times its own noise, more than an empty frame shows anywhere.
+    """
     if not len(found):
         return found
     contrast = np.abs(found[:, _AT["contrast"]])
     median = np.partition(contrast, len(contrast) // 2)[len(contrast) // 2]
-    kept: Found = found[contrast >= least_contrast * median]
+    kept: Found = found[contrast >= max(least_contrast * median, floor)]
     return kept
 
 

@@ -59,7 +59,6 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         build_model(model.weights, model.card).SerializeToString(),
         threshold=_EVERYTHING,
         least_contrast=0.0,
-        n_threads=1,
     )
     practice = _practise(detector, model, rng)
     noise = _noise_scores(detector, model.particle, rng)
