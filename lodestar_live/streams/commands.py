@@ -39,6 +39,7 @@ MAX_REQUEST_BYTES = 16_384  # longer ones are refused by a reply ...
 MAX_FRAME_BYTES = 1_048_576  # ... and beyond this the connection is cut by libzmq
 _REQUESTS_PER_S = 50.0
 _BURST = 50.0
+_LAST_REPLY_MS = 200  # how long the end waits for the last reply to leave
 _PENALTY_S = 0.005  # pause after a refusal; bounds what a flood can cost
 _MAX_ID_LENGTH = 64
 _REMEMBERED = 256  # requests whose replies are kept, for clients that ask again ...
@@ -271,10 +272,10 @@ class CommandServer:
         )
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop answering; bounded by the handler that may still be at work."""
+    def stop(self) -> threading.Thread:
+        """Take no more requests; return the thread, which closes its socket last."""
         self._stopping.set()
-        self._thread.join(timeout=2.0)
+        return self._thread
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
@@ -289,7 +290,7 @@ class CommandServer:
                 _log.debug("command reply not sent: %s", error)
             if self._commands.is_exhausted:
                 self._stopping.wait(_PENALTY_S)
-        self._socket.close(linger=0)
+        self._socket.close(linger=_LAST_REPLY_MS)
 
 
 def _check_args(verb: str, args: Any) -> Mapping[str, Any]:

@@ -200,13 +200,23 @@ class Publisher:
         self._give_up_s = time.monotonic() + _BACKLOG_S
         self._is_closing = True
         self._news.set()
+        users = [self._thread]
         if self._commands is not None:
-            self._commands.close()
+            users.append(self._commands.stop())
         self._images.close()
-        self._thread.join(timeout=2.0)
-        if self._thread.is_alive():
-            _log.error("publisher: its thread did not stop; sockets stay open")
-            return
+        deadline_s = time.monotonic() + 2.0
+        for thread in users:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if any(thread.is_alive() for thread in users):
+            _log.error("publisher: a thread is still at work; its ports stay open")
+            threading.Thread(target=self._close_after, args=users, daemon=True).start()
+        else:
+            self._sockets.close()
+
+    def _close_after(self, *users: threading.Thread) -> None:
+        """Wait first: libzmq crashes when a socket is closed under its user."""
+        for thread in users:
+            thread.join()
         self._sockets.close()
 
     def _control(self) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 DEFAULT_TOPICS = ("run", "tracks", "status", "event", "end")
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 _HIGH_WATER = 200  # messages that may wait here for a slow reader
+_LOOK_UP_S = 0.1  # how soon a reader notices that it was closed
 
 
 class Subscriber:
@@ -67,7 +68,7 @@ class Subscriber:
         self._thread: threading.Thread | None = None
         self._endpoint = stream
         self._stream = self._connect(stream, {*topics, "end"}, conflate=False)
-        self._latest: zmq.Socket[bytes] | None = None
+        self._latest: _Inbox | None = None
         if latest is not None:
             self._latest = self._connect(latest, {""}, conflate=True)
 
@@ -80,16 +81,10 @@ class Subscriber:
             The peer does not speak this version of the format.
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._closing.is_set():
-            wait_s = 0.1
-            if deadline_s is not None:
-                wait_s = min(wait_s, deadline_s - time.monotonic())
-            if self._stream.poll(max(0, int(wait_s * 1e3))):
-                message = self._take(self._stream.recv_multipart())
-                if message is not None:
-                    return message
-            elif deadline_s is not None and time.monotonic() >= deadline_s:
-                return None
+        while (parts := self._stream.wait(deadline_s)) is not None:
+            message = self._take(parts)
+            if message is not None:
+                return message
         return None
 
     def __iter__(self) -> Iterator[Message]:
@@ -130,21 +125,23 @@ class Subscriber:
             raise StreamError(
                 "Subscriber.latest: no address; give latest='tcp://127.0.0.1:5557'."
             )
-        if not self._latest.poll(None if timeout_s is None else int(timeout_s * 1e3)):
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        parts = self._latest.wait(deadline_s)
+        if parts is None:
             return None
-        message = from_json(self._latest.recv())
+        message = from_json(parts[0])
         if message.get("v") != VERSION:
             raise StreamError(f"latest: speaks version {message.get('v')!r}, not 1.")
         return message | {"age_s": self._ages.of(message)}
 
     def close(self) -> None:
-        """Stop delivering and disconnect; may be called twice."""
+        """Stop delivering and disconnect; from any thread, may be called twice."""
         self._closing.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=2.0)
-        for socket in (self._stream, self._latest):
-            if socket is not None:
-                socket.close(linger=0)
+        for inbox in (self._stream, self._latest):
+            if inbox is not None:
+                inbox.close()
         self._context.term()
 
     def __enter__(self) -> Self:
@@ -158,9 +155,7 @@ class Subscriber:
     ) -> None:
         self.close()
 
-    def _connect(
-        self, endpoint: str, topics: set[str], *, conflate: bool
-    ) -> zmq.Socket[bytes]:
+    def _connect(self, endpoint: str, topics: set[str], *, conflate: bool) -> _Inbox:
         socket = self._context.socket(zmq.SUB)
         socket.linger = 0
         socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE_BYTES)
@@ -173,7 +168,7 @@ class Subscriber:
         for topic in sorted(topics, key=lambda t: (t in GREETING_TOPICS, t)):
             socket.subscribe(topic)
         socket.connect(endpoint)
-        return socket
+        return _Inbox(socket)
 
     def _take(self, parts: list[bytes]) -> Message | None:
         message = decode(parts)
@@ -190,6 +185,36 @@ class Subscriber:
                     callback(message)
             except Exception:
                 _log.exception("subscriber to %s", self._endpoint)
+
+
+class _Inbox:
+    """A socket that may be closed by another thread than the one that reads it.
+
+    libzmq crashes the program when a socket is closed under its reader.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket, self._using = socket, threading.Lock()
+        self._is_closing = False
+
+    def wait(self, deadline_s: float | None) -> list[bytes] | None:
+        """Return what arrives first; None when nothing came in time, or closed."""
+        while not self._is_closing:
+            wait_s = _LOOK_UP_S
+            if deadline_s is not None:
+                wait_s = min(wait_s, max(0.0, deadline_s - time.monotonic()))
+            with self._using:
+                if not self._socket.closed and self._socket.poll(int(wait_s * 1e3)):
+                    return self._socket.recv_multipart()
+            if deadline_s is not None and time.monotonic() >= deadline_s:
+                break
+        return None
+
+    def close(self) -> None:
+        """Disconnect once nobody reads; may be called twice."""
+        self._is_closing = True
+        with self._using:
+            self._socket.close(linger=0)
 
 
 class _Sequence:

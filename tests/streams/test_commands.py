@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lodestar_live.errors import StageError, StreamError
 from lodestar_live.streams import Publisher, request
 from lodestar_live.streams.commands import MAX_REQUEST_BYTES, VERBS, Commands
-from tests.streams.samples import RUN
+from tests.streams.samples import RUN, wait_for
 
 
 @dataclass
@@ -262,6 +262,40 @@ def test_handler_errors_become_replies() -> None:
             request(endpoint, "retrain", {"y_px": 0.0, "x_px": 0.0})
     finally:
         publisher.close()
+
+
+def is_open(endpoint: str) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(endpoint.rpartition(":")[2]))) == 0
+
+
+def test_a_handler_that_does_not_end_keeps_its_socket() -> None:
+    """Closing the socket under it would crash the program once it answers."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def hang(_args: Mapping[str, Any]) -> Mapping[str, Any]:
+        has_begun.set()
+        may_end.wait(30)
+        return {}
+
+    publisher = Publisher(
+        "tcp://127.0.0.1:0",
+        None,
+        control="tcp://127.0.0.1:0",
+        commands={"recenter": hang},
+    )
+    asked = threading.Thread(
+        target=request,
+        args=(publisher.endpoints["control"], "recenter", {"y_px": 0, "x_px": 0}),
+        kwargs={"timeout_s": 30.0},
+    )
+    asked.start()
+    assert has_begun.wait(10)
+    publisher.close()
+    may_end.set()
+    asked.join(10)
+    assert not asked.is_alive()  # it has been answered all the same
+    wait_for(lambda: not is_open(publisher.endpoints["control"]))
 
 
 def test_control_is_off_by_default() -> None:

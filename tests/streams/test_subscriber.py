@@ -52,6 +52,20 @@ def test_callback_gets_every_message_and_may_raise(
     assert "the user's own bug" in caplog.text
 
 
+def test_another_thread_may_close_while_messages_are_read(publisher: Publisher) -> None:
+    for _ in range(5):
+        reader = Subscriber(publisher.endpoints["stream"], ("tracks",))
+        seen: list[Message] = []
+        thread = threading.Thread(target=lambda r=reader, s=seen: s.extend(r))
+        thread.start()
+        wait_for(lambda: "tracks" in publisher.wanted_topics)
+        publisher.write(make_update(0))
+        reader.close()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert reader.receive(timeout_s=0.0) is None
+
+
 def test_second_callback_is_refused(publisher: Publisher) -> None:
     with subscriber(publisher, "tracks") as reader:
         reader.call(print)
