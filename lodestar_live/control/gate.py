@@ -207,12 +207,18 @@ class SafetyGate:
         return self._t_sent_s[axis]
 
     def read_position(self) -> StagePosition:
-        """Read the stage and note it in the log; NaN when it cannot be read."""
+        """Read the stage and note it in the log; NaN when it cannot be read.
+
+        What is read on the way is not noted: it would look as if the move had ended
+        there, and the next command would make up for it once more.
+        """
+        is_resting = not self.is_busy()
         try:
             position = StagePosition(*(float(v) for v in self._driver.position_um()))
         except Exception:  # hardware may raise anything
             return StagePosition()
-        self.moves.read(self._clock(), position)
+        if is_resting:
+            self.moves.read(self._clock(), position)
         return position
 
     def limits_for(self, axis: str) -> tuple[tuple[float, float], ...] | None:
@@ -240,11 +246,13 @@ class SafetyGate:
             reason = self._why_not(axis, goal, now_s, t_data_s, stage_known)
             if reason:
                 return self._refuse("stage.refused", reason, details)
-            self._t_sent_s[axis], self._t_data_s[axis] = now_s, t_data_s
+            # The checks asked the stage, which may have taken a whole exposure.
+            t_sent_s = self._clock()
+            self._t_sent_s[axis], self._t_data_s[axis] = t_sent_s, t_data_s
             if not self.is_armed:
                 return self._dry_run("stage.dry_run", details)
             if axis == "z" or self._moves_at_once:
-                self.moves.moved(now_s, goal)
+                self.moves.moved(t_sent_s, goal)
             return self._send("stage.move", lambda: self._move(axis, goal), details)
 
     def _why_not(

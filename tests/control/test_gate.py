@@ -222,3 +222,25 @@ def test_arming_needs_limits() -> None:
 def test_limits_that_exclude_the_present_position_are_refused() -> None:
     with pytest.raises(StageError, match=r"y_um = 0, outside"):
         Bench(limits=TravelLimits(y_um=(1, 2), x_um=(-1, 1)))
+
+
+def test_a_stage_that_answers_slowly_leaves_its_moves_in_the_log() -> None:
+    """Every question takes as long as an exposure, as beside a camera's snap."""
+    bench = Bench()
+
+    def slow_position() -> StagePosition:
+        bench.clock.now_s += 0.02
+        return bench.driver.here
+
+    bench.driver.position_um = slow_position
+    assert bench.move(3.0, 4.0, stage_known=True).passed
+    assert bench.gate.moves.goal[1:] == (3.0, 4.0)
+
+
+def test_what_is_read_on_the_way_is_no_place_of_rest() -> None:
+    bench = Bench()
+    bench.gate.read_position()
+    bench.driver.here, bench.driver.busy = StagePosition(0.0, 9.0, 9.0), True
+    bench.clock.now_s += 0.1
+    assert bench.gate.read_position()[1:] == (9.0, 9.0)
+    assert bench.gate.moves.goal[1:] == (0.0, 0.0)
