@@ -84,13 +84,7 @@ def run_demo(
     LodestarError
         A port is in use, the folder cannot be written, the training failed.
     """
-    if scene not in SCENES:
-        raise SettingsError(f"scene = {scene!r}: unknown; expected one of {SCENES}.")
-    if pick and scene == "holograms":
-        raise SettingsError(
-            "pick with scene = 'holograms': it runs the shipped model and trains on "
-            "nothing; expected scene swimmers or beads."
-        )
+    _check_scene(scene, pick=pick)
     tell = say or (lambda text: None)
     out.mkdir(parents=True, exist_ok=True)
     if scene == "holograms":
@@ -118,6 +112,16 @@ def run_demo(
         tracker = _track(settings, microscope, calibration, targets, on_start)
     truth = world.truth(snapshot.shape)
     return _conclude(tracker, truth, targets=targets, snapshot=snapshot)
+
+
+def _check_scene(scene: str, *, pick: bool) -> None:
+    if scene not in SCENES:
+        raise SettingsError(f"scene = {scene!r}: unknown; expected one of {SCENES}.")
+    if pick and scene == "holograms":
+        raise SettingsError(
+            "pick with scene = 'holograms': it runs the shipped model and trains on "
+            "nothing; expected scene swimmers or beads."
+        )
 
 
 def _settings(*, frames: int, out: Path, seed: int, scene: str, port: int) -> Settings:

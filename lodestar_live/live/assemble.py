@@ -216,19 +216,8 @@ def assemble(
         parts.pixel_size_um = parts.prepare.field_pixel_size_um(parts.pixel_size_um)
     if is_controlling(settings.control):
         _require_camera_pixels(settings)
-        if calibration is None and settings.control.calibration is not None:
-            calibration = load_calibration(settings.control.calibration)
-        if calibration is not None:
-            parts.calibration, parts.map = _facts(calibration), calibration.map
-        stage = _stage_of(microscope)
-        parts.controller = Controller(
-            settings.control,
-            stage,
-            clock=clock,
-            tell=tell,
-            properties=stage,
-            calibration=calibration,
-            pixel_size_um=parts.pixel_size_um,
+        parts.controller = _make_controller(
+            parts, _stage_of(microscope), calibration, clock=clock, tell=tell
         )
     if settings.streams.enabled:
         parts.publisher = _make_publisher(parts, clock, counts, commands)
@@ -239,6 +228,30 @@ def assemble(
                 parts.run_folder, settings.recording.roi_px, parts.target_id
             )
     return parts
+
+
+def _make_controller(
+    parts: Parts,
+    stage: CoreStage,
+    calibration: Calibration | None,
+    *,
+    clock: Callable[[], float],
+    tell: Callable[[Event], None],
+) -> Controller:
+    control = parts.settings.control
+    if calibration is None and control.calibration is not None:
+        calibration = load_calibration(control.calibration)
+    if calibration is not None:
+        parts.calibration, parts.map = _facts(calibration), calibration.map
+    return Controller(
+        control,
+        stage,
+        clock=clock,
+        tell=tell,
+        properties=stage,
+        calibration=calibration,
+        pixel_size_um=parts.pixel_size_um,
+    )
 
 
 def is_controlling(control: ControlSettings) -> bool:
