@@ -10,21 +10,19 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lodestar_live.data import Event, Frame, RunInfo, Tracks, Update
-from lodestar_live.errors import InputError, ModelError
+from lodestar_live.data import Event, Frame, RunInfo, Update
+from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.arrival import Arrival, make_frame
 from lodestar_live.live.assemble import Detect, Parts
 from lodestar_live.live.clock import RunClock
-from lodestar_live.live.first_model import TrainingProcess
 from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.live.mailbox import Mailbox
-from lodestar_live.live.retrain import Retrainer
+from lodestar_live.live.models import Models
 from lodestar_live.microscope import read_facts
 from lodestar_live.pipeline import Pipeline, Sink
 from lodestar_live.settings import Settings
@@ -70,11 +68,7 @@ class Run:
         self._pool = FramePool(is_last_reader=not live.hand_on_frames)
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
-        self._training: TrainingProcess | None = None
-        self._snapshot: Frame | None = None
-        self._has_failed = False
-        self._newest = (-1, Tracks.empty())  # without pixels, which are reused
-        self.retrainer: Retrainer | None = None
+        self._models: Models | None = None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
         self._duration_s: float | None = None
@@ -87,21 +81,28 @@ class Run:
     def open(self, parts: Parts, sinks: list[Sink]) -> None:
         """Tell every sink what this run is, then start the worker."""
         self.parts, self.sinks = parts, sinks
+        self._models = Models(
+            self.settings,
+            parts.run_folder,
+            load=parts.load_detector,
+            use=self._use,
+            tell=self.tell,
+            note_error=self.note_error,
+            clock=self.clock,
+        )
         run = self._describe()
         for sink in sinks:
             sink.open(run)
         if parts.detect is not None:
-            self._begin_tracking(parts.detect)
+            self._models.begin(parts.detect)
         self._worker.start()
 
     def close(self) -> None:
         """Stop the stage, finish the frames in hand, close every sink; bounded."""
         if self.parts.controller is not None:
             self.parts.controller.stop("end of run")
-        if self._training is not None:
-            self._training.cancel()
-        if self.retrainer is not None:
-            self.retrainer.close()
+        if self._models is not None:
+            self._models.close()
         self._drain_until_s = self.clock() + _DRAIN_WITHIN_S
         self._mailbox.close()
         if self._worker.ident is not None:
@@ -118,76 +119,21 @@ class Run:
 
     def verbs(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
         """Return what other programs may ask about the model."""
-        return {"retrain": self.retrain, "rollback": self.rollback}
+        return {
+            "retrain": lambda args: self.models.retrain(args),
+            "rollback": lambda _args: self.models.rollback(),
+        }
 
-    def retrain(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Train on a particle: ``track_id``, or ``y_px, x_px`` of ``frame``.
+    @property
+    def models(self) -> Models:
+        """Where the detector comes from; there once the run is open."""
+        if self._models is None:
+            raise InputError("the run has not begun yet; try again in a moment.")
+        return self._models
 
-        A track is taken from the newest frame, and so is a place without ``frame``. A
-        better model is kept. After a first training that failed, tracking begins with
-        this one.
-
-        Raises
-        ------
-        InputError
-            A training is under way, the track or the frame is gone, or the model is one
-            for holograms.
-        """
-        if "track_id" in args:
-            args = {**args, **self._place_of(args["track_id"])}
-        at_px, size_px = (args["y_px"], args["x_px"]), args.get("size_px")
-        if self.retrainer is not None:
-            frame_index = args.get("frame")
-            self.retrainer.retrain(at_px, size_px, frame_index=frame_index)
-        elif self._has_failed and self._snapshot is not None:
-            self._train(self._snapshot, at_px=at_px, size_px=size_px)
-        else:
-            raise InputError(
-                "retrain: not possible now; expected a running detector of camera "
-                "images (models of holograms are trained beforehand), and no training "
-                "under way."
-            )
-        return {"training": True}
-
-    def _place_of(self, track_id: int) -> dict[str, Any]:
-        """Return where a track is in the newest frame."""
-        frame_index, tracks = self._newest
-        mine = tracks.rows[tracks.rows["track_id"] == track_id]
-        if not len(mine):
-            raise InputError(f"retrain: track {track_id} is gone; choose another.")
-        y_px, x_px = float(mine["y_px"][0]), float(mine["x_px"][0])
-        return {"y_px": y_px, "x_px": x_px, "frame": frame_index}
-
-    def rollback(self, _args: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Use the model before the last swap again; return its version.
-
-        Raises
-        ------
-        InputError
-            No model was swapped in.
-        """
-        if self.retrainer is None:
-            raise InputError("rollback: no model was swapped in; nothing to undo.")
-        return {"version": self.retrainer.rollback()}
-
-    def _begin_tracking(self, detect: Detect) -> None:
-        if self.settings.holography is None:
-            self.retrainer = Retrainer(
-                self.settings,
-                self.parts.run_folder,
-                detect=detect,
-                swap=self._swap,
-                tell=self.tell,
-                clock=self.clock,
-            )
-        self._use_detector()
-
-    def _swap(self, detect: Detect, version: int) -> None:
+    def _use(self, detect: Detect, version: int) -> None:
+        """Put a pipeline around a detector: one assignment, so atomic."""
         self.parts.detect, self.parts.model_version = detect, version
-        self._use_detector()
-
-    def _use_detector(self) -> None:
-        """Put a pipeline around the current detector: one assignment, so atomic."""
         self.pipeline = Pipeline(
             self.parts.detect_frame,
             self.parts.link_frame,
@@ -243,7 +189,10 @@ class Run:
         try:
             frame = self._frame(arrival)
             if pipeline is None:
-                self._wait_for_model(arrival, frame)
+                if self.parts.publisher is not None:
+                    self.parts.publisher.show(frame)
+                self.models.wait_with(frame)
+                self._lose(arrival, "waiting", "the model is still in training")
                 return
             update = pipeline.process(frame)
         except BaseException as error:  # one bad frame never ends a run
@@ -252,8 +201,7 @@ class Run:
         self.accounts.settle("processed")
         self.accounts.time(update.timings_ms)
         self.failures_in_a_row = 0
-        if self.retrainer is not None:
-            self.retrainer.remember(frame.pixels, frame.index)
+        self.models.remember(update)
         self._remember(update)
         self._keep_field(update.frame)
 
@@ -301,44 +249,6 @@ class Run:
         logger.error("control stopped: %s", why)
         controller.stop(why)
 
-    # --- training while acquiring --------------------------------------------
-
-    def _wait_for_model(self, arrival: Arrival, frame: Frame) -> None:
-        if self.parts.publisher is not None:
-            self.parts.publisher.show(frame)
-        if self._snapshot is None:
-            self._train(frame)
-        elif self._has_failed:
-            self._snapshot = frame
-        self._lose(arrival, "waiting", "the model is still in training")
-
-    def _train(self, frame: Frame, **where: Any) -> None:
-        self._snapshot, self._has_failed = frame, False
-        self.tell(Event("training.started", self.clock(), frame.index))
-        self._training = TrainingProcess(
-            frame.pixels,
-            self.settings.training.model_copy(update=where),
-            self.parts.run_folder,
-            on_ready=self._on_model,
-            on_failure=self._on_training_failure,
-        )
-
-    def _on_model(self, path: Path) -> None:
-        try:
-            detect = self.parts.load_detector(path)
-        except Exception as error:
-            self._on_training_failure(ModelError(str(error)))
-            return
-        self._begin_tracking(detect)
-        self.tell(
-            Event("training.finished", self.clock(), details={"model": path.name})
-        )
-
-    def _on_training_failure(self, error: ModelError) -> None:
-        self._has_failed = True
-        self.note_error("training", str(error))
-        self.tell(Event("training.failed", self.clock(), details={"why": str(error)}))
-
     # --- accounting and news --------------------------------------------------
 
     def tell(self, event: Event) -> None:
@@ -382,7 +292,6 @@ class Run:
         )
 
     def _remember(self, update: Update) -> None:
-        self._newest = (update.frame.index, update.tracks)
         t_s = update.frame.t_arrival_s
         self._first_s, self._last_s = min(self._first_s, t_s), t_s
         if len(update.tracks):

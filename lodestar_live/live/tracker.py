@@ -191,7 +191,7 @@ class LiveTracker:
             Side of the crop; None: estimated.
         """
         y_px, x_px = at_px
-        self._current().retrain({"y_px": y_px, "x_px": x_px, "size_px": size_px})
+        self._current().models.retrain({"y_px": y_px, "x_px": x_px, "size_px": size_px})
 
     def rollback(self) -> None:
         """Use the model before the last swap again.
@@ -201,7 +201,7 @@ class LiveTracker:
         InputError
             No model was swapped in.
         """
-        self._current().rollback({})
+        self._current().models.rollback()
 
     def wait_for_room(self, n_frames: int) -> None:
         """Wait until fewer than `n_frames` are in flight: for sources that can wait."""

@@ -1,0 +1,166 @@
+"""Where a run's model comes from: given, trained on its first frame, or retrained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lodestar_live.data import Event, Frame, Tracks, Update
+from lodestar_live.errors import InputError, ModelError
+from lodestar_live.live.assemble import Detect
+from lodestar_live.live.first_model import TrainingProcess
+from lodestar_live.live.retrain import Retrainer
+from lodestar_live.settings import Settings
+
+
+class Models:
+    """Give a run its detector, and another one on request.
+
+    Parameters
+    ----------
+    settings
+        The run's; models of holograms are trained beforehand and stay as they are.
+    folder
+        The run's folder; every training writes into it.
+    load
+        Opens a model's file as the run is set up to.
+    use
+        Called with a detector and its version (0: the first), on any thread; makes it
+        the one used from the next frame on.
+    tell
+        Takes the events of trainings.
+    note_error
+        Takes (kind, text) of a first training that failed.
+    clock
+        Seconds since the run's start.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        *,
+        load: Callable[[Path], Detect],
+        use: Callable[[Detect, int], None],
+        tell: Callable[[Event], None],
+        note_error: Callable[[str, str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._folder = settings, folder
+        self._load, self._use = load, use
+        self._tell, self._note_error, self._clock = tell, note_error, clock
+        self._training: TrainingProcess | None = None
+        self._snapshot: Frame | None = None
+        self._has_failed = False
+        self._newest = (-1, Tracks.empty())  # without pixels, which are reused
+        self._retrainer: Retrainer | None = None
+
+    def begin(self, detect: Detect) -> None:
+        """Start with a detector."""
+        if self._settings.holography is None:
+            self._retrainer = Retrainer(
+                self._settings,
+                self._folder,
+                detect=detect,
+                swap=self._use,
+                tell=self._tell,
+                clock=self._clock,
+            )
+        self._use(detect, 0)
+
+    def wait_with(self, frame: Frame) -> None:
+        """Take a frame while there is no model yet: the first one is trained on."""
+        if self._snapshot is None:
+            self._train(frame)
+        elif self._has_failed:
+            self._snapshot = frame
+
+    def remember(self, update: Update) -> None:
+        """Keep what a retraining may be asked to start from."""
+        self._newest = (update.frame.index, update.tracks)
+        if self._retrainer is not None:
+            self._retrainer.remember(update.frame.pixels, update.frame.index)
+
+    def retrain(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Train on a particle: ``track_id``, or ``y_px, x_px`` of ``frame``.
+
+        A track is taken from the newest frame, and so is a place without ``frame``. A
+        better model is kept. After a first training that failed, tracking begins with
+        this one.
+
+        Raises
+        ------
+        InputError
+            A training is under way, the track or the frame is gone, or the model is one
+            for holograms.
+        """
+        if "track_id" in args:
+            args = {**args, **self._place_of(args["track_id"])}
+        at_px, size_px = (args["y_px"], args["x_px"]), args.get("size_px")
+        if self._retrainer is not None:
+            frame_index = args.get("frame")
+            self._retrainer.retrain(at_px, size_px, frame_index=frame_index)
+        elif self._has_failed and self._snapshot is not None:
+            self._train(self._snapshot, at_px=at_px, size_px=size_px)
+        else:
+            raise InputError(
+                "retrain: not possible now; expected a running detector of camera "
+                "images (models of holograms are trained beforehand), and no training "
+                "under way."
+            )
+        return {"training": True}
+
+    def rollback(self) -> Mapping[str, Any]:
+        """Use the model before the last swap again; return its version.
+
+        Raises
+        ------
+        InputError
+            No model was swapped in.
+        """
+        if self._retrainer is None:
+            raise InputError("rollback: no model was swapped in; nothing to undo.")
+        return {"version": self._retrainer.rollback()}
+
+    def close(self) -> None:
+        """End every training under way; nothing is swapped afterwards."""
+        if self._training is not None:
+            self._training.cancel()
+        if self._retrainer is not None:
+            self._retrainer.close()
+
+    def _place_of(self, track_id: int) -> dict[str, Any]:
+        """Return where a track is in the newest frame."""
+        frame_index, tracks = self._newest
+        mine = tracks.rows[tracks.rows["track_id"] == track_id]
+        if not len(mine):
+            raise InputError(f"retrain: track {track_id} is gone; choose another.")
+        y_px, x_px = float(mine["y_px"][0]), float(mine["x_px"][0])
+        return {"y_px": y_px, "x_px": x_px, "frame": frame_index}
+
+    def _train(self, frame: Frame, **where: Any) -> None:
+        self._snapshot, self._has_failed = frame, False
+        self._tell(Event("training.started", self._clock(), frame.index))
+        self._training = TrainingProcess(
+            frame.pixels,
+            self._settings.training.model_copy(update=where),
+            self._folder,
+            on_ready=self._on_ready,
+            on_failure=self._on_failure,
+        )
+
+    def _on_ready(self, path: Path) -> None:
+        try:
+            detect = self._load(path)
+        except Exception as error:
+            self._on_failure(ModelError(str(error)))
+            return
+        self.begin(detect)
+        news = {"model": path.name}
+        self._tell(Event("training.finished", self._clock(), details=news))
+
+    def _on_failure(self, error: ModelError) -> None:
+        self._has_failed = True
+        self._note_error("training", str(error))
+        self._tell(Event("training.failed", self._clock(), details={"why": str(error)}))
