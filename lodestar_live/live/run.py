@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from lodestar_live.data import Event, Frame, RunInfo, Update
 from lodestar_live.errors import InputError
@@ -69,6 +70,7 @@ class Run:
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._models: Models | None = None
+        self._blas_limits: threadpool_limits | None = None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
         self._duration_s: float | None = None
@@ -81,6 +83,8 @@ class Run:
     def open(self, parts: Parts, sinks: list[Sink]) -> None:
         """Tell every sink what this run is, then start the worker."""
         self.parts, self.sinks = parts, sinks
+        # BLAS threads spin: beside one busy process refocusing took six times as long.
+        self._blas_limits = threadpool_limits(limits=1, user_api="blas")
         self._models = Models(
             self.settings,
             parts.run_folder,
@@ -109,6 +113,8 @@ class Run:
             self._worker.join(_CLOSE_WITHIN_S)
         if self._worker.is_alive():
             logger.error("the worker is stuck in a frame; it is left behind")
+        if self._blas_limits is not None:
+            self._blas_limits.restore_original_limits()
         self._report_losses()
         self._duration_s = self.clock()
         for sink in self.sinks:
