@@ -75,10 +75,11 @@ class MotionLearner:
         if not self._accepts(dt):
             return
         keep = np.exp(-dt / MEMORY_FRAMES)
-        newest, n_axes = steps[0].ravel(), steps.shape[2]
-        products = [newest @ older.ravel() / n_axes for older in steps]
+        # einsum, not @: BLAS would wake threads for these sums, and wait for them.
+        products = np.einsum("lna,na->l", steps, steps[0]) / steps.shape[2]
         self._products = self._products * keep + products
-        self._weight = self._weight * keep + has_step @ has_step[0]
+        has_both = np.einsum("ln,n->l", has_step, has_step[0])
+        self._weight = self._weight * keep + has_both
         self._sum = self._sum * keep + steps[0].sum(axis=0)
         known = noise_variance[np.isfinite(noise_variance)]
         if len(known):  # the median: one hopeless particle must not widen all
