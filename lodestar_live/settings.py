@@ -102,6 +102,11 @@ class TrainingSettings(Section):
     size_px: PositiveInt | None = Field(
         None, description="Side of the crop. None: estimated from the particle."
     )
+    downsample: PositiveInt | None = Field(
+        None,
+        description="The scale of tracking: blocks of so many pixels a side count as "
+        "one. None: 1, or more for crops from 128 px on.",
+    )
     pick: bool = Field(
         False, description="Open the first frame in the browser to click the particle."
     )

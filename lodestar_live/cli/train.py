@@ -43,6 +43,9 @@ def train_model(
         Literal["fast", "best"], typer.Option(help="best: up to a minute.")
     ] = "fast",
     steps: Annotated[int | None, typer.Option(help="Mini-batches.")] = None,
+    downsample: Annotated[
+        int | None, typer.Option(help="Scale of tracking; left out: by the crop.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
@@ -59,7 +62,13 @@ def train_model(
     pixels = read_image(image, frame)
     console = Console(stderr=True)
     learn = functools.partial(
-        train, pixels, seed=seed, network=network, quality=quality, steps=steps
+        train,
+        pixels,
+        seed=seed,
+        network=network,
+        quality=quality,
+        steps=steps,
+        downsample=downsample,
     )
     if pick:
         model = _learn_by_click(pixels, learn, console, browser=browser)

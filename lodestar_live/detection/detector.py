@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
 from lodestar_live.detection.layers import CUT
 from lodestar_live.detection.model_file import read_model
 from lodestar_live.detection.pooled import pooled
+from lodestar_live.detection.scale import Scale
 from lodestar_live.detection.tiles import (
     Layout,
     Region,
@@ -104,6 +106,9 @@ class Detector:
     ----------
     card
         What the model says about itself.
+    scale
+        How much smaller the image is that the network sees; positions and lengths are
+        camera pixels all the same.
     max_tile_px
         Larger frames are cut into tiles, so that memory stays bounded.
     n_cut
@@ -132,6 +137,7 @@ class Detector:
         self.least_contrast = least_contrast
         self.n_cut = 0
         self.layout = Layout.of(self.card)
+        self.scale = Scale.of(self.card)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
         self._is_automatic = engine == "auto"
         self.engine = self._open("cpu" if self._is_automatic else engine)
@@ -185,9 +191,9 @@ class Detector:
         pixels
             Shape (y, x), any real type; or a complex field with background 1.
         """
-        intake = take_in(pixels)
+        intake = take_in(self.scale.shrink(pixels))
         threshold, quantile = self._threshold, self._quantile
-        tiles = self.layout.whole(pixels.shape, self.max_tile_px)
+        tiles = self.layout.whole(intake.shape, self.max_tile_px)
         if quantile is not None and self._h_maxima:
             return self._finish(self._paper(intake, tiles, quantile), pixels, intake)
         if len(tiles) == 1:
@@ -218,11 +224,22 @@ class Detector:
         levels
             The frame's levels, if known (a full pass found them); saves time.
         """
-        around = np.asarray(positions_px, dtype=float).reshape(-1, 2)
-        tiles = self.layout.around(around, reach_px, pixels.shape)
-        intake = take_in(pixels, levels)
+        intake = take_in(self.scale.shrink(pixels), levels)
+        tiles = self._tiles(positions_px, reach_px, intake.shape)
         found = self._find(intake, tiles, self._threshold)
         return self._finish(found, pixels, intake)
+
+    def share_near(
+        self, shape: tuple[int, ...], positions_px: npt.ArrayLike, *, reach_px: float
+    ) -> float:
+        """Return what `near` looks at, as a share of a frame of the given shape."""
+        small = tuple(side // self.scale.factor for side in shape)
+        tiles = self._tiles(positions_px, reach_px, small)
+        return sum(math.prod(tile.shape) for tile in tiles) / max(math.prod(small), 1)
+
+    def levels(self, pixels: Pixels) -> Levels:
+        """Return a frame's levels as `near` takes them."""
+        return take_in(self.scale.shrink(pixels)).levels
 
     def locate(self, crops: Pixels) -> FloatArray:
         """Locate the one particle of each image: the paper's pooled estimate.
@@ -239,14 +256,14 @@ class Detector:
         """
         result = np.empty((len(crops), 2))
         for index, crop in enumerate(crops):
-            features = self.features(take_in(crop))
+            features = self.features(take_in(self.scale.shrink(crop)))
             result[index] = pooled(features[0].astype(float), self.card)
-        return result
+        return self.scale.to_camera(result)
 
     def maps(self, pixels: Pixels) -> Maps:
-        """Return the weight, clustering, score and feature maps of one frame."""
+        """Return what the network sees of one frame, in pixels of the smaller image."""
         names = ["features", "log_weight", "clustering", "score"]
-        out = self._run(names, take_in(pixels))
+        out = self._run(names, take_in(self.scale.shrink(pixels)))
         features, log_weight, clustering, score = (value[0] for value in out)
         by_name = dict(zip(self.card["channels"], features, strict=True))
         return Maps(
@@ -256,6 +273,12 @@ class Detector:
             features=by_name,
             stride=self.layout.stride,
         )
+
+    def _tiles(
+        self, positions_px: npt.ArrayLike, reach_px: float, shape: tuple[int, ...]
+    ) -> list[Tile]:
+        around = self.scale.to_small(positions_px).reshape(-1, 2)
+        return self.layout.around(around, reach_px / self.scale.factor, shape)
 
     def _open(self, engine: str) -> Engine:
         return open_engine(engine, self._proto, n_threads=self._n_threads)
@@ -289,7 +312,7 @@ class Detector:
 
     def _scores(self, intake: Intake, tiles: list[Tile]) -> FloatArray:
         """Return the log score of every cell of the frame, tile by tile."""
-        whole = np.empty(self.layout.map_shape(intake.image.shape[-2:]))
+        whole = np.empty(self.layout.map_shape(intake.shape))
         for tile in tiles:
             feeds = {**self._cut(intake, [tile]), **self._criteria(_NOTHING)}
             (score,) = self.engine.run(["score"], feeds)
@@ -303,7 +326,7 @@ class Detector:
     def _finish(self, found: rows.Found, pixels: Pixels, intake: Intake) -> Detections:
         """Merge, limit and flag."""
         found = found[np.isfinite(found).all(axis=1)]
-        found = rows.inside(found, pixels.shape)
+        found = rows.inside(found, intake.shape)
         best = rows.strongest(found, 4 * self.max_detections)
         merge_px = self.card.get("merge_px", max(2.0, 0.5 * self.layout.stride))
         merged = rows.merge(best, merge_px)
@@ -313,9 +336,10 @@ class Detector:
             floor = 0.0 if is_field else NOISE_FLOOR
             visible = rows.visible(merged, self.least_contrast, floor)
         self.n_cut = max(0, len(visible) - self.max_detections)
-        context = rows.Context(pixels.shape, intake, saturated(pixels))
-        detections = rows.to_detections(
-            visible[: self.max_detections], self.card, context
+        clipped = self.scale.shrink_mask(saturated(pixels))
+        context = rows.Context(intake.shape, intake, clipped)
+        detections = self.scale.enlarge(
+            rows.to_detections(visible[: self.max_detections], self.card, context)
         )
         if self.only_like_training:
             return rows.like_training(detections)

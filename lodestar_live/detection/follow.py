@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.data import Detections, Pixels
 from lodestar_live.detection.detector import Detector
-from lodestar_live.detection.intake import Levels, take_in
+from lodestar_live.detection.intake import Levels
 
 # A tile's pixel costs more than a full frame's (small maps, more calls).
 _TILE_COST = 1.6
@@ -61,7 +59,7 @@ class Follower:
         self.was_full = self._needs_full_pass(pixels, predicted)
         if self.was_full:
             self._since_full, self._shape = 0, pixels.shape
-            self._levels = take_in(pixels).levels
+            self._levels = self.detector.levels(pixels)
             return self.detector(pixels)
         self._since_full += 1
         return self.detector.near(
@@ -75,7 +73,7 @@ class Follower:
             return True
         if self._since_full + 1 >= self.full_every:
             return True
-        layout = self.detector.layout
-        tiles = layout.around(predicted, self.reach_px, pixels.shape)
-        areas = [math.prod(tile.shape) for tile in tiles]
-        return _TILE_COST * sum(areas) >= math.prod(pixels.shape)
+        share = self.detector.share_near(
+            pixels.shape, predicted, reach_px=self.reach_px
+        )
+        return _TILE_COST * share >= 1

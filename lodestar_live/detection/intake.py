@@ -44,6 +44,11 @@ class Intake(NamedTuple):
     counts_per_unit: float
     bad: Mask | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(y, x)."""
+        return self.image.shape[-2:]
+
 
 def take_in(pixels: Pixels, levels: Levels | None = None) -> Intake:
     """Check a frame and convert it if the graph cannot.

@@ -153,6 +153,8 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
         command += ["--at", f"{settings.at_px[0]},{settings.at_px[1]}"]
     if settings.size_px is not None and not settings.pick:
         command += ["--size", str(settings.size_px)]
+    if settings.downsample is not None:
+        command += ["--downsample", str(settings.downsample)]
     if settings.steps is not None:
         command += ["--steps", str(settings.steps)]
     return command

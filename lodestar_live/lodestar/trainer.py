@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lodestar_live.data import Pixels
+from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.detection.scale import Scale
 from lodestar_live.detection.weights import LocalContrast
-from lodestar_live.errors import ModelError
+from lodestar_live.errors import InputError, ModelError
 from lodestar_live.lodestar.calibrate import calibrate
 from lodestar_live.lodestar.choose import choose_particle, estimate_size
 from lodestar_live.lodestar.model import Model
@@ -35,6 +36,8 @@ from lodestar_live.lodestar.views import ViewMaker, ViewSettings
 Quality = Literal["fast", "best"]
 
 LARGEST_CROP_IMAGE_PX = 128
+FULL_SCALE_CROP_PX = 64  # of twice that side on, an automatic scale leaves pixels out
+LARGEST_DOWNSAMPLE = 32
 ATTEMPTS = 3
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 LOWEST_SNR = 1.75  # of the noisiest views
@@ -75,6 +78,7 @@ def train(
     network: NetworkName = "live",
     quality: Quality = "fast",
     steps: int | None = None,
+    downsample: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Train a detector on one particle of one image.
@@ -96,6 +100,10 @@ def train(
         ``fast`` or ``best`` (four times the steps; live network only).
     steps
         Mini-batches; left out: the recipe's own.
+    downsample
+        The scale of tracking: the network sees means of blocks of so many pixels a
+        side, so that it follows whole objects and not their parts; positions stay in
+        pixels of `image`. Left out: 1, or more for crops from 128 px on.
     progress
         Called now and then with a `TrainingStep`.
 
@@ -107,8 +115,9 @@ def train(
     InputError
         The image or the crop cannot be used.
     """
-    at, size = _choose_crop(np.asarray(image), at, size)
-    crop = cut_crop(image, at, size)
+    scale, at, size = _choose_crop(np.asarray(image), at, size, downsample)
+    small = scale.shrink(np.asarray(image))
+    crop = cut_crop(small, _pair(scale.to_small(at)), size // scale.factor)
     plan = _make_plan(crop, network, quality, steps)
     started = time.perf_counter()
     with _thread_count(2):
@@ -125,7 +134,7 @@ def train(
                 f"{size} px: {report.problem}, after {ATTEMPTS} attempts. The crop may "
                 "hold no particle or several: choose another with `at` and `size`."
             )
-    card = _make_card(plan, at, report)
+    card = _make_card(plan, report)
     card["training"] |= {
         "seed": seed,
         "attempts": attempt + 1,
@@ -134,22 +143,62 @@ def train(
     }
     history = {"loss": result.loss, "consistency_px": result.consistency_px}
     model = Model(export_weights(trained), card, plan.particle, history)
-    card |= calibrate(model, np.asarray(image), seed=seed)
+    card |= calibrate(model, small, seed=seed)
+    card["crop"] = {"at_px": [float(c) for c in at], "size_px": size}
+    if scale.factor > 1:
+        _note_scale(card, scale)
     return model
 
 
 def _choose_crop(
-    image: Pixels, at: tuple[float, float] | None, size: int | None
-) -> tuple[tuple[float, float], int]:
-    if at is not None and size is not None:
-        return at, size
+    image: Pixels,
+    at: tuple[float, float] | None,
+    size: int | None,
+    downsample: int | None,
+) -> tuple[Scale, tuple[float, float], int]:
+    """Choose what was left out; everything in pixels of `image`.
+
+    With a given scale the particle is looked for at that scale.
+    """
+    scale = Scale(_checked_factor(downsample))
     if at is None and max(image.shape) <= LARGEST_CROP_IMAGE_PX:
-        side = min(image.shape) if size is None else size
-        return ((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2), side
-    if at is None:
-        proposal = choose_particle(image)
-        return proposal.at_px, proposal.size_px if size is None else size
-    return at, estimate_size(image, at)
+        at = ((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2)
+        size = min(image.shape) if size is None else size
+    elif at is None:
+        proposal = choose_particle(scale.shrink(image))
+        at = _pair(scale.to_camera(proposal.at_px))
+        size = proposal.size_px * scale.factor if size is None else size
+    elif size is None:
+        place = _pair(scale.to_small(at))
+        size = estimate_size(scale.shrink(image), place) * scale.factor
+    if downsample is None:
+        scale = Scale(max(1, size // FULL_SCALE_CROP_PX))
+    return scale, at, size
+
+
+def _checked_factor(downsample: int | None) -> int:
+    factor = 1 if downsample is None else downsample
+    if not 1 <= factor <= LARGEST_DOWNSAMPLE:
+        raise InputError(
+            f"downsample = {factor}: expected 1 (full resolution) to "
+            f"{LARGEST_DOWNSAMPLE}; leave it out and the crop's size decides."
+        )
+    return factor
+
+
+def _pair(values: FloatArray) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
+
+
+def _note_scale(card: dict[str, Any], scale: Scale) -> None:
+    """Say at which scale the model sees; what users read is in camera pixels."""
+    card["downsample"] = scale.factor
+    report, factor = card["report"], scale.factor
+    for name in ("error_px", "consistency_px"):
+        report[name] *= factor
+    report["predicted_error_px"] = {
+        snr: error * factor for snr, error in report["predicted_error_px"].items()
+    }
 
 
 def _make_plan(
@@ -227,13 +276,10 @@ def build_network(
     return Network(layers, stride=CELL_PX)
 
 
-def _make_card(
-    plan: _Plan, at: tuple[float, float], report: TrainingReport
-) -> dict[str, Any]:
+def _make_card(plan: _Plan, report: TrainingReport) -> dict[str, Any]:
     particle = plan.particle
     return {
         "network": plan.network,
-        "crop": {"at_px": [float(c) for c in at], "size_px": particle.size_px},
         "centre_px": list(report.centre_px),
         "radius_px": particle.radius_px,
         "particle": {
