@@ -206,9 +206,21 @@ class DetectionLearner:
         self._judged = self._judged * KEEP + real + false
 
 
-def first_step_variance(before_px: FloatArray, after_px: FloatArray) -> float:
+def first_step_variance(
+    before_px: FloatArray, after_px: FloatArray, *, likely_sd_px: float | None = None
+) -> float:
     """Guess a displacement's variance per axis from two frames without links.
 
+    Parameters
+    ----------
+    before_px, after_px
+        Positions in the two frames, (n, 2) and (m, 2).
+    likely_sd_px
+        What the user takes for a displacement's standard deviation per axis. It counts
+        for as much as about a dozen particles do: many particles overrule it.
+
+    Notes
+    -----
     The vectors between all detections of two frames are a constant background plus,
     near zero, one vector per particle; the variance of that excess is found by maximum
     likelihood over a grid.
@@ -222,7 +234,7 @@ def first_step_variance(before_px: FloatArray, after_px: FloatArray) -> float:
     radius = np.full(len(sample), reach)
     track, detection = pairs_within(sample, radius, after_px)
     if not len(track):
-        return (0.25 * reach) ** 2
+        return (likely_sd_px or 0.25 * reach) ** 2
     distance2 = ((sample[track] - after_px[detection]) ** 2).sum(axis=1)
     share = len(distance2) // MOST_VECTORS + 1
     distance2 = distance2[::share]
@@ -232,7 +244,8 @@ def first_step_variance(before_px: FloatArray, after_px: FloatArray) -> float:
     )
     # One or two particles may happen to stand still: a broad prior around a tenth of
     # the reach, forgotten once there are a dozen.
-    prior = -0.5 * (np.log(variance / (0.1 * reach) ** 2) / 1.5) ** 2
+    likely = (likely_sd_px or 0.1 * reach) ** 2
+    prior = -0.5 * (np.log(variance / likely) / 1.5) ** 2
     return float(variance[int(np.argmax(excess + prior))])
 
 

@@ -74,8 +74,8 @@ class Linker:
         "motion": a Kalman filter per track whose law of motion is learnt, and
         likelihood ratios. "nearest": linear sum assignment with a distance threshold.
     first_gate_px
-        What to take for the largest step until it is learnt. None: guessed from the
-        first two frames.
+        About the largest step, where the learning starts; the first two frames
+        correct it. None: guessed from them alone.
     budget_s
         Time for one frame's assignment, as estimated from its size; what does not fit
         is matched greedily. An estimate, so that a replay gives the same tracks.

@@ -136,12 +136,12 @@ class MotionModel:
         """Guess the law of motion in the first frame that has something to link."""
         if "px" in self.motion:
             return
-        if self._first_gate_px is not None:
-            variance = (self._first_gate_px / 3.0) ** 2
-        else:
-            variance = first_step_variance(
-                states.filtered["px"].belief.position, points
-            )
+        gate_px = self._first_gate_px
+        variance = first_step_variance(
+            states.filtered["px"].belief.position,
+            points,
+            likely_sd_px=None if gate_px is None else gate_px / 3.0,
+        )
         self.motion["px"] = MotionLearner(variance, n_axes=2)
         self.detection.expect_new(FIRST_CLUTTER * len(points))
         self._begin(states, "px")
