@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from lodestar_live.data import Counts, Event, Frame, Rows, RunInfo, Update
+from lodestar_live.data import Counts, Event, Frame, Pixels, Rows, RunInfo, Update
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
 from lodestar_live.streams.commands import Commands, CommandServer, Handler
@@ -92,6 +92,7 @@ class Publisher:
         self._run = ""
         self._seq: Counter[str] = Counter()
         self._newest: tuple[int, Update] | None = None
+        self._hollow: Pixels = np.zeros((0, 0), np.uint8)  # a shape without the memory
         self._outbox: deque[tuple[str, int, Any]] = deque()
         self._lock = threading.Lock()
         self._news = threading.Event()
@@ -168,8 +169,9 @@ class Publisher:
         """Publish one frame's outcome; returns at once."""
         self.show(update.frame)
         shape = update.frame.pixels.shape[:2]
-        hollow = np.broadcast_to(np.uint8(0), shape)  # the shape without the memory
-        frame = replace(update.frame, pixels=hollow)
+        if self._hollow.shape != shape:
+            self._hollow = np.broadcast_to(np.uint8(0), shape)
+        frame = replace(update.frame, pixels=self._hollow)
         update = replace(update, frame=frame)
         self._newest = (self._seq["update"], update)
         self._put("update", (time.perf_counter(), update))
@@ -256,7 +258,6 @@ class Publisher:
             self._news.wait(_GREETING_S)
             self._news.clear()
             is_last_round = self._is_closing
-            self._guard(self._take_subscriptions)
             while self._outbox:
                 self._guard(self._send_latest)
                 with self._lock:
@@ -265,6 +266,7 @@ class Publisher:
                     self.n_dropped += 1
                     continue
                 self._guard(getattr(self, f"_send_{kind}"), seq, item)
+            self._guard(self._take_subscriptions)  # after the news, which is in a hurry
             if self._run and time.monotonic() >= self._next_beat_s:
                 self._next_beat_s = time.monotonic() + _HEARTBEAT_S
                 self._guard(self._send_status)
