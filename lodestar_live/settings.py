@@ -110,7 +110,7 @@ class TrainingSettings(Section):
     pick: bool = Field(
         False, description="Open the first frame in the browser to click the particle."
     )
-    network: Literal["live", "paper"] = "live"
+    network: Literal["live", "quick", "paper"] = "live"
     quality: Literal["fast", "best"] = "fast"
     steps: PositiveInt | None = Field(None, description="None: the network's default.")
     seed: NonNegativeInt = 0

@@ -129,7 +129,11 @@ def _convolve(nodes: Nodes, layer: Conv, value: str, name: str) -> str:
         dilations=[layer.dilation] * 2,
         pads=[*layer.padding, *layer.padding],
     )
-    return nodes.add("Relu", value, name=name) if layer.relu else value
+    if not layer.relu:
+        return value
+    if layer.leak:
+        return nodes.add("LeakyRelu", value, name=name, alpha=layer.leak)
+    return nodes.add("Relu", value, name=name)
 
 
 def _space_to_depth(nodes: Nodes, factor: int, value: str, n_channels: int) -> str:

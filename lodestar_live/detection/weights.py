@@ -26,7 +26,9 @@ class Conv:
     stride, dilation
         The same along both axes.
     relu
-        Whether negative outputs become 0.
+        Whether negative outputs are multiplied by `leak`.
+    leak
+        0: they become 0.
     """
 
     weight: Float32Array
@@ -34,6 +36,7 @@ class Conv:
     stride: int = 1
     dilation: int = 1
     relu: bool = True
+    leak: float = 0.0
 
     @property
     def padding(self) -> tuple[int, int]:

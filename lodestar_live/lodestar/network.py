@@ -30,7 +30,7 @@ from lodestar_live.lodestar.symmetric import (
     regular_action,
 )
 
-NetworkName = Literal["live", "paper"]
+NetworkName = Literal["live", "quick", "paper"]
 _CONVOLUTIONS = (nn.Conv2d, SymmetricConv)
 
 
@@ -140,13 +140,15 @@ def live_network(
     in_channels: int = 1,
     n_extra: int = 0,
     stride: int = 4,
+    leak: float = 0.0,
 ) -> list[nn.Module]:
     """Return the live layers: pixels folded into channels, dilated 3x3 convolutions.
 
     All work is done on the coarse grid, with 8 `fields` channels, so a frame costs a
-    fortieth of the paper's network; dilation lets every cell see the whole particle.
+    fiftieth of the paper's network; dilation lets every cell see the whole particle.
     Weights are tied so that the votes turn with the image (`symmetric`), and the first
     kernels have no mean, so that the brightness of the surroundings does not matter.
+    With a `leak` units let that share of negative values through: none ever dies.
     """
     channels = pixels_action(stride, copies=in_channels)
     hidden = regular_action(fields)
@@ -159,7 +161,7 @@ def live_network(
         conv = SymmetricConv(
             channels, hidden, dilation=dilation, zero_mean=zero_mean and i == 0
         )
-        layers += [conv, nn.ReLU()]
+        layers += [conv, nn.LeakyReLU(leak) if leak else nn.ReLU()]
         channels = hidden
     return [*layers, SymmetricConv(hidden, output_action(1 + n_extra), kernel=1)]
 
@@ -204,24 +206,24 @@ def export_weights(network: Network) -> NetworkWeights:
     modules = list(network.layers)
     layers: list[Layer] = []
     for position, module in enumerate(modules):
-        relu = isinstance(
-            modules[position + 1] if position + 1 < len(modules) else None, nn.ReLU
-        )
-        layer = _export_layer(module, relu=relu)
+        after = modules[position + 1] if position + 1 < len(modules) else None
+        layer = _export_layer(module, after)
         if layer is not None:
             layers.append(layer)
     return NetworkWeights(tuple(layers), network.stride, network.channels)
 
 
-def _export_layer(module: nn.Module, *, relu: bool) -> Layer | None:
+def _export_layer(module: nn.Module, after: nn.Module | None) -> Layer | None:
     if isinstance(module, _CONVOLUTIONS):
         dilation = module.dilation
         assert module.bias is not None  # noqa: S101 - we always make one
+        leak = after.negative_slope if isinstance(after, nn.LeakyReLU) else 0.0
         return Conv(
             module.weight.detach().cpu().numpy().copy(),
             module.bias.detach().cpu().numpy().copy(),
             dilation=dilation if isinstance(dilation, int) else dilation[0],
-            relu=relu,
+            relu=isinstance(after, nn.ReLU | nn.LeakyReLU),
+            leak=leak,
         )
     if isinstance(module, nn.MaxPool2d):
         return MaxPool(2)

@@ -18,7 +18,7 @@ from lodestar_live.detection.weights import (
 
 
 def random_conv(
-    rng: np.random.Generator, n_out: int, n_in: int, side: int = 3, **options: int
+    rng: np.random.Generator, n_out: int, n_in: int, side: int = 3, **options: float
 ) -> Conv:
     spread = np.sqrt(2 / (n_in * side**2))
     weight = rng.normal(0, spread, (n_out, n_in, side, side)).astype(np.float32)
@@ -35,7 +35,7 @@ def thin(
     layers = (
         SpaceToDepth(4),
         random_conv(rng, 16, 16 * n_inputs),
-        random_conv(rng, 16, 16, dilation=2),
+        random_conv(rng, 16, 16, dilation=2, leak=0.2),
         random_conv(rng, len(channels), 16, 1, relu=False),
     )
     return NetworkWeights(layers, stride=4, channels=channels)

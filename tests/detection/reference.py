@@ -66,7 +66,7 @@ def convolve(value: np.ndarray, layer: Conv) -> np.ndarray:
     maps = [correlate(padded, one, mode="valid", method="auto")[0] for one in kernel]
     result = np.stack(maps)[:, :: layer.stride, :: layer.stride]
     result = result + layer.bias[:, None, None]
-    return np.maximum(result, 0) if layer.relu else result
+    return np.maximum(result, layer.leak * result) if layer.relu else result
 
 
 @dataclass

@@ -10,9 +10,11 @@ import torch
 from imageio.v3 import imread
 
 from lodestar_live.detection import Detector
+from lodestar_live.detection.graph import build_model
+from lodestar_live.detection.normalise import estimate
 from lodestar_live.detection.weights import Conv, LocalContrast
 from lodestar_live.errors import InputError, ModelError
-from lodestar_live.lodestar import Model, Progress, TrainingStep, train
+from lodestar_live.lodestar import Model, Progress, TrainingStep, train, trainer
 from lodestar_live.lodestar.network import (
     Network,
     export_weights,
@@ -88,6 +90,23 @@ def test_paper_network_has_the_published_layers() -> None:
 def test_live_network_is_at_least_ten_times_cheaper() -> None:
     network = Network(live_network(LocalContrast(4, 9, 7, 0.15)), stride=4)
     assert export_weights(network).flop_per_px < 74_352 / 10
+
+
+@pytest.mark.parametrize("name", ["live", "quick", "paper"])
+def test_the_exported_network_votes_as_the_trained_one(name, tmp_path: Path) -> None:
+    contrast = LocalContrast(4, 9, 7, 0.15)
+    network = trainer.build_network(name, contrast, particle_radius_px=4.0)
+    initialise(network, torch.Generator().manual_seed(0))
+    image = np.random.default_rng(1).normal(0, 1, (96, 64)).astype(np.float32)
+    card = {"threshold": 0.0, "network": name}
+    data = build_model(export_weights(network), card).SerializeToString()
+    features = Detector(data).maps(image).features
+    background, noise = estimate(image)
+    scaled = torch.from_numpy((image - background) / noise)[None, None]
+    with torch.no_grad():
+        expected = network(scaled.float())[0].numpy()
+    for channel, values in zip(network.channels, expected, strict=True):
+        np.testing.assert_allclose(features[channel], values, atol=2e-4, rtol=2e-3)
 
 
 def test_report_predicts_the_error_on_unseen_particles(
