@@ -25,7 +25,9 @@ from lodestar_live.streams import Publisher
 class LiveSource:
     """Publish a drifting swarm until closed; the image shows the very particles."""
 
-    def __init__(self, *, n_tracks=200, size_px=512, fps=50.0, control=None, port=0):
+    def __init__(
+        self, *, n_tracks=200, size_px=512, fps=50.0, control=None, port=0, **keys
+    ):
         self.commands = []
         verbs = ("follow", "release", "recenter", "retrain", "stop")
         self.publisher = Publisher(
@@ -34,6 +36,7 @@ class LiveSource:
             control="tcp://127.0.0.1:0" if control else None,
             commands={v: self._handler(v) for v in verbs} if control else {},
             target_id=lambda: self.target,
+            **keys,
         )
         self.stream = self.publisher.endpoints["stream"]
         self.control = self.publisher.endpoints.get("control")
