@@ -365,6 +365,7 @@ window.lodestar = {
   get nUpdates() { return nUpdates; },
   get updatesPerSecond() { return updateTimes.length / 2; },
   get frame() { return shownFrame; },
+  get imageFrame() { return imageFrame; },
   scene,
   charts,
   player,
