@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from lodestar_live.data import (
     Update,
 )
 from lodestar_live.streams import Message, Publisher, Subscriber
+from lodestar_live.streams.keys import create_keys
 
 RUN = RunInfo("run-1", "2026-01-01T00:00:00+00:00", settings={"name": "test"})
 
@@ -89,3 +91,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "condition not met in time"
         time.sleep(0.005)
+
+
+def make_keys(folder: Path, server: str) -> Path:
+    """Create keys of a server, of a friend whom it knows and of a stranger."""
+    (folder / "clients").mkdir()
+    for name in (server, "friend", "stranger"):
+        create_keys(name, folder)
+    (folder / "friend.key").rename(folder / "clients" / "friend.key")
+    return folder

@@ -11,17 +11,13 @@ from lodestar_live.errors import SettingsError, StreamError
 from lodestar_live.settings import parse_settings
 from lodestar_live.streams import ClientKeys, Publisher, Subscriber, request
 from lodestar_live.streams.keys import create_keys, load_keys
-from tests.streams.samples import RUN, make_update, receive
+from tests.streams.samples import RUN, make_keys, make_update, receive
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with keys of a server, a friend and a stranger."""
-    (tmp_path / "clients").mkdir()
-    for name in ("server", "friend", "stranger"):
-        create_keys(name, tmp_path)
-    (tmp_path / "friend.key").rename(tmp_path / "clients" / "friend.key")
-    return tmp_path
+    return make_keys(tmp_path, "server")
 
 
 def secured(folder: Path, host: str = "127.0.0.1") -> Publisher:

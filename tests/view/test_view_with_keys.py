@@ -11,18 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lodestar_live.streams.keys import create_keys
+from tests.streams.samples import make_keys
 from tests.view.live_source import LiveSource
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Keys of a tracker, of a friend whom it knows and of a stranger."""
-    (tmp_path / "clients").mkdir()
-    for name in ("tracker", "friend", "stranger"):
-        create_keys(name, tmp_path)
-    (tmp_path / "friend.key").rename(tmp_path / "clients" / "friend.key")
-    return tmp_path
+    return make_keys(tmp_path, "tracker")
 
 
 @pytest.fixture
