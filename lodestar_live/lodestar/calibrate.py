@@ -22,7 +22,7 @@ from lodestar_live.lodestar.model import Model
 from lodestar_live.lodestar.particle import Particle
 from lodestar_live.lodestar.practice import (
     blank_frame,
-    crowded_frame,
+    crowded_frames,
     practice_frame,
 )
 
@@ -134,11 +134,11 @@ def _ghost_scores(
     """Return the scores of maxima that lie on no particle of crowded frames."""
     particle, centre = model.particle, tuple(model.card["centre_px"])
     side_px = int(np.clip(16 * particle.size_px, 256, 768))
+    frames = crowded_frames(
+        particle, centre, side_px=side_px, noise_levels=(0.5, 1.0, 2.0), rng=rng
+    )
     scores = []
-    for level in (0.5, 1.0, 2.0):
-        frame = crowded_frame(
-            particle, centre, side_px=side_px, noise_level=level, rng=rng
-        )
+    for frame in frames:
         rows = detector(frame.pixels).rows
         found = np.column_stack([rows["y_px"], rows["x_px"]])
         away = cdist(found, frame.positions_px).min(axis=1) > particle.radius_px

@@ -28,12 +28,15 @@ from lodestar_live.holography.particles import Reference
 from lodestar_live.holography.polarizability import polarizability_um3
 from lodestar_live.holography.propagation import ComplexImage
 from lodestar_live.holography.radial import RadialWaves
+from lodestar_live.lodestar.adam import Adam
 from lodestar_live.lodestar.holographic import (
     FieldViewMaker,
     FieldViewSettings,
     locate_in_crop,
 )
 from lodestar_live.lodestar.losses import (
+    Reach,
+    kept_cells,
     near_errors,
     normalised_weights,
     pool,
@@ -48,12 +51,13 @@ from lodestar_live.lodestar.network import (
     live_network,
 )
 from lodestar_live.lodestar.particle import measure_particle
-from lodestar_live.lodestar.symmetric import SymmetricConv
+from lodestar_live.lodestar.symmetric import SymmetricStack
 from lodestar_live.lodestar.training import TrainingStep, cell_positions
 
 CHANNELS = ("dy", "dx", "z_um", "ln_scale", "rho")
 _GAIN = 4.0  # brings E - 1 to about 1
 _Z_WEIGHT = 2.0  # 0.5 µm counts as much as 1 px or a factor e
+_REACH = Reach(near_px=10.0, far_px=14.0, here_px=3.0)
 _LOG = logging.getLogger(__name__)
 
 
@@ -208,21 +212,16 @@ def _fit(
     network = Network(layers, stride=4, channels=CHANNELS)
     initialise(network, maker.generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.AdamW(
-        network.parameters(), betas=(0.9, 0.99), weight_decay=0.01, foreach=True
-    )
+    optimiser = Adam(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
     history: dict[str, list[float]] = {"loss": [], "consistency_px": []}
     started = time.perf_counter()
     for step in range(recipe.steps):
         done = step / recipe.steps
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * _rate(done, recipe.warm_up)
         share = min(1.0, 0.1 + 0.9 * done / recipe.curriculum)
         loss, spread = _loss(network, maker, recipe, share)
-        optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimiser.step()
+        optimiser.step(recipe.learning_rate * _rate(done, recipe.warm_up))
         history["loss"].append(float(loss.detach()))
         history["consistency_px"].append(float(spread.detach()))
         if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
@@ -248,19 +247,19 @@ def _loss(
     votes, rho = network.votes(images)
     votes = _weighted(votes)
     targets = _weighted(views.place(torch.zeros(4)))
-    shared = territory(targets[:, :2], views, cell_positions(votes, network.stride))
-    owned = torch.where(shared.own, rho[views.view], -torch.inf)
-    weights = normalised_weights(owned, generator=maker.generator)
-    copies = votes[views.view]
-    pooled = pool(copies, weights)
+    cells_px = cell_positions(maker.settings.side_px, network.stride)
+    shared = territory(targets[:, :2], views, cells_px, _REACH)
+    kept = shared.own * kept_cells(shared.own.shape, maker.generator)
+    copies, weighing = votes[views.view], rho[views.view]
+    pooled = pool(copies, normalised_weights(weighing, kept))
     inside = ((targets[:, :2] >= 0) & (targets[:, :2] < maker.settings.side_px)).all(1)
     between = (pooled.positions - targets).abs().sum(1)
     loss = (between * inside).sum() / inside.sum()
     spread = (pooled.spread_px * inside).sum() / inside.sum()
     loss = loss + recipe.within * spread
-    near = near_errors(copies, targets, shared, reach_px=10.0)
+    near = near_errors(copies, targets, shared.near)
     loss = loss + recipe.near * near.mean()
-    penalty = weight_penalty(rho, views, shared, reach_px=14.0, centre_px=3.0)
+    penalty = weight_penalty(rho, weighing, shared)
     return loss + recipe.weight_penalty * penalty, spread
 
 
@@ -337,9 +336,8 @@ def _centred(crop: ComplexImage, centre_px: tuple[float, float]) -> ComplexImage
 
 def _without_gain(network: Network) -> Network:
     """Fold the input gain into the first convolution."""
-    first = next(m for m in network.layers if isinstance(m, SymmetricConv))
-    with torch.no_grad():
-        first.free.mul_(_GAIN)
+    stack = next(m for m in network.layers if isinstance(m, SymmetricStack))
+    stack.scale_input(_GAIN)
     return network
 
 

@@ -26,18 +26,15 @@ class Pooled:
     spread_px: Tensor
 
 
-def normalised_weights(
-    rho: Tensor, *, generator: torch.Generator | None = None
-) -> Tensor:
+def normalised_weights(rho: Tensor, kept: Tensor | None = None) -> Tensor:
     """Return weights that sum to 1 over the cells of each image (n, h, w).
 
-    ``w = sigmoid(rho)``, 1 % of the cells dropped in training, plus 1e-6 against 0/0
-    (paper, Methods).
+    ``w = sigmoid(rho)`` plus 1e-6 against 0/0 (paper, Methods); only cells `kept` (1,
+    others 0) count.
     """
     weights = torch.sigmoid(rho)
-    if generator is not None:
-        dropped = torch.rand(weights.shape, generator=generator, device=weights.device)
-        weights = weights * (dropped >= WEIGHT_DROPOUT)
+    if kept is not None:
+        weights = weights * kept
     weights = weights + EPSILON
     return weights / weights.sum((-2, -1), keepdim=True)
 
@@ -54,53 +51,101 @@ def pool(votes: Tensor, weights: Tensor) -> Pooled:
     return Pooled(positions, (distance * weights).sum((-2, -1)))
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Distances from a copy, px, that say what is asked of a cell.
+
+    `near_px`: up to there its vote must be right. `far_px`: beyond, from every copy,
+    it must have no weight. `here_px`: up to there it must have some.
+    """
+
+    near_px: float
+    far_px: float
+    here_px: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Territory:
-    """Which cells speak for which copy.
+    """Which cells speak for which copy: all that does not depend on the network.
 
-    `own` (m, h, w): cells nearer to this copy than to any other of its view (all cells
-    of a view with one copy). `distance_px` (m, h, w): of each cell from the copy.
-    `nearest_px` (n, h, w): of each cell from the nearest copy.
+    `own` (m, h, w): 1 for cells nearer to this copy than to any other of its view,
+    else 0. `near` (m, h, w): own cells within reach, of sum 1 per copy. `here`
+    (m, h, w): own cells on the copy; `far` (n, h, w): cells far from all; both of sum 1
+    per batch.
     """
 
     own: Tensor
-    distance_px: Tensor
-    nearest_px: Tensor
+    near: Tensor
+    here: Tensor
+    far: Tensor
+
+    def split(self, batches: int) -> list[Territory]:
+        """Return the territory of each of the batches that were drawn together."""
+        m, n = len(self.own) // batches, len(self.far) // batches
+        return [
+            Territory(*parts)
+            for parts in zip(
+                self.own.split(m),
+                self.near.split(m),
+                self.here.split(m),
+                self.far.split(n),
+                strict=True,
+            )
+        ]
 
 
-def territory(positions_px: Tensor, views: Views, cells_px: Tensor) -> Territory:
+@torch.no_grad()
+def territory(
+    positions_px: Tensor,
+    views: Views,
+    cells_px: Tensor,
+    reach: Reach,
+    *,
+    batches: int = 1,
+) -> Territory:
     """Share the cells (h, w, 2) among the copies at `positions_px` (m, 2)."""
     offset = cells_px[None] - positions_px[:, None, None]
     distance = offset.norm(dim=-1)
     nearest = distance.new_full((len(views.images), *distance.shape[1:]), torch.inf)
     index = views.view[:, None, None].expand_as(distance)
     nearest = nearest.scatter_reduce(0, index, distance, "amin")
-    return Territory(distance <= nearest[views.view], distance, nearest)
+    own = distance <= nearest[views.view]
+    near = (own & (distance < reach.near_px)).float()
+    here = (own & (distance <= reach.here_px)).float()
+    far = (nearest > reach.far_px).float()
+    near = near / near.sum((-2, -1), keepdim=True).clamp(min=1)
+    return Territory(
+        own.float(), near, _per_batch(here, batches), _per_batch(far, batches)
+    )
 
 
-def near_errors(
-    votes: Tensor, targets: Tensor, shared: Territory, *, reach_px: float
-) -> Tensor:
-    """Return each copy's mean vote error (m,), L1, over its cells within `reach_px`.
+def _per_batch(cells: Tensor, batches: int) -> Tensor:
+    """Scale to sum 1 in every batch."""
+    grouped = cells.view(batches, -1)
+    return (grouped / grouped.sum(1, keepdim=True).clamp(min=1)).view_as(cells)
+
+
+def kept_cells(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return 1, or 0 for a random 1 % of the cells (paper, Methods)."""
+    draw = torch.rand(shape, generator=generator, device=generator.device)
+    return (draw >= WEIGHT_DROPOUT).float()
+
+
+def near_errors(votes: Tensor, targets: Tensor, near: Tensor) -> Tensor:
+    """Return each copy's mean vote error (m,), L1, over its cells within reach.
 
     Unlike the pooled estimate this teaches every cell around the particle, so the
     weighted mean averages over many honest votes instead of trusting one cell.
     """
-    close = shared.own & (shared.distance_px < reach_px)
     error = (votes - targets[..., None, None]).abs().sum(1)
-    return (error * close).sum((-2, -1)) / close.sum((-2, -1)).clamp(min=1)
+    return (error * near).sum((-2, -1))
 
 
-def weight_penalty(
-    rho: Tensor, views: Views, shared: Territory, *, reach_px: float, centre_px: float
-) -> Tensor:
+def weight_penalty(rho: Tensor, copies: Tensor, shared: Territory) -> Tensor:
     """Penalise weight far from every copy, and its absence on a copy.
 
-    Mean of ``-ln(1 - w)`` over cells farther than `reach_px` from any copy, plus mean
-    of ``-ln w`` over cells within `centre_px` of one.
+    Mean of ``-ln(1 - w)`` over the far cells of the views, `rho` (n, h, w), plus mean
+    of ``-ln w`` over the cells on the copies, `copies` (m, h, w).
     """
-    far = shared.nearest_px > reach_px
-    empty = (softplus(rho) * far).sum() / far.sum().clamp(min=1)
-    here = shared.own & (shared.distance_px <= centre_px)
-    missed = (softplus(-rho[views.view]) * here).sum() / here.sum().clamp(min=1)
-    return empty + missed
+    empty = (softplus(rho) * shared.far).sum()
+    return empty + (softplus(-copies) * shared.here).sum()

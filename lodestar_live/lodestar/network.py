@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lodestar_live.data import FloatArray
 from lodestar_live.detection.weights import (
     Conv,
     Layer,
@@ -24,14 +25,13 @@ from lodestar_live.detection.weights import (
     SpaceToDepth,
 )
 from lodestar_live.lodestar.symmetric import (
-    SymmetricConv,
+    SymmetricStack,
     output_action,
     pixels_action,
     regular_action,
 )
 
 NetworkName = Literal["live", "quick", "paper"]
-_CONVOLUTIONS = (nn.Conv2d, SymmetricConv)
 
 
 class LocalContrastNorm(nn.Module):
@@ -89,14 +89,29 @@ class Network(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.stride = stride
         self.channels = channels
+        learns = [any(True for _ in layer.parameters()) for layer in layers]
+        self._n_fixed = learns.index(True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return raw outputs, (n, channels, H / stride, W / stride)."""
         out: Tensor = self.layers(images)
         return out
 
-    def votes(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def prepare(self, images: Tensor) -> Tensor:
+        """Apply the first layers, which learn nothing (`votes` with `prepared`)."""
+        out: Tensor = self.layers[: self._n_fixed](images)
+        return out.contiguous(memory_format=torch.channels_last)
+
+    def votes(self, images: Tensor, *, prepared: bool = False) -> tuple[Tensor, Tensor]:
         """Return votes and log-weights of all cells.
+
+        Parameters
+        ----------
+        images
+            (n, channels, H, W), or what `prepare` made of them.
+        prepared
+            Whether it did.
 
         Returns
         -------
@@ -105,7 +120,7 @@ class Network(nn.Module):
         rho
             (n, h, w): logit of the weight.
         """
-        raw = self(images)
+        raw = self.layers[self._n_fixed if prepared else 0 :](images)
         k = self.stride
         h, w = raw.shape[-2:]
         rows = torch.arange(h, device=raw.device) * k + (k - 1) / 2
@@ -150,20 +165,19 @@ def live_network(
     kernels have no mean, so that the brightness of the surroundings does not matter.
     With a `leak` units let that share of negative values through: none ever dies.
     """
-    channels = pixels_action(stride, copies=in_channels)
     hidden = regular_action(fields)
-    layers: list[nn.Module] = (
-        [] if normalise is None else [LocalContrastNorm(normalise)]
+    stack = SymmetricStack(
+        [
+            pixels_action(stride, copies=in_channels),
+            *[hidden] * len(dilations),
+            output_action(1 + n_extra),
+        ],
+        dilations=dilations,
+        leak=leak,
+        zero_mean=normalise is not None,  # a field's background is absolute
     )
-    layers.append(nn.PixelUnshuffle(stride))
-    zero_mean = normalise is not None  # a field's background is absolute
-    for i, dilation in enumerate(dilations):
-        conv = SymmetricConv(
-            channels, hidden, dilation=dilation, zero_mean=zero_mean and i == 0
-        )
-        layers += [conv, nn.LeakyReLU(leak) if leak else nn.ReLU()]
-        channels = hidden
-    return [*layers, SymmetricConv(hidden, output_action(1 + n_extra), kernel=1)]
+    first = [] if normalise is None else [LocalContrastNorm(normalise)]
+    return [*first, nn.PixelUnshuffle(stride), stack]
 
 
 def dilations_for(radius_px: float, stride: int) -> tuple[int, ...]:
@@ -190,15 +204,17 @@ def initialise(network: Network, generator: torch.Generator) -> None:
 
     The last layer starts at half that size: first votes lie close to their cells.
     """
-    convolutions = [m for m in network.layers if isinstance(m, _CONVOLUTIONS)]
+    convolutions = [m for m in network.layers if isinstance(m, nn.Conv2d)]
     for module in convolutions:
-        weight = module.free if isinstance(module, SymmetricConv) else module.weight
-        fan_in = module.weight[0].numel()
-        size = (2 / fan_in) ** 0.5 * (0.5 if module is convolutions[-1] else 1.0)
-        weight.normal_(0, size, generator=generator)
-        bias = module.free_bias if isinstance(module, SymmetricConv) else module.bias
-        assert bias is not None  # noqa: S101 - we always make one
-        bias.zero_()
+        size = (2 / module.weight[0].numel()) ** 0.5
+        if module is convolutions[-1]:
+            size *= 0.5
+        module.weight.normal_(0, size, generator=generator)
+        assert module.bias is not None  # noqa: S101 - we always make one
+        module.bias.zero_()
+    for module in network.layers:
+        if isinstance(module, SymmetricStack):
+            module.initialise(generator)
 
 
 def export_weights(network: Network) -> NetworkWeights:
@@ -207,28 +223,35 @@ def export_weights(network: Network) -> NetworkWeights:
     layers: list[Layer] = []
     for position, module in enumerate(modules):
         after = modules[position + 1] if position + 1 < len(modules) else None
-        layer = _export_layer(module, after)
-        if layer is not None:
-            layers.append(layer)
+        layers += _export_layers(module, after)
     return NetworkWeights(tuple(layers), network.stride, network.channels)
 
 
-def _export_layer(module: nn.Module, after: nn.Module | None) -> Layer | None:
-    if isinstance(module, _CONVOLUTIONS):
-        dilation = module.dilation
+def _export_layers(module: nn.Module, after: nn.Module | None) -> list[Layer]:
+    if isinstance(module, nn.Conv2d):
         assert module.bias is not None  # noqa: S101 - we always make one
-        leak = after.negative_slope if isinstance(after, nn.LeakyReLU) else 0.0
-        return Conv(
-            module.weight.detach().cpu().numpy().copy(),
-            module.bias.detach().cpu().numpy().copy(),
-            dilation=dilation if isinstance(dilation, int) else dilation[0],
-            relu=isinstance(after, nn.ReLU | nn.LeakyReLU),
-            leak=leak,
-        )
+        weight, bias = _plain(module.weight), _plain(module.bias)
+        return [Conv(weight, bias, relu=isinstance(after, nn.ReLU))]
+    if isinstance(module, SymmetricStack):
+        return [
+            Conv(
+                _plain(weight),
+                _plain(bias),
+                dilation=tie.dilation,
+                relu=tie is not module.ties[-1],
+                leak=module.leak if tie is not module.ties[-1] else 0.0,
+            )
+            for tie, (weight, bias) in zip(module.ties, module.kernels(), strict=True)
+        ]
     if isinstance(module, nn.MaxPool2d):
-        return MaxPool(2)
+        return [MaxPool(2)]
     if isinstance(module, nn.PixelUnshuffle):
-        return SpaceToDepth(module.downscale_factor)
+        return [SpaceToDepth(module.downscale_factor)]
     if isinstance(module, LocalContrastNorm):
-        return module.spec
-    return None
+        return [module.spec]
+    return []
+
+
+def _plain(values: Tensor) -> FloatArray:
+    plain: FloatArray = values.detach().cpu().numpy().copy()
+    return plain

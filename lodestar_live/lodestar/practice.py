@@ -6,6 +6,7 @@ threshold and uncertainty from them. Torch-free.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,25 +49,33 @@ def practice_frame(
     cells = np.argwhere(np.ones((n_side, n_side)))
     places = np.asarray(pitch * (cells + 0.5) - 0.5, dtype=np.float64)
     places += rng.uniform(-1.5, 1.5, places.shape)
-    return _draw(particle, centre_px, places, pitch * n_side, noise_level, rng)
+    signal, positions = _draw(particle, centre_px, places, pitch * n_side, rng)
+    return PracticeFrame(_add_noise(particle, signal, noise_level, rng), positions)
 
 
-def crowded_frame(
+def crowded_frames(
     particle: Particle,
     centre_px: tuple[float, float],
     *,
     side_px: int,
-    noise_level: float,
+    noise_levels: Sequence[float],
     rng: np.random.Generator,
-) -> PracticeFrame:
-    """Draw copies at random places, from nearly touching to alone; see above."""
+) -> list[PracticeFrame]:
+    """Draw copies at random places, from nearly touching to alone; see above.
+
+    One arrangement, for drawing it takes longest, at every noise level.
+    """
     apart = 2.2 * particle.radius_px
     places = np.empty((0, 2))
     for _ in range(int(0.6 * (side_px / apart) ** 2)):
         trial = rng.uniform(0, side_px, 2)
         if not len(places) or np.hypot(*(places - trial).T).min() > apart:
             places = np.vstack([places, trial])
-    return _draw(particle, centre_px, places, side_px, noise_level, rng)
+    signal, positions = _draw(particle, centre_px, places, side_px, rng)
+    return [
+        PracticeFrame(_add_noise(particle, signal, level, rng), positions)
+        for level in noise_levels
+    ]
 
 
 def _draw(
@@ -74,28 +83,29 @@ def _draw(
     centre_px: tuple[float, float],
     places: FloatArray,
     side_px: int,
-    noise_level: float,
     rng: np.random.Generator,
-) -> PracticeFrame:
-    """Put turned copies of the crop's centre at `places`, (n, 2), and add noise."""
+) -> tuple[FloatArray, FloatArray]:
+    """Put turned copies of the crop's centre at `places`, (n, 2).
+
+    Returns the signal (side, side), and the positions (n, 2) of the tracked point.
+    """
     size = particle.size_px
     margin = size  # copies may hang over the frame's edge
     signal = np.zeros((side_px + 2 * margin,) * 2)
     spline = ndimage.spline_filter(np.pad(particle.signal, 4))
     middle = (size - 1) / 2
     patch = size + 4
+    pixels = np.indices((patch, patch)).reshape(2, -1)
     positions = np.empty_like(places)
     for index, place in enumerate(places):
         turn = _random_turn(rng)
         top, left = (int(np.floor(c)) + margin - patch // 2 for c in place)
         shift = place + margin - (top, left)
-        grid = np.moveaxis(np.indices((patch, patch)), 0, -1) - shift
-        where = np.moveaxis(grid @ turn + middle + 4, -1, 0)
+        where = turn.T @ (pixels - shift[:, None]) + (middle + 4)
         copy = ndimage.map_coordinates(spline, where, order=3, prefilter=False)
-        signal[top : top + patch, left : left + patch] += copy
+        signal[top : top + patch, left : left + patch] += copy.reshape(patch, patch)
         positions[index] = turn @ np.subtract(centre_px, middle) + place
-    inner = signal[margin:-margin, margin:-margin]
-    return PracticeFrame(_add_noise(particle, inner, noise_level, rng), positions)
+    return signal[margin:-margin, margin:-margin], positions
 
 
 def blank_frame(

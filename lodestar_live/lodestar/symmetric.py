@@ -9,8 +9,10 @@ exported is a plain convolution.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -91,72 +93,108 @@ def _compose(g: int, h: int) -> int:
     raise AssertionError("the symmetries of the square form a group")
 
 
-class SymmetricConv(nn.Module):
-    """A convolution with tied weights, bias included.
+@dataclass(frozen=True, slots=True)
+class _Tie:
+    """One convolution of a stack: its kernel's shape, and where its entries lie."""
+
+    shape: tuple[int, int, int, int]
+    dilation: int
+    weight: slice
+    bias: slice
+
+
+class SymmetricStack(nn.Module):
+    """Convolutions with tied weights, one after the other, units in between.
+
+    All free weights lie in one vector: in small networks what torch does once per
+    tensor takes as long as the arithmetic.
 
     Parameters
     ----------
-    before, after
-        How symmetries move the input's and the output's channels.
-    kernel
-        Odd side of the kernel.
-    dilation
-        Spacing of its taps, px.
+    actions
+        How symmetries move the channels: of the input, of every hidden layer, of the
+        output. Kernels are 3 x 3, the last one 1 x 1.
+    dilations
+        Spacing of the taps of the 3 x 3 kernels, px.
+    leak
+        Share of negative values that the units let through.
     zero_mean
-        Remove the mean of every kernel: a constant added to the input changes nothing.
+        Remove the mean of the first kernels: a constant added to the input changes
+        nothing.
     """
 
     orbit: Tensor
     sign: Tensor
-    bias_orbit: Tensor
-    bias_sign: Tensor
 
     def __init__(
         self,
-        before: Action,
-        after: Action,
+        actions: Sequence[Action],
         *,
-        kernel: int = 3,
-        dilation: int = 1,
+        dilations: Sequence[int],
+        leak: float = 0.0,
         zero_mean: bool = False,
     ) -> None:
         super().__init__()
-        shape = (after.to.shape[1], before.to.shape[1], kernel, kernel)
-        orbit, sign = _orbits(shape, before, after)
-        bias_orbit, bias_sign = _orbits((shape[0], 1, 1, 1), _trivial(), after)
-        self.shape = shape
-        self.dilation = dilation
-        self.zero_mean = zero_mean
-        self.free = nn.Parameter(torch.zeros(int(orbit.max()) + 1))
-        self.free_bias = nn.Parameter(torch.zeros(int(bias_orbit.max()) + 1))
-        for name, value in (
-            ("orbit", torch.from_numpy(orbit.ravel())),
-            ("sign", torch.from_numpy(sign.ravel()).float()),
-            ("bias_orbit", torch.from_numpy(bias_orbit.ravel())),
-            ("bias_sign", torch.from_numpy(bias_sign.ravel()).float()),
-        ):
-            self.register_buffer(name, value, persistent=False)
+        self.leak, self.zero_mean = leak, zero_mean
+        self.ties: list[_Tie] = []
+        orbits: list[IntArray] = []
+        signs: list[IntArray] = []
+        n_free = n_plain = 0
+        for i, (before, after) in enumerate(pairwise(actions)):
+            kernel = 3 if i < len(dilations) else 1
+            shape = (after.to.shape[1], before.to.shape[1], kernel, kernel)
+            slices = []
+            for part, source in ((shape, before), ((shape[0], 1, 1, 1), _trivial())):
+                orbit, sign = _orbits(part, source, after)
+                orbits.append(orbit.ravel() + n_free)
+                signs.append(sign.ravel())
+                slices.append(slice(n_plain, n_plain + orbit.size))
+                n_free += int(orbit.max()) + 1
+                n_plain += orbit.size
+            dilation = dilations[i] if kernel > 1 else 1
+            self.ties.append(_Tie(shape, dilation, *slices))
+        self.free = nn.Parameter(torch.zeros(n_free))
+        orbit, sign = np.concatenate(orbits), np.concatenate(signs)
+        self.register_buffer("orbit", torch.from_numpy(orbit), persistent=False)
+        self.register_buffer(
+            "sign", torch.from_numpy(sign).to(torch.float32), persistent=False
+        )
 
-    @property
-    def weight(self) -> Tensor:
-        """The plain kernel, (out, in, kernel, kernel)."""
-        weight = self.free.index_select(0, self.orbit).mul(self.sign).view(self.shape)
+    def kernels(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the plain weight (out, in, kernel, kernel) and bias of every layer."""
+        plain = self.free.index_select(0, self.orbit) * self.sign
+        pairs = [(plain[t.weight].view(t.shape), plain[t.bias]) for t in self.ties]
         if self.zero_mean:
-            weight = weight - weight.mean((1, 2, 3), keepdim=True)
-        return weight
+            weight, bias = pairs[0]
+            pairs[0] = weight - weight.mean((1, 2, 3), keepdim=True), bias
+        return pairs
 
-    @property
-    def bias(self) -> Tensor:
-        """The plain bias, (out,)."""
-        return self.free_bias.index_select(0, self.bias_orbit) * self.bias_sign
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights anew (He et al.), the last layer's at half that size."""
+        for tie in self.ties:
+            fan_in = tie.shape[1] * tie.shape[2] * tie.shape[3]
+            size = (2 / fan_in) ** 0.5 * (0.5 if tie is self.ties[-1] else 1.0)
+            first, last = (int(v) for v in self.orbit[tie.weight].aminmax())
+            self.free[first : last + 1].normal_(0, size, generator=generator)
+            self.free[self.orbit[tie.bias]] = 0.0
+
+    @torch.no_grad()
+    def scale_input(self, factor: float) -> None:
+        """Multiply the first kernels: the same as multiplying what they see."""
+        first, last = (int(v) for v in self.orbit[self.ties[0].weight].aminmax())
+        self.free[first : last + 1] *= factor
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (n, in, h, w) with zero padding."""
-        weight = self.weight
-        padding = self.dilation * (weight.shape[-1] // 2)
-        return nn.functional.conv2d(
-            x, weight, self.bias, padding=padding, dilation=self.dilation
-        )
+        for tie, (weight, bias) in zip(self.ties, self.kernels(), strict=True):
+            padding = tie.dilation * (tie.shape[-1] // 2)
+            x = nn.functional.conv2d(
+                x, weight, bias, padding=padding, dilation=tie.dilation
+            )
+            if tie is not self.ties[-1]:
+                x = nn.functional.leaky_relu_(x, self.leak) if self.leak else x.relu_()
+        return x
 
 
 def _trivial() -> Action:

@@ -123,7 +123,8 @@ def train(
     crop = cut_crop(small, _pair(scale.to_small(at)), size // scale.factor)
     plan = _make_plan(crop, network, quality, steps)
     started = time.perf_counter()
-    with _thread_count(2):
+    # The live network's layers are too small to share: its second thread draws views.
+    with _thread_count(2 if network == "paper" else 1):
         for attempt in range(ATTEMPTS):
             trained, result, report = _attempt(plan, seed + 1000 * attempt, progress)
             is_last = attempt == ATTEMPTS - 1
@@ -300,7 +301,7 @@ def _make_card(plan: _Plan, report: TrainingReport) -> dict[str, Any]:
 
 @contextmanager
 def _thread_count(n: int) -> Iterator[None]:
-    """Small convolutions gain nothing beyond two threads."""
+    """Let torch use so many threads, at most as many as it may."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(n, before))
     try:

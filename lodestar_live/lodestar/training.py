@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lodestar_live.lodestar.adam import Adam
 from lodestar_live.lodestar.losses import (
+    Reach,
+    Territory,
+    kept_cells,
     near_errors,
     normalised_weights,
     pool,
@@ -25,6 +31,7 @@ ANCHOR_RATE = 0.05
 ANCHOR_REST = 0.5  # of the steps; an untrained network would pull it to the centroid
 WARM_UP = 0.15
 LAST_RATE = 1e-3
+AT_ONCE = 10  # batches drawn and settled together: what torch does per call is shared
 TRUST_CROWDED = 0.5
 TRUST_CUT = 0.1
 
@@ -114,14 +121,11 @@ def fit(
     result = Fit(anchor.clone())
     started = time.perf_counter()
     network.train()
-    for step in range(recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * _rate(step, recipe)
-        optimiser.zero_grad(set_to_none=True)
-        loss, spread = _step_loss(network, maker, recipe, result)
+    for step, lesson in enumerate(_lessons(network, maker, recipe, result)):
+        loss, spread = _step_loss(network, lesson, recipe, result)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimiser.step()
+        optimiser.step(recipe.learning_rate * _rate(step, recipe))
         result.loss.append(float(loss.detach()))
         result.consistency_px.append(float(spread.detach()))
         if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
@@ -131,16 +135,66 @@ def fit(
     return result
 
 
-def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lesson:
+    """One batch: prepared images, whose views they are, what is asked of the votes.
+
+    `kept` (m, h, w): own cells that were not dropped. `trust` (m,): of sum 1.
+    """
+
+    images: Tensor
+    views: Views
+    shared: Territory
+    kept: Tensor
+    trust: Tensor
+
+
+def _lessons(
+    network: Network, maker: ViewMaker, recipe: Recipe, result: Fit
+) -> Iterator[_Lesson]:
+    """Yield one lesson per step; the next views are drawn while these are learnt.
+
+    Beside the drawing thread the learning one needs no others, so both work on at their
+    own pace when the machine is busy with something else.
+    """
+    left = recipe.steps
+    side_px, stride = maker.settings.side_px, network.stride
+    cells_px = cell_positions(side_px, stride)
+    near_px = max(2.0 * stride, maker.radius_px)
+    reach = Reach(near_px, far_px=1.5 * near_px + stride, here_px=0.75 * stride)
+
+    def draw() -> tuple[Views, Tensor, Tensor]:
+        views = maker.draw(recipe.batch, batches=AT_ONCE)
+        kept = kept_cells((len(views.view), *cells_px.shape[:2]), maker.generator)
+        return views, network.prepare(views.images), kept
+
+    with ThreadPoolExecutor(1, thread_name_prefix="views") as ahead:
+        drawing = ahead.submit(draw)
+        while left > 0:
+            views, images, kept = drawing.result()
+            if left > AT_ONCE:
+                drawing = ahead.submit(draw)
+            placed = views.place(result.anchor)[:, :2]
+            shared = territory(placed, views, cells_px, reach, batches=AT_ONCE)
+            trust = _trust(placed, views, maker).view(AT_ONCE, -1)
+            trust = trust / trust.sum(1, keepdim=True).clamp(min=1e-6)
+            lessons = zip(
+                images.split(recipe.batch),
+                views.split(AT_ONCE),
+                shared.split(AT_ONCE),
+                (shared.own * kept).chunk(AT_ONCE),
+                trust,
+                strict=True,
+            )
+            for lesson in islice(lessons, left):
+                yield _Lesson(*lesson)
+            left -= AT_ONCE
+
+
+def _optimiser(network: Network, recipe: Recipe) -> Adam:
     if not recipe.one_cycle:
-        return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    return torch.optim.AdamW(
-        network.parameters(),
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        fused=True,
-    )
+        return Adam(network.parameters())
+    return Adam(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
 
 
 def _rate(step: int, recipe: Recipe) -> float:
@@ -155,36 +209,23 @@ def _rate(step: int, recipe: Recipe) -> float:
 
 
 def _step_loss(
-    network: Network, maker: ViewMaker, recipe: Recipe, result: Fit
+    network: Network, lesson: _Lesson, recipe: Recipe, result: Fit
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss of one fresh mini-batch and its mean vote spread (px)."""
-    views = maker.draw(recipe.batch)
-    images = views.images.contiguous(memory_format=torch.channels_last)
-    votes, rho = network.votes(images)
-    cells_px = cell_positions(votes, network.stride)
-    placed = views.place(result.anchor)
-    shared = territory(placed[:, :2], views, cells_px)
-    owned = torch.where(shared.own, rho[views.view], -torch.inf)
-    weights = normalised_weights(owned, generator=maker.generator)
-    copies = votes[views.view]
-    pooled = pool(copies, weights)
-    trust = _trust(placed, views, maker)
-    target = _target(views, pooled.positions, placed, recipe)
-    between = _mean((pooled.positions - target).abs().sum(1), trust)
-    within = _mean(pooled.spread_px, trust)
+    """Return the loss of one mini-batch and its mean vote spread (px)."""
+    views, shared, trust = lesson.views, lesson.shared, lesson.trust
+    votes, rho = network.votes(lesson.images, prepared=True)
+    copies, weighing = votes[views.view], rho[views.view]
+    pooled = pool(copies, normalised_weights(weighing, lesson.kept))
+    target = _target(views, pooled.positions, result.anchor, recipe)
+    between = ((pooled.positions - target).abs().sum(1) * trust).sum()
+    within = (pooled.spread_px * trust).sum()
     loss = between + recipe.within * within
-    reach = max(2.0 * network.stride, maker.radius_px)
     if recipe.near:
-        errors = near_errors(copies, target, shared, reach_px=reach)
-        loss = loss + recipe.near * _mean(errors, trust)
+        errors = near_errors(copies, target, shared.near)
+        loss = loss + recipe.near * (errors * trust).sum()
     if recipe.weight_penalty:
-        loss = loss + recipe.weight_penalty * weight_penalty(
-            rho,
-            views,
-            shared,
-            reach_px=1.5 * reach + network.stride,
-            centre_px=0.75 * network.stride,
-        )
+        penalty = weight_penalty(rho, weighing, shared)
+        loss = loss + recipe.weight_penalty * penalty
     is_settled = len(result.loss) >= ANCHOR_REST * recipe.steps
     if recipe.target == "anchor" and is_settled:
         lone = len(views.images)
@@ -194,37 +235,30 @@ def _step_loss(
     return loss, within
 
 
-def _target(views: Views, positions: Tensor, placed: Tensor, recipe: Recipe) -> Tensor:
+def _target(views: Views, positions: Tensor, anchor: Tensor, recipe: Recipe) -> Tensor:
     if recipe.target == "anchor":
-        return placed
+        return views.place(anchor)
     return views.place(views.take_back(positions).mean(dim=0))
 
 
-def cell_positions(votes: Tensor, stride: int) -> Tensor:
-    """Return the cells' own positions in the image, (h, w, 2), px."""
-    axes = [
-        torch.arange(side, device=votes.device) * stride + (stride - 1) / 2
-        for side in votes.shape[-2:]
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+def cell_positions(side_px: int, stride: int) -> Tensor:
+    """Return the cells' own positions in a square view, (h, w, 2), px."""
+    axis = torch.arange(side_px // stride) * stride + (stride - 1) / 2
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
 
 
-def _trust(placed: Tensor, views: Views, maker: ViewMaker) -> Tensor:
-    """Weigh the copies (m,): hard ones must not drown what the easy ones teach.
+def _trust(yx: Tensor, views: Views, maker: ViewMaker) -> Tensor:
+    """Weigh the copies (m,) at `yx`: hard ones must not drown what the easy ones teach.
 
     A lone particle counts fully, one of a pair less, one that the view's edge cuts
     little, and one whose centre lies outside not at all.
     """
-    yx, last = placed[:, :2], maker.settings.side_px - 1
+    last = maker.settings.side_px - 1
     margin = torch.minimum(yx, last - yx).amin(dim=1)
     is_lone = views.is_lone[views.view]
     trust = torch.where(is_lone, 1.0, TRUST_CROWDED)
     trust = torch.where(margin < maker.radius_px, TRUST_CUT, trust)
     return torch.where(margin < 0, 0.0, trust)
-
-
-def _mean(values: Tensor, trust: Tensor) -> Tensor:
-    return (values * trust).sum() / trust.sum().clamp(min=1e-6)
 
 
 def _describe(result: Fit, recipe: Recipe, elapsed_s: float) -> TrainingStep:

@@ -51,14 +51,14 @@ class ViewSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Views:
-    """A batch of views and where the particles are.
+    """One or more batches of views, and where the particles are.
 
     Parameters
     ----------
     images
         (n, 1, side, side), in units of the view's background noise.
     view
-        (m,): the view each copy lies in; lone particles come first.
+        (m,): the view each copy lies in. In each batch lone particles come first.
     turn
         (m, 2, 2): rotation and reflection, crop offset -> view offset, (y, x).
     shift_px
@@ -87,6 +87,22 @@ class Views:
         """
         yx = self.shift_px + torch.einsum("mij,j->mi", self.turn, anchor[:2])
         return torch.cat([yx, anchor[2:] + self.additive], dim=1)
+
+    def split(self, batches: int) -> list[Views]:
+        """Return the views of each of the batches that were drawn together."""
+        n, m = len(self.images) // batches, len(self.view) // batches
+        return [
+            Views(images, self.view[:m], *rest)
+            for images, *rest in zip(
+                self.images.split(n),
+                self.turn.split(m),
+                self.shift_px.split(m),
+                self.noise.split(n),
+                self.is_lone.split(n),
+                self.additive.split(m),
+                strict=True,
+            )
+        ]
 
     def take_back(self, positions: Tensor) -> Tensor:
         """Invert `place` for one position per copy, (m, 2 + extra)."""
@@ -132,22 +148,25 @@ class ViewMaker:
             return np.pad(raw, self._margin_px, mode="reflect")
         return np.pad(particle.signal / particle.noise, self._margin_px)
 
-    def draw(self, n: int) -> Views:
-        """Draw `n` views."""
+    def draw(self, n: int, *, batches: int = 1) -> Views:
+        """Draw `n` views, or several batches of `n`, one after the other."""
         n_crowded = round(n * self.settings.crowded)
         crowd = torch.arange(n - n_crowded, n).repeat(self.settings.neighbours)
-        view = torch.cat([torch.arange(n), crowd])
-        view = view.to(self.device)
+        pattern = torch.cat([torch.arange(n), crowd])
+        view = (torch.arange(batches)[:, None] * n + pattern).flatten().to(self.device)
         turn = self._draw_turns(len(view))
-        shift = self._draw_shifts(n, n_crowded)
+        shift = self._draw_shifts(n, n_crowded, batches)
         signal = self._render(turn, shift)
         low, high = self.settings.brightness
-        brightness = low * (high / low) ** self._uniform(len(crowd))
-        signal[n:] *= brightness[:, None, None]
-        total = torch.zeros_like(signal[:n]).index_add_(0, view, signal)
-        level = self._draw_noise_levels(n)
+        brightness = low * (high / low) ** self._uniform(batches, len(crowd))
+        brightness = torch.cat(
+            [torch.ones_like(view[:n]).expand(batches, n), brightness], 1
+        )
+        signal *= brightness.reshape(-1, 1, 1)
+        total = torch.zeros_like(signal[: n * batches]).index_add_(0, view, signal)
+        level = self._draw_noise_levels(n * batches)
         images = self._add_noise(total, level)
-        is_lone = torch.arange(n, device=self.device) < n - n_crowded
+        is_lone = (torch.arange(n, device=self.device) < n - n_crowded).repeat(batches)
         additive = shift.new_zeros(len(view), 0)
         return Views(images[:, None], view, turn, shift, level, is_lone, additive)
 
@@ -167,21 +186,22 @@ class ViewMaker:
         rows = torch.stack([cos * mirror, -sin], -1)
         return torch.stack([rows, torch.stack([sin * mirror, cos], -1)], -2)
 
-    def _draw_shifts(self, n: int, n_crowded: int) -> Tensor:
+    def _draw_shifts(self, n: int, n_crowded: int, batches: int) -> Tensor:
         """Lone particles near the centre; neighbours all around, touching to far."""
         side, k = self.settings.side_px, self.settings.neighbours
         spread = torch.full((n, 1), self.settings.max_shift_px, device=self.device)
         spread[n - n_crowded :] = side / 4
-        first = (side - 1) / 2 + (2 * self._uniform(n, 2) - 1) * spread
+        first = (side - 1) / 2 + (2 * self._uniform(batches, n, 2) - 1) * spread
         sector = torch.arange(k, device=self.device)[:, None]
-        jitter = 0.5 * self._uniform(k, n_crowded)
-        angle = self._uniform(1, n_crowded) + (sector + jitter) / k
+        jitter = 0.5 * self._uniform(batches, k, n_crowded)
+        angle = self._uniform(batches, 1, n_crowded) + (sector + jitter) / k
         angle = 2 * math.pi * angle
         near = 2 * self.radius_px
         far = max(1.5 * near, 0.75 * side)
-        distance = near + (far - near) * self._uniform(k, n_crowded, 1)
+        distance = near + (far - near) * self._uniform(batches, k, n_crowded, 1)
         step = torch.stack([angle.sin(), angle.cos()], -1) * distance
-        return torch.cat([first, (first[n - n_crowded :] + step).reshape(-1, 2)])
+        others = first[:, None, n - n_crowded :] + step
+        return torch.cat([first, others.flatten(1, 2)], dim=1).flatten(0, 1)
 
     def _render(self, turn: Tensor, shift_px: Tensor) -> Tensor:
         """Sample the signal once per copy, (m, side, side)."""

@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lodestar_live.lodestar.losses import normalised_weights, pool, territory
+from lodestar_live.lodestar.losses import (
+    Reach,
+    normalised_weights,
+    pool,
+    territory,
+)
 from lodestar_live.lodestar.particle import cut_crop, measure_particle
 from lodestar_live.lodestar.views import ViewMaker, ViewSettings, upsample
 from lodestar_live.simulation import shapes
@@ -88,10 +93,33 @@ def test_each_cell_belongs_to_its_nearest_copy() -> None:
     axis = torch.arange(0.0, 64.0, 4)
     cells = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
     placed = torch.tensor([[10.0, 10.0], [50.0, 50.0]])
-    shared = territory(placed, views, cells)
-    assert shared.own[0, 2, 2]
-    assert not shared.own[1, 2, 2]
+    shared = territory(placed, views, cells, Reach(near_px=9.0, far_px=20.0, here_px=3))
+    assert shared.own[0, 2, 2] == 1
+    assert shared.own[1, 2, 2] == 0
     assert (shared.own.sum(0) >= 1).all()
+    distance = (cells - placed[:, None, None]).norm(dim=-1)
+    torch.testing.assert_close(shared.near.sum((1, 2)), torch.ones(2))
+    assert ((shared.near > 0) == (distance < 9)).all()
+    torch.testing.assert_close(shared.far.sum(), torch.tensor(1.0))
+    assert ((shared.far[0] > 0) == (distance.amin(0) > 20)).all()
+    torch.testing.assert_close(shared.here.sum(), torch.tensor(1.0))
+
+
+def test_batches_drawn_together_are_like_batches_drawn_alone() -> None:
+    views = _maker("sphere", crowded=0.5, neighbours=2).draw(8, batches=3)
+    alone = _maker("sphere", crowded=0.5, neighbours=2).draw(8)
+    parts = views.split(3)
+    assert len(parts) == 3
+    for part in parts:
+        assert part.view.tolist() == alone.view.tolist()
+        assert part.is_lone.tolist() == alone.is_lone.tolist()
+        assert part.images.shape == alone.images.shape
+    # Every copy lies in its own batch's view: the image is brightest on its copies.
+    for part in parts:
+        for copy in range(8):
+            y, x = part.shift_px[copy].round().long().tolist()
+            image = part.images[part.view[copy], 0]
+            assert image[y - 1 : y + 2, x - 1 : x + 2].mean() > 0.3 * image.max()
 
 
 @pytest.mark.parametrize("shape", ["point", "sphere", "annulus"])
