@@ -50,7 +50,8 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
 
     Returns
     -------
-    Card entries: ``threshold`` (log score), ``sigma`` (factors of the predicted error),
+    Card entries: ``centre_px`` (the point of the crop that detections name, (y, x)),
+    ``threshold`` (log score), ``sigma`` (factors of the predicted error),
     ``consistency_px`` (limit of the shape filter) and ``calibration`` (how they came
     about).
     """
@@ -60,12 +61,13 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         threshold=_EVERYTHING,
         least_contrast=0.0,
     )
-    practice = _practise(detector, model, rng)
+    practice, offset = _practise(detector, model, rng)
     noise = _noise_scores(detector, model.particle, rng)
     ghosts = _ghost_scores(detector, model, rng)
     seen = detector(snapshot).rows["score"]
     threshold, facts = choose_threshold(practice, noise, ghosts, seen)
     return {
+        "centre_px": [float(c) for c in model.card["centre_px"] + offset],
         "threshold": threshold,
         "sigma": fit_sigma(practice),
         "consistency_px": consistency_limit(practice),
@@ -87,12 +89,18 @@ PRACTICE_DTYPE = np.dtype(
 )
 
 
-def _practise(detector: Detector, model: Model, rng: np.random.Generator) -> Rows:
-    """Locate practice particles at every noise level; the nearest maximum counts."""
+def _practise(
+    detector: Detector, model: Model, rng: np.random.Generator
+) -> tuple[Rows, FloatArray]:
+    """Locate practice particles at every noise level; the nearest maximum counts.
+
+    Returns the rows, and the mean offset (y, x) of what was found from the tracked
+    point, in the crop, px. Errors are about that mean: it is a constant of the model.
+    """
     particle, centre = model.particle, tuple(model.card["centre_px"])
     gate_px = max(0.5 * particle.radius_px, 2.0)
     n_side = int(np.clip(_PRACTICE_SIDE_PX // particle.size_px, 3, 8))
-    blocks = []
+    blocks, offsets = [], []
     for level in noise_levels(particle):
         frame = practice_frame(
             particle, centre, n_side=n_side, noise_level=level, rng=rng
@@ -106,14 +114,18 @@ def _practise(detector: Detector, model: Model, rng: np.random.Generator) -> Row
         ok = np.isfinite(ranked.max(axis=1))
         best = rows[chosen[ok]]
         error = found[chosen[ok]] - frame.positions_px[ok]
+        offsets.append(np.einsum("nij,ni->nj", frame.turns[ok], error))
         block = np.zeros(len(best), PRACTICE_DTYPE)
-        block["error2_px2"] = (error**2).sum(axis=1) / 2
         block["consistency_px"] = best["consistency_px"]
         block["snr"] = np.abs(best["intensity"]) / (level * particle.noise)
         block["score"] = best["score"]
         block["noise_level"] = level
         blocks.append(block)
-    return np.concatenate(blocks)
+    practice, offset = np.concatenate(blocks), np.concatenate(offsets)
+    calm = offset[practice["noise_level"] <= 1.0]
+    mean = calm.mean(axis=0) if len(calm) else np.zeros(2)
+    practice["error2_px2"] = ((offset - mean) ** 2).sum(axis=1) / 2
+    return practice, mean
 
 
 def _noise_scores(

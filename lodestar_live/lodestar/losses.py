@@ -81,14 +81,13 @@ class Territory:
 
     def split(self, batches: int) -> list[Territory]:
         """Return the territory of each of the batches that were drawn together."""
-        m, n = len(self.own) // batches, len(self.far) // batches
         return [
             Territory(*parts)
             for parts in zip(
-                self.own.split(m),
-                self.near.split(m),
-                self.here.split(m),
-                self.far.split(n),
+                self.own.chunk(batches),
+                self.near.chunk(batches),
+                self.here.chunk(batches),
+                self.far.chunk(batches),
                 strict=True,
             )
         ]

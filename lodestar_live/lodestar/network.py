@@ -212,9 +212,9 @@ def initialise(network: Network, generator: torch.Generator) -> None:
         module.weight.normal_(0, size, generator=generator)
         assert module.bias is not None  # noqa: S101 - we always make one
         module.bias.zero_()
-    for module in network.layers:
-        if isinstance(module, SymmetricStack):
-            module.initialise(generator)
+    for layer in network.layers:
+        if isinstance(layer, SymmetricStack):
+            layer.initialise(generator)
 
 
 def export_weights(network: Network) -> NetworkWeights:

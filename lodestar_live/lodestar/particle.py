@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 
 MIN_SIDE_PX = 8
 _EDGE_PX = 3
+_REWEIGHTINGS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,10 +116,11 @@ def measure_particle(crop: FloatArray) -> Particle:
         )
     background = float(np.median(_edge_pixels(crop)))
     raw = crop - background
-    clean = _wiener(raw)
-    noise, gain = _noise_model(raw, clean)
+    clean, left = _wiener(raw)
+    noise, gain = _noise_model(raw - clean, clean, left=left)
     fade = _fade(len(crop))
-    signal = _wiener(raw * _surround(clean * fade)) * fade
+    signal, _ = _wiener(raw * _surround(clean * fade))
+    signal = signal * fade
     contrast = _height(signal)
     noise = max(noise, 1e-3 * contrast, 1e-12)
     if not contrast >= 1.2 * noise:  # also when it cannot be measured (NaN)
@@ -138,8 +140,11 @@ def _edge_pixels(crop: FloatArray) -> FloatArray:
     return edge
 
 
-def _wiener(raw: FloatArray) -> FloatArray:
-    """Keep the frequencies whose power, averaged over rings, exceeds the noise."""
+def _wiener(raw: FloatArray) -> tuple[FloatArray, float]:
+    """Keep the frequencies whose power, averaged over rings, exceeds the noise.
+
+    Returns what is kept, and the share of white noise's variance in what is left.
+    """
     side = len(raw)
     padded = np.pad(raw, side // 2, mode="reflect")
     spectrum = np.fft.fft2(padded)
@@ -158,17 +163,30 @@ def _wiener(raw: FloatArray) -> FloatArray:
     start = side // 2
     filtered = np.fft.ifft2(spectrum * gain[ring]).real
     clean: FloatArray = filtered[start : start + side, start : start + side]
-    return clean
+    return clean, float(np.mean((1 - gain[ring]) ** 2))
 
 
-def _noise_model(raw: FloatArray, clean: FloatArray) -> tuple[float, float]:
-    """Return background noise (standard deviation) and variance per count."""
-    residual = raw - clean
-    dim = np.abs(clean) <= np.median(np.abs(clean))
-    variance = float(np.var(residual[dim]))
+def _noise_model(
+    residual: FloatArray, clean: FloatArray, *, left: float
+) -> tuple[float, float]:
+    """Return background noise (standard deviation) and variance per count.
+
+    The squared residual is fitted by ``variance + slope * signal``, each pixel weighted
+    by how well it tells its own variance (that of a squared normal variate is twice the
+    square of its mean); unweighted, the few brightest pixels of a small particle decide
+    alone. `left`: share of the noise's variance that is in the residual.
+    """
+    squared = residual**2 / left
+    variance = float(np.mean(squared[np.abs(clean) <= np.median(np.abs(clean))]))
     lift = np.clip(clean, 0, None)
-    slope = float(np.sum((residual**2 - variance) * lift) / np.sum(lift**2 + 1e-300))
-    return float(np.sqrt(variance)), max(slope, 0.0)
+    excess = squared - variance
+    weight = np.ones_like(lift)
+    slope = 0.0
+    for _ in range(_REWEIGHTINGS):
+        moment = np.sum(weight * lift**2) + 1e-300
+        slope = max(float(np.sum(weight * excess * lift) / moment), 0.0)
+        weight = 1 / np.maximum(variance + slope * lift, 1e-300) ** 2
+    return float(np.sqrt(variance)), slope
 
 
 def _fade(side: int) -> FloatArray:

@@ -20,10 +20,15 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PracticeFrame:
-    """A frame (y, x), camera counts, and the tracked points (n, 2) in it."""
+    """A frame (y, x), camera counts, and its copies.
+
+    `positions_px` (n, 2): the tracked points. `turns` (n, 2, 2): how each copy is
+    turned and mirrored, crop offset -> frame offset.
+    """
 
     pixels: FloatArray
     positions_px: FloatArray
+    turns: FloatArray
 
 
 def practice_frame(
@@ -49,8 +54,8 @@ def practice_frame(
     cells = np.argwhere(np.ones((n_side, n_side)))
     places = np.asarray(pitch * (cells + 0.5) - 0.5, dtype=np.float64)
     places += rng.uniform(-1.5, 1.5, places.shape)
-    signal, positions = _draw(particle, centre_px, places, pitch * n_side, rng)
-    return PracticeFrame(_add_noise(particle, signal, noise_level, rng), positions)
+    signal, *where = _draw(particle, centre_px, places, pitch * n_side, rng)
+    return PracticeFrame(_add_noise(particle, signal, noise_level, rng), *where)
 
 
 def crowded_frames(
@@ -71,9 +76,9 @@ def crowded_frames(
         trial = rng.uniform(0, side_px, 2)
         if not len(places) or np.hypot(*(places - trial).T).min() > apart:
             places = np.vstack([places, trial])
-    signal, positions = _draw(particle, centre_px, places, side_px, rng)
+    signal, *where = _draw(particle, centre_px, places, side_px, rng)
     return [
-        PracticeFrame(_add_noise(particle, signal, level, rng), positions)
+        PracticeFrame(_add_noise(particle, signal, level, rng), *where)
         for level in noise_levels
     ]
 
@@ -84,10 +89,10 @@ def _draw(
     places: FloatArray,
     side_px: int,
     rng: np.random.Generator,
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Put turned copies of the crop's centre at `places`, (n, 2).
 
-    Returns the signal (side, side), and the positions (n, 2) of the tracked point.
+    Returns the signal (side, side), then what a `PracticeFrame` says of the copies.
     """
     size = particle.size_px
     margin = size  # copies may hang over the frame's edge
@@ -96,16 +101,16 @@ def _draw(
     middle = (size - 1) / 2
     patch = size + 4
     pixels = np.indices((patch, patch)).reshape(2, -1)
-    positions = np.empty_like(places)
+    positions, turns = np.empty_like(places), np.empty((len(places), 2, 2))
     for index, place in enumerate(places):
-        turn = _random_turn(rng)
+        turn = turns[index] = _random_turn(rng)
         top, left = (int(np.floor(c)) + margin - patch // 2 for c in place)
         shift = place + margin - (top, left)
         where = turn.T @ (pixels - shift[:, None]) + (middle + 4)
         copy = ndimage.map_coordinates(spline, where, order=3, prefilter=False)
         signal[top : top + patch, left : left + patch] += copy.reshape(patch, patch)
         positions[index] = turn @ np.subtract(centre_px, middle) + place
-    return signal[margin:-margin, margin:-margin], positions
+    return signal[margin:-margin, margin:-margin], positions, turns
 
 
 def blank_frame(

@@ -42,6 +42,7 @@ ATTEMPTS = 3
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 LOWEST_SNR = 1.75  # of the noisiest views
 CELL_PX = 4
+LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 #: Fields of eight channels per layer, and the share of negative values that its units
 #: let through: with two fields and none, one in three starts loses half a layer.
 DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.0), "quick": (2, 0.2)}
@@ -222,18 +223,19 @@ def _make_plan(
 
 
 def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
-    """Size views so that neighbours fit in as far as a cell can see them."""
-    crop = particle.size_px // CELL_PX * CELL_PX
+    """Size views so that neighbours on all sides fit in, where that stays cheap."""
     if network == "paper":
+        crop = particle.size_px // CELL_PX * CELL_PX
         return ViewSettings(side_px=max(crop, 24), max_shift_px=crop / 8)
-    wide = min(round(7 * particle.radius_px / CELL_PX) * CELL_PX, 64)
-    side = max(crop, wide, 40)
+    radius_cells = particle.radius_px / CELL_PX
+    widest = max(LARGEST_VIEW_PX // CELL_PX, round(5 * radius_cells))
+    side = CELL_PX * max(12, min(round(8 * radius_cells), widest))
     return ViewSettings(
         side_px=side,
         max_shift_px=side / 8,
         noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR, 3, 20))),
         crowded=0.5,
-        neighbours=2,
+        neighbours=4,
     )
 
 

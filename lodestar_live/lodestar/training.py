@@ -34,6 +34,8 @@ LAST_RATE = 1e-3
 AT_ONCE = 10  # batches drawn and settled together: what torch does per call is shared
 TRUST_CROWDED = 0.5
 TRUST_CUT = 0.1
+TRUST_TOUCHING = 0.1
+TOUCHING, CLEAR = 2.0, 4.0  # distances of neighbours, in radii of 90 % of the energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def _lessons(
             trust = _trust(placed, views, maker).view(AT_ONCE, -1)
             trust = trust / trust.sum(1, keepdim=True).clamp(min=1e-6)
             lessons = zip(
-                images.split(recipe.batch),
+                images.chunk(AT_ONCE),
                 views.split(AT_ONCE),
                 shared.split(AT_ONCE),
                 (shared.own * kept).chunk(AT_ONCE),
@@ -248,17 +250,19 @@ def cell_positions(side_px: int, stride: int) -> Tensor:
 
 
 def _trust(yx: Tensor, views: Views, maker: ViewMaker) -> Tensor:
-    """Weigh the copies (m,) at `yx`: hard ones must not drown what the easy ones teach.
+    """Weigh the copies (m,) at `yx`: hard ones must not drown what easy ones teach.
 
-    A lone particle counts fully, one of a pair less, one that the view's edge cuts
-    little, and one whose centre lies outside not at all.
+    A lone particle counts fully; one among others less, the less the nearer the next;
+    one that the view's edge cuts little, and one whose centre lies outside not at all.
     """
     last = maker.settings.side_px - 1
     margin = torch.minimum(yx, last - yx).amin(dim=1)
-    is_lone = views.is_lone[views.view]
-    trust = torch.where(is_lone, 1.0, TRUST_CROWDED)
+    trust = torch.where(views.is_lone[views.view], 1.0, TRUST_CROWDED)
     trust = torch.where(margin < maker.radius_px, TRUST_CUT, trust)
-    return torch.where(margin < 0, 0.0, trust)
+    same_view = (views.view[:, None] == views.view).fill_diagonal_(False)
+    apart_px = torch.cdist(yx, yx).where(same_view, torch.inf).amin(dim=1)
+    clear = (apart_px / maker.radius_px - TOUCHING) / (CLEAR - TOUCHING)
+    return torch.where(margin < 0, 0.0, trust) * clear.clamp(TRUST_TOUCHING, 1.0)
 
 
 def _describe(result: Fit, recipe: Recipe, elapsed_s: float) -> TrainingStep:

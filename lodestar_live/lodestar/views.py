@@ -90,16 +90,16 @@ class Views:
 
     def split(self, batches: int) -> list[Views]:
         """Return the views of each of the batches that were drawn together."""
-        n, m = len(self.images) // batches, len(self.view) // batches
+        first = self.view.chunk(batches)[0]
         return [
-            Views(images, self.view[:m], *rest)
+            Views(images, first, *rest)
             for images, *rest in zip(
-                self.images.split(n),
-                self.turn.split(m),
-                self.shift_px.split(m),
-                self.noise.split(n),
-                self.is_lone.split(n),
-                self.additive.split(m),
+                self.images.chunk(batches),
+                self.turn.chunk(batches),
+                self.shift_px.chunk(batches),
+                self.noise.chunk(batches),
+                self.is_lone.chunk(batches),
+                self.additive.chunk(batches),
                 strict=True,
             )
         ]
