@@ -279,7 +279,7 @@ def _large_table(model: _Network, *, quick: bool, seed: int) -> Table:
         times = time_in_blocks({"": _call(detector, scene.pixels)}, blocks=2, runs=2)
         ms = times[""].p50_ms
         text, _ = _judge(detector(scene.pixels).positions_px, scene.positions_px)
-        n_tiles = len(detector.layout.whole(shape, detector.max_tile_px))
+        n_tiles = len(detector.layout.whole(shape, detector.passes.max_tile_px))
         size = f"{shape[1]} x {shape[0]}"
         table.rows.append(
             [size, n_tiles, ms, 1e3 / ms, resident_mb() - before, f"{text} of 1000"]

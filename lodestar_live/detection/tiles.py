@@ -17,6 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.detection.opening import CLOSED, Opening
+
+_LEAST_STRIP_CELLS = 24  # thinner strips lose more at their edges than they gain
+_LEAST_BATCH = 3  # fewer tiles are done before a second thread has begun
 
 
 class Span(NamedTuple):
@@ -42,12 +46,15 @@ class Tile(NamedTuple):
         (row, column) in the frame's map of the tile's first cell.
     owned
         (rows, columns) spans of the frame's map.
+    opening
+        The sides on which its maps shrink.
     """
 
     pixels: Region
     surround: Region
     origin: tuple[int, int]
     owned: Region
+    opening: Opening = CLOSED
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,7 +65,10 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a model needs around a cell; see `NetworkWeights`."""
+    """What a model needs around a cell; see `NetworkWeights`.
+
+    `can_open`: see `opening.can_open`.
+    """
 
     stride: int
     grid_px: int
@@ -66,9 +76,10 @@ class Layout:
     margin_px: int
     contrast_margin_px: int
     window_cells: int
+    can_open: bool = False
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Layout:
+    def of(cls, card: Mapping[str, Any], *, can_open: bool = False) -> Layout:
         """Read the layout from a model's card."""
         return cls(
             stride=card["stride"],
@@ -77,7 +88,13 @@ class Layout:
             margin_px=card["margin_px"],
             contrast_margin_px=card["contrast_margin_px"],
             window_cells=max(1, round(card["window_px"] / card["stride"])),
+            can_open=can_open,
         )
+
+    @property
+    def _around_cells(self) -> int:
+        """Cells that the read-out sees around a cell; 2: the score of a neighbour."""
+        return max(2, self.window_cells)
 
     def map_shape(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return (rows, columns) of the map of a frame of `shape`."""
@@ -87,8 +104,38 @@ class Layout:
         )
         return rows, columns
 
+    def parts(self, shape: Sequence[int], max_px: int, n_parallel: int) -> list[Tile]:
+        """Return parts that own every cell once and normalise for themselves.
+
+        Only for models that can be opened. As many strips as can be computed side by
+        side, if the frame is high enough; tiles of about `max_px` if it is large.
+        """
+        rows, columns = self.map_shape(shape)
+        n_strips = n_parallel if rows >= n_parallel * _LEAST_STRIP_CELLS else 1
+        bands, across = _spans(rows, -(-rows // n_strips)), [Span(0, columns)]
+        if shape[0] * shape[1] > max_px:
+            side = max(8, math.isqrt(max_px) // self.stride)
+            bands, across = _spans(rows, side), _spans(columns, side)
+        return [self._part(owned, shape) for owned in product(bands, across)]
+
+    def _part(self, owned: Region, shape: Sequence[int]) -> Tile:
+        margin = self.margin_px // self.stride
+        rim = _ceil(self.contrast_margin_px, self.grid_px) // self.stride
+        reach = (self._around_cells + margin + rim) * self.stride
+        spans, is_open, origin = [], [], []
+        for (first, last), size in zip(owned, shape, strict=True):
+            start = (first * self.stride - reach) // self.grid_px * self.grid_px
+            stop = _ceil(last * self.stride + reach, self.grid_px)
+            is_open.append((start > 0, stop < size))
+            spans.append(Span(max(0, start), min(stop, size)))
+            origin.append(start // self.stride + margin + rim if start > 0 else 0)
+        (top, bottom), (left, right) = is_open
+        opening = Opening(top, left, bottom, right, rim)
+        region = (spans[0], spans[1])
+        return Tile(region, region, (origin[0], origin[1]), owned, opening)
+
     def tile(self, owned: Region, shape: Sequence[int]) -> Tile:
-        """Return the tile that answers for the cells `owned` of a frame of `shape`."""
+        """Return the closed tile that answers for the cells `owned` of a frame."""
         axes = [self._axis(*pair) for pair in zip(owned, shape, strict=True)]
         (y, y_surround), (x, x_surround) = axes
         origin = (y.start // self.stride, x.start // self.stride)
@@ -96,24 +143,38 @@ class Layout:
 
     def _axis(self, owned: Span, size: int) -> tuple[Span, Span]:
         """Return the pixels that the network and the normalisation read."""
-        cells = max(2, self.window_cells)  # 2: the score around a neighbour
-        reach = _ceil(cells * self.stride + self.margin_px, self.grid_px)
+        start, length = self._reach(owned)
         # Tiles of as many cells read as many pixels, at the frame's edge too, so that
         # they can run together.
-        n_px = (owned.stop - owned.start - 1) * self.stride + self.grid_px
-        length = _ceil(n_px, self.grid_px) + 2 * reach
-        first = (owned.start * self.stride - reach) // self.grid_px * self.grid_px
-        start = max(0, min(first, _ceil(size, self.grid_px) - length))
+        start = max(0, min(start, _ceil(size, self.grid_px) - length))
         inner = Span(start, min(size, start + length))
         reach = _ceil(self.contrast_margin_px, self.grid_px)
         return inner, self._widen(inner, reach, size)
+
+    def _reach(self, owned: Span) -> tuple[int, int]:
+        """Return the first pixel that the network reads, and how many, edges aside."""
+        reach = _ceil(self._around_cells * self.stride + self.margin_px, self.grid_px)
+        first = (owned.start * self.stride - reach) // self.grid_px * self.grid_px
+        n_px = (owned.stop - owned.start - 1) * self.stride + self.grid_px
+        return first, _ceil(n_px, self.grid_px) + 2 * reach
+
+    def _opened(self, tile: Tile, shape: Sequence[int]) -> Tile:
+        """Return the tile open on all sides if the frame goes on there."""
+        for owned, size in zip(tile.owned, shape, strict=True):
+            start, length = self._reach(owned)
+            if not self.can_open or start < 0 or start + length > size:
+                return tile
+        margin = self.margin_px // self.stride
+        row, column = tile.origin
+        opening = Opening(top=True, left=True, bottom=True, right=True)
+        return tile._replace(origin=(row + margin, column + margin), opening=opening)
 
     def _widen(self, span: Span, reach: int, size: int) -> Span:
         start = max(0, span.start - reach) // self.grid_px * self.grid_px
         return Span(start, min(size, _ceil(span.stop + reach, self.grid_px)))
 
     def whole(self, shape: Sequence[int], max_px: int) -> list[Tile]:
-        """Return tiles of at most about `max_px` pixels that own every cell once."""
+        """Return closed tiles of at most about `max_px` pixels that own every cell."""
         rows, columns = self.map_shape(shape)
         side = max(8, math.isqrt(max_px) // self.stride)
         if shape[0] * shape[1] <= max_px:
@@ -133,19 +194,24 @@ class Layout:
         corners = np.hstack([first, stop])
         if len(corners) > 1:
             corners = np.unique(corners, axis=0)
-        return [
-            self.tile((Span(int(a), int(c)), Span(int(b), int(d))), shape)
-            for a, b, c, d in corners
-        ]
+        owned = [(Span(int(a), int(c)), Span(int(b), int(d))) for a, b, c, d in corners]
+        return [self._opened(self.tile(cells, shape), shape) for cells in owned]
 
 
-def batches(tiles: Iterable[Tile], max_px: int) -> Iterator[list[Tile]]:
-    """Group tiles that can run together: of one shape, `max_px` in all."""
-    groups: dict[tuple[int, int], list[Tile]] = {}
+def batches(
+    tiles: Iterable[Tile], max_px: int, n_parallel: int = 1
+) -> Iterator[list[Tile]]:
+    """Group tiles that can run together: alike, `max_px` in all.
+
+    Where parts run side by side, groups are split so that all have something to do.
+    """
+    groups: dict[tuple[tuple[int, int], Opening], list[Tile]] = {}
     for tile in tiles:
-        groups.setdefault(tile.shape, []).append(tile)
-    for (height, width), group in groups.items():
-        step = max(1, max_px // (height * width))
+        groups.setdefault((tile.shape, tile.opening), []).append(tile)
+    for ((height, width), _), group in groups.items():
+        most = max(1, max_px // (height * width))
+        fair = max(_LEAST_BATCH, math.ceil(len(group) / n_parallel))
+        step = min(most, fair)
         for start in range(0, len(group), step):
             yield group[start : start + step]
 

@@ -33,7 +33,7 @@ def crowded(shape: tuple[int, int]) -> np.ndarray:
 def test_detections_do_not_depend_on_the_tiling(name, shape) -> None:
     frame = crowded(shape)
     one, many = detector(name), detector(name)
-    many.max_tile_px = 64 * 64
+    many.passes.max_tile_px = 64 * 64
     whole, tiled = one(frame), many(frame)
     assert len(whole) == len(tiled) > 0
     for column in ("y_px", "x_px", "score"):
@@ -57,7 +57,7 @@ def test_a_quantile_is_that_of_the_whole_frame() -> None:
     frame = crowded((256, 320))
     model = networks.model(NETWORKS["thin"])
     one, many = (Detector(model, quantile=0.97, n_threads=1) for _ in range(2))
-    many.max_tile_px = 64 * 64
+    many.passes.max_tile_px = 64 * 64
     assert len(one(frame)) == pytest.approx(len(many(frame)), abs=1)
 
 
