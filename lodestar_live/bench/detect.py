@@ -257,7 +257,7 @@ def _tile_table(model: _Network, scene: _Scene, blocks: int) -> Table:
     tile = layout.around(np.array(pixels.shape) / 2 + [[0.0, 0.0]], 8.0, pixels.shape)
     table = Table(
         f"Follow mode, live network, {pixels.shape[0]} px frame: "
-        f"tiles of {tile[0].shape[0]} px",
+        f"tiles of {tile.shape[0]} px",
         ["tiles", "p50 ms", "p99 ms", "share of a full pass", "share of its CPU"],
     )
     for name, values in times.items():

@@ -21,7 +21,7 @@ from lodestar_live.detection.opening import can_open
 from lodestar_live.detection.passes import NO_THRESHOLD, Passes
 from lodestar_live.detection.pooled import pooled
 from lodestar_live.detection.scale import Scale
-from lodestar_live.detection.tiles import Layout, Tile
+from lodestar_live.detection.tiles import Layout, Tiles, area
 from lodestar_live.detection.trial import Trial, try_engine
 from lodestar_live.errors import SettingsError
 
@@ -227,7 +227,7 @@ class Detector:
         """Return what `near` looks at, as a share of a frame of the given shape."""
         small = tuple(side // self.scale.factor for side in shape)
         tiles = self._tiles(positions_px, reach_px, small)
-        return sum(math.prod(tile.shape) for tile in tiles) / max(math.prod(small), 1)
+        return area(tiles.pixels) / max(math.prod(small), 1)
 
     def levels(self, pixels: Pixels) -> Levels:
         """Return a frame's levels as `near` takes them."""
@@ -268,7 +268,7 @@ class Detector:
 
     def _tiles(
         self, positions_px: npt.ArrayLike, reach_px: float, shape: tuple[int, ...]
-    ) -> list[Tile]:
+    ) -> Tiles:
         around = self.scale.to_small(positions_px).reshape(-1, 2)
         return self.layout.around(around, reach_px / self.scale.factor, shape)
 

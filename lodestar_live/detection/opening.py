@@ -56,7 +56,7 @@ def opened(model: onnx.ModelProto, opening: Opening) -> onnx.ModelProto:
 
     `contrast` shrinks with `features`; the maps up to the network keep their rim.
     """
-    if opening == CLOSED:
+    if not any(opening[:4]):
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

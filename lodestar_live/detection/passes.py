@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.data import FloatArray
 from lodestar_live.detection import rows
 from lodestar_live.detection.engines import Engine, Part
 from lodestar_live.detection.intake import Intake
 from lodestar_live.detection.layers import LOCAL
 from lodestar_live.detection.tiles import (
+    IntArray,
     Layout,
-    Region,
-    Tile,
+    Tiles,
     area,
-    batches,
     bounding,
-    cut_out,
     owned_rows,
+    windows,
 )
 
 NO_THRESHOLD = -1e30  # every score passes
@@ -63,112 +62,96 @@ class Passes:
         quantile: float = 1.0,
     ) -> list[Array]:
         """Return outputs of the graph for the whole frame in one run."""
-        feeds = _pixels([intake.image], intake)
-        return self.engine.run(
-            outputs, {**feeds, **self._criteria(threshold, quantile)}
-        )
+        height, width = intake.shape
+        feeds = _pixels(intake, np.array([[[0, height], [0, width]]]))
+        criteria = self._criteria(threshold, quantile)
+        return self.engine.run(outputs, {**feeds, **criteria})
 
     def everywhere(self, intake: Intake, threshold: float) -> rows.Found:
         """Return the rows of the whole frame, computed as is fastest here."""
-        if not self.layout.can_open:
-            return self._closed(intake, threshold)
-        n_parallel = self.engine.n_parallel
-        tiles = self.layout.parts(intake.shape, self.max_tile_px, n_parallel)
+        layout, max_px = self.layout, self.max_tile_px
+        if layout.can_open:
+            tiles = layout.parts(intake.shape, max_px, self.engine.n_parallel)
+        else:
+            tiles = layout.whole(intake.shape, max_px)
         if len(tiles) == 1:
             (found,) = self.whole(["detections"], intake, threshold)
             return found
-        cuts = [_pixels([cut_out(intake.image, t.surround)], intake) for t in tiles]
-        return self._collect([[tile] for tile in tiles], cuts, threshold)
-
-    def _closed(self, intake: Intake, threshold: float) -> rows.Found:
-        tiles = self.layout.whole(intake.shape, self.max_tile_px)
-        if len(tiles) > 1:
+        if not layout.can_open:
             return self.around(intake, tiles, threshold)
-        (found,) = self.whole(["detections"], intake, threshold)
-        return found
+        groups = [tiles[index : index + 1] for index in range(len(tiles))]
+        feeds = [_pixels(intake, one.pixels) for one in groups]
+        return self._collect(groups, feeds, threshold)
 
-    def around(
-        self, intake: Intake, tiles: Sequence[Tile], threshold: float
-    ) -> rows.Found:
+    def around(self, intake: Intake, tiles: Tiles, threshold: float) -> rows.Found:
         """Return the rows of tiles; tiles that are alike run together."""
-        n_parallel = self.engine.n_parallel
-        groups = list(batches(tiles, self.max_tile_px, n_parallel))
-        local = self._local(intake, tiles)
-        cuts = [self._cut(intake, group, local) for group in groups]
-        return self._collect(groups, cuts, threshold)
+        if not len(tiles):
+            return np.empty((0, self.n_columns))
+        groups = list(tiles.alike(self.max_tile_px, self.engine.n_parallel))
+        return self._collect(groups, self._feeds(intake, groups), threshold)
 
     def scores(self, intake: Intake) -> FloatArray:
         """Return the log score of every cell of the frame, tile by tile."""
         whole = np.empty(self.layout.map_shape(intake.shape))
-        for tile in self.layout.whole(intake.shape, self.max_tile_px):
-            feeds = self._cut(intake, [tile], self._local(intake, [tile]))
-            feeds |= self._criteria(NO_THRESHOLD)
-            (score,) = self.engine.run(["score"], feeds)
-            (top, bottom), (left, right) = tile.owned
-            row, column = tile.origin
+        tiles = self.layout.whole(intake.shape, self.max_tile_px)
+        for index in range(len(tiles)):
+            tile = tiles[index : index + 1]
+            (feeds,) = self._feeds(intake, [tile])
+            criteria = self._criteria(NO_THRESHOLD)
+            (score,) = self.engine.run(["score"], {**feeds, **criteria})
+            (top, bottom), (left, right) = tile.owned[0]
+            row, column = tile.origin[0]
             whole[top:bottom, left:right] = score[
                 0, 0, top - row : bottom - row, left - column : right - column
             ]
         return whole
 
     def _collect(
-        self, groups: Sequence[list[Tile]], cuts: Sequence[Feeds], threshold: float
+        self, groups: Sequence[Tiles], feeds: Sequence[Feeds], threshold: float
     ) -> rows.Found:
         """Return the rows of groups of tiles, in the frame's coordinates."""
         criteria = self._criteria(threshold)
         parts = [
-            Part({**feeds, **criteria}, group[0].opening)
-            for group, feeds in zip(groups, cuts, strict=True)
+            Part({**one, **criteria}, group.opening)
+            for group, one in zip(groups, feeds, strict=True)
         ]
         results = self.engine.run_parts(["detections"], parts)
         found = [
             owned_rows(group, detections, self.layout)
             for group, (detections,) in zip(groups, results, strict=True)
         ]
-        return np.concatenate([np.empty((0, self.n_columns)), *found])
+        return np.concatenate(found)
 
-    def _cut(
-        self, intake: Intake, tiles: Sequence[Tile], local: dict[Region, list[Array]]
-    ) -> Feeds:
-        """Return what the network reads of tiles of one shape, one after the other."""
-        cuts = [cut_out(intake.image, tile.pixels) for tile in tiles]
-        feeds = _pixels(cuts, intake)
-        for index, name in enumerate(LOCAL[: len(next(iter(local.values()), []))]):
-            feeds[name] = np.stack([local[tile.pixels][index] for tile in tiles])
+    def _feeds(self, intake: Intake, groups: Sequence[Tiles]) -> list[Feeds]:
+        """Return what the network reads of each group's tiles."""
+        feeds = [_pixels(intake, group.pixels) for group in groups]
+        if self.layout.contrast_margin_px == 0:
+            return feeds
+        step = self.layout.block_px
+        local = self._local(intake, [group.surround for group in groups])
+        for group, one, (maps, corner) in zip(groups, feeds, local, strict=True):
+            index = np.arange(len(group)) % len(maps[0])
+            start = (group.pixels[..., 0] - corner) // step
+            shape = [self.layout.map_side(side) for side in group.shape]
+            for name, values in zip(LOCAL, maps, strict=True):
+                one[name] = windows(values, index, start, shape)
         return feeds
 
     def _local(
-        self, intake: Intake, tiles: Sequence[Tile]
-    ) -> dict[Region, list[Array]]:
-        """Return the local normalisation's maps of what the network reads of tiles."""
-        if self.layout.contrast_margin_px == 0:
-            return {}
-        regions = [tile.surround for tile in tiles]
-        together = bounding(regions)
-        if area(together) <= sum(map(area, regions)):
-            regions = [together] * len(tiles)
-        maps = dict(self._normalised(intake, regions))
-        step = self.layout.block_px
-        return {
-            tile.pixels: [
-                cut_out(one, tile.pixels, region, step) for one in maps[region]
-            ]
-            for tile, region in zip(tiles, regions, strict=True)
-        }
+        self, intake: Intake, surrounds: Sequence[IntArray]
+    ) -> list[tuple[list[Array], IntArray]]:
+        """Return the maps `LOCAL` of each group's surrounds, and their corners, px.
 
-    def _normalised(
-        self, intake: Intake, regions: Sequence[Region]
-    ) -> Iterator[tuple[Region, list[Array]]]:
-        """Yield the maps `LOCAL` of every region; regions of one shape run together."""
-        alike: dict[tuple[int, int], list[Region]] = {}
-        for region in dict.fromkeys(regions):
-            (top, bottom), (left, right) = region
-            alike.setdefault((bottom - top, right - left), []).append(region)
-        for group in alike.values():
-            cuts = [cut_out(intake.image, region) for region in group]
-            maps = self.engine.run(LOCAL, _pixels(cuts, intake))
-            for index, region in enumerate(group):
-                yield region, [one[index] for one in maps]
+        One map for all if that is less than one for each.
+        """
+        together = bounding(np.concatenate(surrounds))[None]
+        if area(together) <= sum(map(area, surrounds)):
+            maps = self.engine.run(LOCAL, _pixels(intake, together))
+            return [(maps, together[..., 0])] * len(surrounds)
+        parts = [Part(_pixels(intake, spans)) for spans in surrounds]
+        found = self.engine.run_parts(LOCAL, parts)
+        corners = [spans[..., 0] for spans in surrounds]
+        return list(zip(found, corners, strict=True))
 
     def _criteria(self, threshold: float, quantile: float = 1.0) -> Feeds:
         numbers = {
@@ -180,11 +163,17 @@ class Passes:
         return {name: np.array(n, np.float32) for name, n in numbers.items()}
 
 
-def _pixels(cuts: Sequence[Pixels], intake: Intake) -> Feeds:
-    """Return images of one shape and the frame's levels as the graph takes them."""
-    one = len(cuts) == 1
+def _pixels(intake: Intake, spans: IntArray) -> Feeds:
+    """Return parts of a frame, of one shape, and its levels as the graph takes them."""
+    if len(spans) == 1:  # a strip of whole rows is not copied
+        (top, bottom), (left, right) = spans[0]
+        pixels = np.ascontiguousarray(intake.image[:, top:bottom, left:right])[None]
+    else:
+        shape = np.diff(spans[0])[:, 0]
+        index = np.zeros(len(spans), np.int64)
+        pixels = windows(intake.image[None], index, spans[..., 0], shape)
     return {
-        "pixels": np.ascontiguousarray(cuts[0])[None] if one else np.stack(cuts),
+        "pixels": pixels,
         "background": _level(intake.levels.background),
         "scale": _level(intake.levels.noise),
     }

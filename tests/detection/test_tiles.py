@@ -71,10 +71,11 @@ def test_a_quantile_is_that_of_the_whole_frame() -> None:
 def test_every_cell_has_one_owner(height, width, max_px, name) -> None:
     layout = Layout.of(detector_card(name))
     counts = np.zeros(layout.map_shape((height, width)), int)
-    for tile in layout.whole((height, width), max_px):
-        (top, bottom), (left, right) = tile.owned
+    tiles = layout.whole((height, width), max_px)
+    for owned, pixels in zip(tiles.owned, tiles.pixels, strict=True):
+        (top, bottom), (left, right) = owned
         counts[top:bottom, left:right] += 1
-        (y0, y1), (x0, x1) = tile.pixels
+        (y0, y1), (x0, x1) = pixels
         assert y0 % layout.grid_px == x0 % layout.grid_px == 0
         assert 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width
     assert (counts == 1).all()
