@@ -64,9 +64,10 @@ def _local_contrast(
     The graph can be fed `LOCAL`: tiles then share what a larger surround gave.
     """
     blocks = nodes.add("SpaceToDepth", image, blocksize=layer.cell_px)
-    n_pixels = layer.cell_px**2
-    average = nodes.constant(np.full((1, n_pixels, 1, 1), 1 / n_pixels))
-    means = nodes.add("Conv", blocks, average)
+    side = layer.cell_px
+    average = nodes.constant(np.full((1, 1, side, side), 1 / side**2))
+    # Straight from the image: who needs the means only need not sort its pixels.
+    means = nodes.add("Conv", image, average, strides=[side, side])
     background = _box_mean(nodes, means, layer.background_cells, "local_background")
     deviation = nodes.add("Sub", means, background, name="local_deviation")
     power = nodes.add("Mul", deviation, deviation)

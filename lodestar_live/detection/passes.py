@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from lodestar_live.detection.tiles import (
     windows,
 )
 
+_LEAST_BATCH = 3  # fewer tiles are done before a second thread has begun
 NO_THRESHOLD = -1e30  # every score passes
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
@@ -79,16 +80,20 @@ class Passes:
             return found
         if not layout.can_open:
             return self.around(intake, tiles, threshold)
-        groups = [tiles[index : index + 1] for index in range(len(tiles))]
-        feeds = [_pixels(intake, one.pixels) for one in groups]
-        return self._collect(groups, feeds, threshold)
+        parts = [tiles[index : index + 1] for index in range(len(tiles))]
+        feeds = [_pixels(intake, part.pixels) for part in parts]
+        return self._collect(zip(parts, feeds, strict=True), threshold)
 
     def around(self, intake: Intake, tiles: Tiles, threshold: float) -> rows.Found:
         """Return the rows of tiles; tiles that are alike run together."""
         if not len(tiles):
             return np.empty((0, self.n_columns))
-        groups = list(tiles.alike(self.max_tile_px, self.engine.n_parallel))
-        return self._collect(groups, self._feeds(intake, groups), threshold)
+        groups = list(tiles.alike(self.max_tile_px))
+        feeds = self._feeds(intake, groups)
+        pairs = zip(groups, feeds, strict=True)
+        n_parallel = self.engine.n_parallel
+        shares = (share for pair in pairs for share in _shares(*pair, n_parallel))
+        return self._collect(shares, threshold)
 
     def scores(self, intake: Intake) -> FloatArray:
         """Return the log score of every cell of the frame, tile by tile."""
@@ -107,18 +112,19 @@ class Passes:
         return whole
 
     def _collect(
-        self, groups: Sequence[Tiles], feeds: Sequence[Feeds], threshold: float
+        self, groups: Iterable[tuple[Tiles, Feeds]], threshold: float
     ) -> rows.Found:
         """Return the rows of groups of tiles, in the frame's coordinates."""
+        tiles, feeds = zip(*groups, strict=True)
         criteria = self._criteria(threshold)
         parts = [
             Part({**one, **criteria}, group.opening)
-            for group, one in zip(groups, feeds, strict=True)
+            for group, one in zip(tiles, feeds, strict=True)
         ]
         results = self.engine.run_parts(["detections"], parts)
         found = [
             owned_rows(group, detections, self.layout)
-            for group, (detections,) in zip(groups, results, strict=True)
+            for group, (detections,) in zip(tiles, results, strict=True)
         ]
         return np.concatenate(found)
 
@@ -165,18 +171,25 @@ class Passes:
 
 def _pixels(intake: Intake, spans: IntArray) -> Feeds:
     """Return parts of a frame, of one shape, and its levels as the graph takes them."""
-    if len(spans) == 1:  # a strip of whole rows is not copied
-        (top, bottom), (left, right) = spans[0]
-        pixels = np.ascontiguousarray(intake.image[:, top:bottom, left:right])[None]
-    else:
-        shape = np.diff(spans[0])[:, 0]
-        index = np.zeros(len(spans), np.int64)
-        pixels = windows(intake.image[None], index, spans[..., 0], shape)
+    shape = np.diff(spans[0])[:, 0]
+    index = np.zeros(len(spans), np.int64)
+    pixels = windows(intake.image[None], index, spans[..., 0], shape)
     return {
         "pixels": pixels,
         "background": _level(intake.levels.background),
         "scale": _level(intake.levels.noise),
     }
+
+
+def _shares(
+    group: Tiles, feeds: Feeds, n_parallel: int
+) -> Iterator[tuple[Tiles, Feeds]]:
+    """Yield what each of the threads computes of a group; small groups stay whole."""
+    size = max(_LEAST_BATCH, -(-len(group) // n_parallel))
+    for start in range(0, len(group), size):
+        part = slice(start, start + size)
+        cut = {k: v[part] for k, v in feeds.items() if k in ("pixels", *LOCAL)}
+        yield group[part], {**feeds, **cut}
 
 
 def _level(value: float) -> npt.NDArray[np.float32]:

@@ -20,7 +20,6 @@ from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.detection.opening import Opening
 
 _LEAST_STRIP_CELLS = 24  # thinner strips lose more at their edges than they gain
-_LEAST_BATCH = 3  # fewer tiles are done before a second thread has begun
 
 IntArray = npt.NDArray[np.int64]
 
@@ -77,19 +76,14 @@ class Tiles:
         top, left, bottom, right = self.is_open[0].tolist()
         return Opening(top, left, bottom, right, self.rim_cells)
 
-    def alike(self, max_px: int, n_parallel: int = 1) -> Iterator[Tiles]:
-        """Group tiles that can run together: of one kind, `max_px` in all.
-
-        Where parts run side by side, groups are split so that all have work.
-        """
+    def alike(self, max_px: int) -> Iterator[Tiles]:
+        """Group tiles that can run together: of one kind, `max_px` in all."""
         sizes = [np.diff(spans)[..., 0] for spans in (self.pixels, self.surround)]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, key in enumerate(np.hstack([*sizes, self.is_open]).tolist()):
             groups.setdefault(tuple(key), []).append(index)
         for (height, width, *_), group in groups.items():
-            most = max(1, max_px // (height * width))
-            fair = max(_LEAST_BATCH, math.ceil(len(group) / n_parallel))
-            step = min(most, fair)
+            step = max(1, max_px // (height * width))
             for start in range(0, len(group), step):
                 yield self[group[start : start + step]]
 
@@ -230,6 +224,10 @@ def windows(
     start
         Its first pixel, (n, 2).
     """
+    if len(start) == 1:  # a strip of whole rows is not copied
+        ((top, left),), (height, width) = start, shape
+        one = images[index[0], :, top : top + height, left : left + width]
+        return np.ascontiguousarray(one)[None]
     views = np.lib.stride_tricks.sliding_window_view(images, tuple(shape), axis=(2, 3))
     cut = views[index, :, start[:, 0], start[:, 1]]
     return np.ascontiguousarray(cut)
