@@ -91,8 +91,8 @@ class Passes:
         groups = list(tiles.alike(self.max_tile_px))
         feeds = self._feeds(intake, groups)
         pairs = zip(groups, feeds, strict=True)
-        n_parallel = self.engine.n_parallel
-        shares = (share for pair in pairs for share in _shares(*pair, n_parallel))
+        fair = len(tiles) / self.engine.n_parallel
+        shares = (share for pair in pairs for share in _shares(*pair, fair))
         return self._collect(shares, threshold)
 
     def scores(self, intake: Intake) -> FloatArray:
@@ -182,10 +182,11 @@ def _pixels(intake: Intake, spans: IntArray) -> Feeds:
 
 
 def _shares(
-    group: Tiles, feeds: Feeds, n_parallel: int
+    group: Tiles, feeds: Feeds, fair_share: float
 ) -> Iterator[tuple[Tiles, Feeds]]:
-    """Yield what each of the threads computes of a group; small groups stay whole."""
-    size = max(_LEAST_BATCH, -(-len(group) // n_parallel))
+    """Yield what each of the threads computes of a group, about a fair share each."""
+    n_shares = max(1, round(len(group) / max(fair_share, _LEAST_BATCH)))
+    size = -(-len(group) // n_shares)
     for start in range(0, len(group), size):
         part = slice(start, start + size)
         cut = {k: v[part] for k, v in feeds.items() if k in ("pixels", *LOCAL)}
