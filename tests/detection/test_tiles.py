@@ -81,6 +81,27 @@ def test_every_cell_has_one_owner(height, width, max_px, name) -> None:
     assert (counts == 1).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 900),
+    st.integers(1, 900),
+    st.integers(4096, 300_000),
+    st.integers(1, 8),
+    st.sampled_from(["thin", "spots"]),
+)
+def test_every_cell_has_one_part(height, width, max_px, n_parallel, name) -> None:
+    layout = Layout.of(detector_card(name), can_open=True)
+    counts = np.zeros(layout.map_shape((height, width)), int)
+    tiles = layout.parts((height, width), max_px, n_parallel)
+    for owned, pixels in zip(tiles.owned, tiles.pixels, strict=True):
+        (top, bottom), (left, right) = owned
+        counts[top:bottom, left:right] += 1
+        (y0, y1), (x0, x1) = pixels
+        assert y0 % layout.grid_px == x0 % layout.grid_px == 0
+        assert 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width
+    assert (counts == 1).all()
+
+
 _CARDS: dict[str, dict] = {}
 
 
