@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -164,20 +166,47 @@ class Detector:
         -------
         What was tried; empty unless "auto" had a choice.
         """
-        names = available()
-        if not self._is_automatic or len(names) == 1:
-            self(pixels)
-            return []
-        self.passes.engine = self._open("cpu")
-        expected = self(pixels).positions_px
-        engines = {name: self._open(name) for name in names}
-        trials = []
-        for name, self.passes.engine in engines.items():
-            trials.append(try_engine(name, lambda: self(pixels).positions_px, expected))
-        best = min((t for t in trials if t.is_accepted), key=lambda t: t.median_ms)
-        self.passes.engine = engines[best.engine]
-        logger.info("engine: %s of %s", best.engine, trials)
-        return trials
+        if self.has_choice:
+            return self.choose_engine(pixels)
+        self(pixels)
+        return []
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether the engine is "auto" and there is more than one."""
+        return self._is_automatic and len(available()) > 1
+
+    def choose_engine(self, pixels: Pixels) -> list[Trial]:
+        """Try every engine installed here; use the fastest that agrees with "cpu".
+
+        Another thread may detect meanwhile: the engine is exchanged between frames.
+
+        Parameters
+        ----------
+        pixels
+            A typical frame.
+
+        Returns
+        -------
+        What was tried.
+        """
+        expected = self._with_engine("cpu")(pixels).positions_px
+        tried = {}
+        for name in available():
+            other = self._with_engine(name)
+            trial = try_engine(name, partial(_places, other, pixels), expected)
+            tried[trial] = other.passes
+        accepted = (trial for trial in tried if trial.is_accepted)
+        best = min(accepted, key=lambda trial: trial.median_ms)
+        self.passes = tried[best]
+        logger.info("engine: %s of %s", best.engine, list(tried))
+        return list(tried)
+
+    def _with_engine(self, name: str) -> Detector:
+        """Return this detector on another engine, with sessions of its own."""
+        other = copy(self)
+        other.passes = replace(self.passes, engine=self._open(name))
+        return other
 
     def __call__(self, pixels: Pixels) -> Detections:
         """Find the particles of one frame.
@@ -317,3 +346,7 @@ class Detector:
 
     def _chosen(self, value: float | None, key: str, otherwise: float) -> float:
         return float(self.card.get(key, otherwise) if value is None else value)
+
+
+def _places(detector: Detector, pixels: Pixels) -> FloatArray:
+    return detector(pixels).positions_px
