@@ -8,7 +8,6 @@ as much smaller as its kernel reaches, and everything that comes out is right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 _PLAIN = ("Conv", "Relu", "LeakyRelu")
+_END = 2**31  # beyond the end of any axis
 
 
 class Opening(NamedTuple):
@@ -68,7 +68,8 @@ def opened(model: onnx.ModelProto, opening: Opening) -> onnx.ModelProto:
         pads = np.array(_pads(node))
         margin += pads * sides
         _set_pads(node, pads * ~sides)
-    _crop(copy.graph, source, rim)
+    if rim.any():
+        _crop(copy.graph, source, rim)
     _crop(copy.graph, "contrast", rim + margin)
     return copy
 
@@ -87,31 +88,20 @@ def _stack(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
 
 def _crop(graph: onnx.GraphProto, name: str, cells: np.ndarray) -> None:
     """Drop cells (top, left, bottom, right) of a map where it is made."""
-    for index, node in _makers(graph, name):
-        whole = f"{name}_uncropped"
-        node.output[list(node.output).index(name)] = whole
-        top, left, bottom, right = (int(n) for n in cells)
-        ends = [-bottom or _END, -right or _END]
-        limits = {"start": [top, left], "end": ends, "axes": [2, 3]}
-        inputs = [f"{name}_{key}" for key in limits]
-        graph.initializer.extend(
-            numpy_helper.from_array(np.array(value, np.int64), key)
-            for key, value in zip(inputs, limits.values(), strict=True)
-        )
-        graph.node.insert(
-            index + 1, helper.make_node("Slice", [whole, *inputs], [name])
-        )
-
-
-def _makers(graph: onnx.GraphProto, name: str) -> Iterator[tuple[int, onnx.NodeProto]]:
-    """Yield the node that makes a value, with its place; nothing for an input."""
-    for index, node in enumerate(graph.node):
-        if name in node.output:
-            yield index, node
-            return
-
-
-_END = 2**31  # beyond the end of any axis
+    makers = (index for index, node in enumerate(graph.node) if name in node.output)
+    place = next(makers)
+    whole = f"{name}_uncropped"
+    outputs = graph.node[place].output
+    outputs[list(outputs).index(name)] = whole
+    top, left, bottom, right = (int(n) for n in cells)
+    ends = [-bottom or _END, -right or _END]
+    limits = {"start": [top, left], "end": ends, "axes": [2, 3]}
+    inputs = [f"{name}_{key}" for key in limits]
+    graph.initializer.extend(
+        numpy_helper.from_array(np.array(value, np.int64), key)
+        for key, value in zip(inputs, limits.values(), strict=True)
+    )
+    graph.node.insert(place + 1, helper.make_node("Slice", [whole, *inputs], [name]))
 
 
 def _pads(node: onnx.NodeProto) -> list[int]:

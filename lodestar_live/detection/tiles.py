@@ -68,7 +68,8 @@ class Tiles:
     @property
     def shape(self) -> tuple[int, int]:
         """(height, width) that the network reads of each, px, if they are alike."""
-        return _shape(self.pixels[0])
+        height, width = np.diff(self.pixels[0])[:, 0].tolist()
+        return height, width
 
     @property
     def opening(self) -> Opening:
@@ -130,17 +131,20 @@ class Layout:
         return rows, columns
 
     def parts(self, shape: Sequence[int], max_px: int, n_parallel: int) -> Tiles:
-        """Return parts that own every cell once and normalise for themselves.
+        """Return strips that own every cell once and normalise for themselves.
 
-        Only for models that can be opened. As many strips as can be computed side by
-        side, if the frame is high enough; tiles of about `max_px` if it is large.
+        Only for models that can be opened. As many as can be computed side by side, if
+        the frame is high enough; more if it has more than `max_px` pixels.
         """
         rows, columns = self.map_shape(shape)
         n_strips = n_parallel if rows >= n_parallel * _LEAST_STRIP_CELLS else 1
-        sides = -(-rows // n_strips), columns
+        side = -(-rows // n_strips)
         if shape[0] * shape[1] > max_px:
-            sides = (self._side_cells(max_px),) * 2
-        owned = _grid((rows, columns), sides)
+            # First, middle and last strips keep memory of their own, and one more for
+            # each that runs beside another.
+            strip_px = max_px // (n_parallel + 2)
+            side = max(8, strip_px // (columns * self.stride**2))
+        owned = _grid((rows, columns), (side, columns))
         stride, margin = self.stride, self.margin_px // self.stride
         rim = _ceil(self.contrast_margin_px, self.grid_px) // stride
         reach = (self._around_cells + margin + rim) * stride
@@ -165,7 +169,7 @@ class Layout:
     ) -> Tiles:
         """Return tiles that own the cells within `reach_px` of each position.
 
-        They are open unless they come near the frame's edge.
+        They are open if the frame goes on all around what they read.
         """
         limits = np.array(self.map_shape(shape))
         first = np.floor((positions_px - reach_px) / self.stride).astype(np.int64)
@@ -274,11 +278,6 @@ def _spans(size: int, side: int) -> IntArray:
     n = max(1, math.ceil(size / side))
     edges = np.linspace(0, size, n + 1).round().astype(np.int64)
     return np.column_stack([edges[:-1], edges[1:]])
-
-
-def _shape(region: IntArray) -> tuple[int, int]:
-    height, width = np.diff(region)[:, 0].tolist()
-    return height, width
 
 
 def _ceil(value: Any, step: int) -> Any:

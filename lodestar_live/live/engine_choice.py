@@ -26,7 +26,9 @@ class EngineChoice:
         Seconds since the run's start.
     """
 
-    def __init__(self, tell: Callable[[Event], None], clock: Callable[[], float]):
+    def __init__(
+        self, tell: Callable[[Event], None], clock: Callable[[], float]
+    ) -> None:
         self._tell, self._clock = tell, clock
         self._decided: Detector | None = None
         self._thread: threading.Thread | None = None
