@@ -79,6 +79,9 @@ class Tiles:
 
     def alike(self, max_px: int) -> Iterator[Tiles]:
         """Group tiles that can run together: of one kind, `max_px` in all."""
+        if len(self) == 1:
+            yield self
+            return
         sizes = [np.diff(spans)[..., 0] for spans in (self.pixels, self.surround)]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, key in enumerate(np.hstack([*sizes, self.is_open]).tolist()):
