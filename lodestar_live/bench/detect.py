@@ -257,7 +257,7 @@ def _tile_table(model: _Network, scene: _Scene, blocks: int) -> Table:
     tile = layout.around(np.array(pixels.shape) / 2 + [[0.0, 0.0]], 8.0, pixels.shape)
     table = Table(
         f"Follow mode, live network, {pixels.shape[0]} px frame: "
-        f"tiles of {tile[0].shape[0]} px",
+        f"tiles of {tile.shape[0]} px",
         ["tiles", "p50 ms", "p99 ms", "share of a full pass", "share of its CPU"],
     )
     for name, values in times.items():
@@ -279,7 +279,7 @@ def _large_table(model: _Network, *, quick: bool, seed: int) -> Table:
         times = time_in_blocks({"": _call(detector, scene.pixels)}, blocks=2, runs=2)
         ms = times[""].p50_ms
         text, _ = _judge(detector(scene.pixels).positions_px, scene.positions_px)
-        n_tiles = len(detector.layout.whole(shape, detector.max_tile_px))
+        n_tiles = len(detector.layout.whole(shape, detector.passes.max_tile_px))
         size = f"{shape[1]} x {shape[0]}"
         table.rows.append(
             [size, n_tiles, ms, 1e3 / ms, resident_mb() - before, f"{text} of 1000"]

@@ -20,11 +20,13 @@ from lodestar_live.detection.engines import (
     Array,
     Engine,
     OnnxRuntimeCpu,
+    Part,
     session_options,
     set_pixel_type,
 )
-from lodestar_live.detection.layers import CUT
+from lodestar_live.detection.layers import LOCAL
 from lodestar_live.detection.nodes import cut
+from lodestar_live.detection.opening import opened
 from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -63,24 +65,35 @@ class SplitEngine:
         n_threads: int,
     ) -> None:
         self.name = name
+        self.n_parallel = 1  # its threads share one part
         self._proto, self._compile, self._n_threads = proto, compile_network, n_threads
         self._cpu = OnnxRuntimeCpu(proto, n_threads=n_threads)
         self._networks: dict[tuple[Any, ...], tuple[Network, list[str]]] = {}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
-        if set(outputs) <= set(CUT):
+        return self._run(outputs, Part(feeds))
+
+    def run_parts(
+        self, outputs: Sequence[str], parts: Sequence[Part]
+    ) -> list[list[Array]]:
+        """Return `outputs` of every part."""
+        return [self._run(outputs, part) for part in parts]
+
+    def _run(self, outputs: Sequence[str], part: Part) -> list[Array]:
+        feeds = part.feeds
+        if set(outputs) <= set(LOCAL):
             return self._cpu.run(outputs, feeds)
         pixels = feeds.get("pixels")
-        key = (tuple(feeds), None if pixels is None else pixels.dtype)
+        key = (tuple(feeds), None if pixels is None else pixels.dtype, part.opening)
         if key not in self._networks:
-            model = cut(self._proto, key[0], _NET)
+            model = cut(opened(self._proto, part.opening), key[0], _NET)
             set_pixel_type(model, key[1])
             names = [value.name for value in model.graph.input]
             self._networks[key] = self._compile(model, self._n_threads), names
         network, names = self._networks[key]
         maps = network({name: feeds[name] for name in names})
-        rest = {k: v for k, v in feeds.items() if k not in ("pixels", *CUT)}
+        rest = {k: v for k, v in feeds.items() if k not in ("pixels", *LOCAL)}
         seen = dict(zip(_NET, maps, strict=True))
         return self._cpu.run(outputs, {**seen, **rest})
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +18,12 @@ from lodestar_live.detection.accelerators import available, open_engine
 from lodestar_live.detection.engines import Engine, physical_cores
 from lodestar_live.detection.h_maxima import keep_h_maxima
 from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
-from lodestar_live.detection.layers import CUT
 from lodestar_live.detection.model_file import read_model
+from lodestar_live.detection.opening import can_open
+from lodestar_live.detection.passes import NO_THRESHOLD, Passes
 from lodestar_live.detection.pooled import pooled
 from lodestar_live.detection.scale import Scale
-from lodestar_live.detection.tiles import (
-    Layout,
-    Region,
-    Tile,
-    area,
-    batches,
-    bounding,
-    cut_out,
-    owned_rows,
-)
+from lodestar_live.detection.tiles import Layout, Tiles, area
 from lodestar_live.detection.trial import Trial, try_engine
 from lodestar_live.errors import SettingsError
 
@@ -40,7 +32,6 @@ logger = logging.getLogger(__name__)
 LEAST_CONTRAST = 0.1  # of the median detection of a frame
 NOISE_FLOOR = 1.0  # of a pixel's noise: fainter than that is no particle either
 MAX_TILE_BYTES = 256 * 2**20
-_NOTHING = -1e30  # a threshold every score passes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +100,8 @@ class Detector:
     scale
         How much smaller the image is that the network sees; positions and lengths are
         camera pixels all the same.
-    max_tile_px
-        Larger frames are cut into tiles, so that memory stays bounded.
+    passes
+        How frames go through the graph; larger ones than its `max_tile_px` in tiles.
     n_cut
         Detections of the last frame beyond `max_detections`.
     """
@@ -136,22 +127,29 @@ class Detector:
         self.only_like_training = only_like_training
         self.least_contrast = least_contrast
         self.n_cut = 0
-        self.layout = Layout.of(self.card)
         self.scale = Scale.of(self.card)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
         self._is_automatic = engine == "auto"
-        self.engine = self._open("cpu" if self._is_automatic else engine)
-        self.max_tile_px = int(MAX_TILE_BYTES / self.card["bytes_per_px"])
         self._quantile, self._h_maxima = quantile, h_maxima
-        if quantile is not None:
-            threshold = _NOTHING
-        elif h_maxima:
+        if h_maxima and quantile is None:
             raise SettingsError("h_maxima = True needs `quantile`, e.g. 0.99.")
         self._threshold = self._chosen(threshold, "threshold", 0.0)
-        self._exponents = {
-            "alpha": np.array(self._chosen(alpha, "alpha", 0.5), np.float32),
-            "beta": np.array(self._chosen(beta, "beta", 0.5), np.float32),
-        }
+        margin_cells = self.card["margin_px"] / self.card["stride"]
+        is_plain = can_open(self._proto, margin_cells)
+        self.layout = Layout.of(self.card, can_open=is_plain)
+        self.passes = Passes(
+            engine=self._open("cpu" if self._is_automatic else engine),
+            layout=self.layout,
+            max_tile_px=int(MAX_TILE_BYTES / self.card["bytes_per_px"]),
+            alpha=self._chosen(alpha, "alpha", 0.5),
+            beta=self._chosen(beta, "beta", 0.5),
+            n_columns=rows.n_columns(self.card),
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """What computes the graph."""
+        return self.passes.engine
 
     def warm_up(self, pixels: Pixels) -> list[Trial]:
         """Run once, so that the first frame of this size and type is not a slow one.
@@ -168,20 +166,47 @@ class Detector:
         -------
         What was tried; empty unless "auto" had a choice.
         """
-        names = available()
-        if not self._is_automatic or len(names) == 1:
-            self(pixels)
-            return []
-        self.engine = self._open("cpu")
-        expected = self(pixels).positions_px
-        engines = {name: self._open(name) for name in names}
-        trials = []
-        for name, self.engine in engines.items():
-            trials.append(try_engine(name, lambda: self(pixels).positions_px, expected))
-        best = min((t for t in trials if t.is_accepted), key=lambda t: t.median_ms)
-        self.engine = engines[best.engine]
-        logger.info("engine: %s of %s", best.engine, trials)
-        return trials
+        if self.has_choice:
+            return self.choose_engine(pixels)
+        self(pixels)
+        return []
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether the engine is "auto" and there is more than one."""
+        return self._is_automatic and len(available()) > 1
+
+    def choose_engine(self, pixels: Pixels) -> list[Trial]:
+        """Try every engine installed here; use the fastest that agrees with "cpu".
+
+        Another thread may detect meanwhile: the engine is exchanged between frames.
+
+        Parameters
+        ----------
+        pixels
+            A typical frame.
+
+        Returns
+        -------
+        What was tried.
+        """
+        expected = self._with_engine("cpu")(pixels).positions_px
+        tried = {}
+        for name in available():
+            other = self._with_engine(name)
+            trial = try_engine(name, partial(_places, other, pixels), expected)
+            tried[trial] = other.passes
+        accepted = (trial for trial in tried if trial.is_accepted)
+        best = min(accepted, key=lambda trial: trial.median_ms)
+        self.passes = tried[best]
+        logger.info("engine: %s of %s", best.engine, list(tried))
+        return list(tried)
+
+    def _with_engine(self, name: str) -> Detector:
+        """Return this detector on another engine, with sessions of its own."""
+        other = copy(self)
+        other.passes = replace(self.passes, engine=self._open(name))
+        return other
 
     def __call__(self, pixels: Pixels) -> Detections:
         """Find the particles of one frame.
@@ -192,16 +217,11 @@ class Detector:
             Shape (y, x), any real type; or a complex field with background 1.
         """
         intake = take_in(self.scale.shrink(pixels))
-        threshold, quantile = self._threshold, self._quantile
-        tiles = self.layout.whole(intake.shape, self.max_tile_px)
-        if quantile is not None and self._h_maxima:
-            return self._finish(self._paper(intake, tiles, quantile), pixels, intake)
-        if len(tiles) == 1:
-            (found,) = self._run(["detections"], intake, threshold, quantile)
-            return self._finish(found, pixels, intake)
-        if quantile is not None:
-            threshold = self._level(intake, tiles, quantile)
-        return self._finish(self._find(intake, tiles, threshold), pixels, intake)
+        if self._quantile is None:
+            found = self.passes.everywhere(intake, self._threshold)
+        else:
+            found = self._by_quantile(intake, self._quantile)
+        return self._finish(found, pixels, intake)
 
     def near(
         self,
@@ -226,7 +246,8 @@ class Detector:
         """
         intake = take_in(self.scale.shrink(pixels), levels)
         tiles = self._tiles(positions_px, reach_px, intake.shape)
-        found = self._find(intake, tiles, self._threshold)
+        threshold = self._threshold if self._quantile is None else NO_THRESHOLD
+        found = self.passes.around(intake, tiles, threshold)
         return self._finish(found, pixels, intake)
 
     def share_near(
@@ -235,7 +256,7 @@ class Detector:
         """Return what `near` looks at, as a share of a frame of the given shape."""
         small = tuple(side // self.scale.factor for side in shape)
         tiles = self._tiles(positions_px, reach_px, small)
-        return sum(math.prod(tile.shape) for tile in tiles) / max(math.prod(small), 1)
+        return area(tiles.pixels) / max(math.prod(small), 1)
 
     def levels(self, pixels: Pixels) -> Levels:
         """Return a frame's levels as `near` takes them."""
@@ -263,7 +284,7 @@ class Detector:
     def maps(self, pixels: Pixels) -> Maps:
         """Return what the network sees of one frame, in pixels of the smaller image."""
         names = ["features", "log_weight", "clustering", "score"]
-        out = self._run(names, take_in(self.scale.shrink(pixels)))
+        out = self.passes.whole(names, take_in(self.scale.shrink(pixels)))
         features, log_weight, clustering, score = (value[0] for value in out)
         by_name = dict(zip(self.card["channels"], features, strict=True))
         return Maps(
@@ -276,7 +297,7 @@ class Detector:
 
     def _tiles(
         self, positions_px: npt.ArrayLike, reach_px: float, shape: tuple[int, ...]
-    ) -> list[Tile]:
+    ) -> Tiles:
         around = self.scale.to_small(positions_px).reshape(-1, 2)
         return self.layout.around(around, reach_px / self.scale.factor, shape)
 
@@ -285,43 +306,21 @@ class Detector:
 
     def features(self, intake: Intake) -> npt.NDArray[np.float32]:
         """Return the network's raw outputs, (1, channels, rows, columns)."""
-        (features,) = self._run(["features"], intake)
+        (features,) = self.passes.whole(["features"], intake)
         return features
 
-    def _find(
-        self, intake: Intake, tiles: Iterable[Tile], threshold: float
-    ) -> rows.Found:
-        """Return the rows of all tiles, in the frame's coordinates."""
-        parts = [np.empty((0, rows.n_columns(self.card)))]
-        criteria = self._criteria(threshold)
-        for batch in batches(tiles, self.max_tile_px):
-            feeds = {**self._cut(intake, batch), **criteria}
-            (found,) = self.engine.run(["detections"], feeds)
-            parts.append(owned_rows(batch, found, self.layout))
-        return np.concatenate(parts)
-
-    def _level(self, intake: Intake, tiles: list[Tile], quantile: float) -> float:
-        """Return the quantile of the scores of a frame too large for one run."""
-        return float(np.quantile(self._scores(intake, tiles), quantile))
-
-    def _paper(self, intake: Intake, tiles: list[Tile], quantile: float) -> rows.Found:
-        """Find the h-maxima, h being the quantile of the score."""
-        score = np.exp(self._scores(intake, tiles))
-        found = self._find(intake, tiles, _NOTHING)
-        return keep_h_maxima(found, score, float(np.quantile(score, quantile)))
-
-    def _scores(self, intake: Intake, tiles: list[Tile]) -> FloatArray:
-        """Return the log score of every cell of the frame, tile by tile."""
-        whole = np.empty(self.layout.map_shape(intake.shape))
-        for tile in tiles:
-            feeds = {**self._cut(intake, [tile]), **self._criteria(_NOTHING)}
-            (score,) = self.engine.run(["score"], feeds)
-            (top, bottom), (left, right) = tile.owned
-            row, column = tile.origin
-            whole[top:bottom, left:right] = score[
-                0, 0, top - row : bottom - row, left - column : right - column
-            ]
-        return whole
+    def _by_quantile(self, intake: Intake, quantile: float) -> rows.Found:
+        """Find what stands out from the frame's own scores, as the paper does."""
+        if self._h_maxima:
+            score = np.exp(self.passes.scores(intake))
+            found = self.passes.everywhere(intake, NO_THRESHOLD)
+            return keep_h_maxima(found, score, float(np.quantile(score, quantile)))
+        height, width = intake.shape
+        if height * width <= self.passes.max_tile_px:
+            (found,) = self.passes.whole(["detections"], intake, NO_THRESHOLD, quantile)
+            return found
+        level = float(np.quantile(self.passes.scores(intake), quantile))
+        return self.passes.everywhere(intake, level)
 
     def _finish(self, found: rows.Found, pixels: Pixels, intake: Intake) -> Detections:
         """Merge, limit and flag."""
@@ -345,65 +344,9 @@ class Detector:
             return rows.like_training(detections)
         return detections
 
-    def _run(
-        self,
-        outputs: list[str],
-        intake: Intake,
-        threshold: float = _NOTHING,
-        quantile: float | None = None,
-    ) -> list[npt.NDArray[Any]]:
-        """Run the graph on a whole frame."""
-        feeds = self._feeds(intake, intake.image)
-        return self.engine.run(
-            outputs, {**feeds, **self._criteria(threshold, quantile)}
-        )
-
-    def _cut(self, intake: Intake, tiles: list[Tile]) -> dict[str, npt.NDArray[Any]]:
-        """Return what the network reads of tiles of one shape, one after the other."""
-        if self.layout.contrast_margin_px == 0:
-            cuts = [cut_out(intake.image, tile.pixels) for tile in tiles]
-            return {**self._feeds(intake, intake.image), "pixels": np.stack(cuts)}
-        regions = [tile.surround for tile in tiles]
-        together = bounding(regions)
-        if area(together) <= sum(map(area, regions)):
-            maps = [self._normalise(intake, together)] * len(tiles)
-            regions = [together] * len(tiles)
-        else:
-            maps = [self._normalise(intake, region) for region in regions]
-        step = self.layout.block_px
-        stacked = {
-            name: np.stack(
-                [
-                    cut_out(one[index][0], tile.pixels, region, step)
-                    for one, tile, region in zip(maps, tiles, regions, strict=True)
-                ]
-            )
-            for index, name in enumerate(CUT)
-        }
-        return {**stacked, "scale": _level(intake.levels.noise)}
-
-    def _normalise(self, intake: Intake, region: Region) -> list[npt.NDArray[Any]]:
-        return self.engine.run(CUT, self._feeds(intake, cut_out(intake.image, region)))
-
-    def _feeds(self, intake: Intake, image: Pixels) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "pixels": np.ascontiguousarray(image)[None],
-            "background": _level(intake.levels.background),
-            "scale": _level(intake.levels.noise),
-        }
-
-    def _criteria(
-        self, threshold: float, quantile: float | None = None
-    ) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "threshold": np.array(threshold, np.float32),
-            "quantile": np.array(1.0 if quantile is None else quantile, np.float32),
-            **self._exponents,
-        }
-
     def _chosen(self, value: float | None, key: str, otherwise: float) -> float:
         return float(self.card.get(key, otherwise) if value is None else value)
 
 
-def _level(value: float) -> npt.NDArray[np.float32]:
-    return np.full((1, 1, 1, 1), value, np.float32)
+def _places(detector: Detector, pixels: Pixels) -> FloatArray:
+    return detector(pixels).positions_px

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +16,7 @@ import onnxruntime
 from onnx import TensorProto
 
 from lodestar_live.detection.nodes import cut
+from lodestar_live.detection.opening import CLOSED, Opening, opened
 
 Array = npt.NDArray[Any]
 _Session = tuple[onnxruntime.InferenceSession, list[str]]
@@ -43,13 +47,32 @@ def _siblings(cpu: int) -> str:
         return str(cpu)
 
 
+class Part(NamedTuple):
+    """What to feed for a part of a frame, and where the frame goes on around it."""
+
+    feeds: Mapping[str, Array]
+    opening: Opening = CLOSED
+
+
 class Engine(Protocol):
-    """Computes parts of the model's graph."""
+    """Computes parts of the model's graph.
+
+    Attributes
+    ----------
+    n_parallel
+        How many parts of a frame it computes side by side.
+    """
 
     name: str
+    n_parallel: int
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
+
+    def run_parts(
+        self, outputs: Sequence[str], parts: Sequence[Part]
+    ) -> list[list[Array]]:
+        """Return `outputs` of every part."""
 
 
 class OnnxRuntimeCpu:
@@ -58,37 +81,71 @@ class OnnxRuntimeCpu:
     A session is made when a combination of inputs, outputs and pixel type is first
     needed: uint8 and uint16 frames are cast inside the graph, tiles enter behind the
     local normalisation, other engines hand over `features`.
+
+    Parts of a frame run side by side, each on one thread from pixels to positions:
+    threads that share every operator wait for each other a hundred times a frame.
     """
 
     name = "cpu"
 
     def __init__(self, proto: onnx.ModelProto, *, n_threads: int) -> None:
-        self._proto, self._n_threads = proto, n_threads
+        self.n_parallel = n_threads
+        self._proto = proto
         self._sessions: dict[tuple[Any, ...], _Session] = {}
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="detect")
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
-        pixels = feeds.get("pixels")
-        key = (tuple(feeds), tuple(outputs), None if pixels is None else pixels.dtype)
+        return self._call(outputs, Part(feeds), self.n_parallel)()
+
+    def run_parts(
+        self, outputs: Sequence[str], parts: Sequence[Part]
+    ) -> list[list[Array]]:
+        """Return `outputs` of every part."""
+        calls = [self._call(outputs, part, n_threads=1) for part in parts]
+        results: list[list[Array]] = [[]] * len(parts)
+        waiting = deque(range(len(parts)))
+
+        def work() -> None:
+            while waiting:
+                try:
+                    index = waiting.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                results[index] = calls[index]()
+
+        n_helpers = min(self.n_parallel, len(parts)) - 1
+        helpers = [self._pool.submit(work) for _ in range(n_helpers)]
+        work()
+        for helper in helpers:
+            helper.result()
+        return results
+
+    def _call(
+        self, outputs: Sequence[str], part: Part, n_threads: int
+    ) -> Callable[[], list[Array]]:
+        """Return what computes a part; sessions are made here, by one thread."""
+        pixels = part.feeds.get("pixels")
+        pixel_type = None if pixels is None else pixels.dtype
+        key = (tuple(part.feeds), tuple(outputs), pixel_type, part.opening, n_threads)
         if key not in self._sessions:
             self._sessions[key] = self._session(*key)
         session, names = self._sessions[key]
-        results: list[Array] = session.run(
-            outputs, {name: feeds[name] for name in names}
-        )
-        return results
+        return partial(session.run, outputs, {name: part.feeds[name] for name in names})
 
     def _session(
         self,
         feeds: Sequence[str],
         outputs: Sequence[str],
         pixel_type: np.dtype[Any] | None,
+        opening: Opening,
+        n_threads: int,
     ) -> _Session:
-        model = cut(self._proto, feeds, outputs)
+        model = cut(opened(self._proto, opening), feeds, outputs)
         set_pixel_type(model, pixel_type)
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
-            session_options(self._n_threads),
+            session_options(n_threads),
             providers=["CPUExecutionProvider"],
         )
         return session, [value.name for value in model.graph.input]

@@ -15,8 +15,8 @@ from lodestar_live.detection.weights import (
     SpaceToDepth,
 )
 
-# Between the local normalisation and the network.
-CUT = ("blocks", "local_background", "local_gain", "local_deviation")
+# What the local normalisation knows about a block of pixels from those around it.
+LOCAL = ("local_background", "local_gain", "local_deviation")
 
 
 def add_network(nodes: Nodes, weights: NetworkWeights) -> None:
@@ -61,12 +61,13 @@ def _local_contrast(
     """Normalise locally. Pixels are touched once; the rest happens per block.
 
     The frame's `background` drops out, and its `scale` only enters the floor.
-    The graph can be cut at `CUT`: tiles then share what a larger surround gave.
+    The graph can be fed `LOCAL`: tiles then share what a larger surround gave.
     """
-    blocks = nodes.add("SpaceToDepth", image, name="blocks", blocksize=layer.cell_px)
-    n_pixels = layer.cell_px**2
-    average = nodes.constant(np.full((1, n_pixels, 1, 1), 1 / n_pixels))
-    means = nodes.add("Conv", blocks, average)
+    blocks = nodes.add("SpaceToDepth", image, blocksize=layer.cell_px)
+    side = layer.cell_px
+    average = nodes.constant(np.full((1, 1, side, side), 1 / side**2))
+    # Straight from the image: who needs the means only need not sort its pixels.
+    means = nodes.add("Conv", image, average, strides=[side, side])
     background = _box_mean(nodes, means, layer.background_cells, "local_background")
     deviation = nodes.add("Sub", means, background, name="local_deviation")
     power = nodes.add("Mul", deviation, deviation)

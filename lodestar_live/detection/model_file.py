@@ -13,15 +13,16 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from lodestar_live.detection.graph import CARD_KEY, INPUTS, OPSET, OUTPUTS
+from lodestar_live.detection.scale import LARGEST_FACTOR, Scale
 from lodestar_live.errors import ModelError
 
 MAX_BYTES = 64 * 2**20
 OPERATORS = frozenset(
-    "Abs Add And AveragePool Cast Ceil Concat Conv DepthToSpace Div Equal Flatten "
-    "Gather Greater GreaterOrEqual LeakyRelu Less Log Max MaxPool Min Mul Neg NonZero "
-    "Not Or Pad Reciprocal ReduceMax ReduceMin ReduceSum Relu Reshape Shape Slice "
-    "Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub TopK Transpose Unsqueeze "
-    "Where".split()
+    "Abs Add And AveragePool Cast Ceil Concat Conv DepthToSpace Div Equal Exp Flatten "
+    "Gather GatherElements Greater GreaterOrEqual LeakyRelu Less Log Max MaxPool Min "
+    "Mul Neg NonZero Not Or Pad Reciprocal ReduceMax ReduceMin ReduceSum Relu Reshape "
+    "Shape Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub TopK Transpose "
+    "Unsqueeze Where".split()
 )
 
 
@@ -46,7 +47,7 @@ def read_model(source: str | Path | bytes) -> ModelFile:
     ------
     ModelError
         The file is missing, cut short, too large, not ours, refers to other files,
-        or holds numbers that are not finite.
+        holds numbers that are not finite, or was trained at an impossible scale.
     """
     name = "model" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
@@ -84,6 +85,14 @@ def _problems(proto: onnx.ModelProto) -> Iterator[str]:
         yield (
             f"its metadata ({sorted(keys)}) hold no {CARD_KEY!r} card; expected a "
             "model written by `lodestar-live train`."
+        )
+        return
+    factor = _card(proto).get("downsample", 1)
+    if not Scale.is_possible(factor):
+        yield (
+            f"its card says downsample = {factor!r}; expected a whole number from 1 "
+            f"(full resolution) to {LARGEST_FACTOR}. Copy the file again; if it was "
+            "edited, train again: positions would be wrong by that factor."
         )
     for domain in proto.opset_import:
         if (domain.domain, domain.version) != ("", OPSET):

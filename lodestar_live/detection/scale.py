@@ -16,6 +16,7 @@ from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection.intake import Mask
 from lodestar_live.errors import InputError
 
+LARGEST_FACTOR = 32
 _LENGTHS = ("sigma_px", "consistency_px")
 
 
@@ -27,8 +28,13 @@ class Scale:
 
     @classmethod
     def of(cls, card: dict[str, Any]) -> Self:
-        """Return the scale a model was trained at."""
-        return cls(int(card.get("downsample", 1)))
+        """Return the scale a model was trained at; `read_model` has checked it."""
+        return cls(card.get("downsample", 1))
+
+    @staticmethod
+    def is_possible(factor: object) -> bool:
+        """Say whether a card's number can be a factor; True is not 1 here."""
+        return type(factor) is int and 1 <= factor <= LARGEST_FACTOR
 
     def shrink(self, pixels: Pixels) -> Pixels:
         """Return the means of all whole blocks, shape (y // factor, x // factor).

@@ -8,57 +8,96 @@ average, the reach of the network, and the reach of the local normalisation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
-from typing import Any, NamedTuple
+from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.detection.opening import Opening
+
+_LEAST_STRIP_CELLS = 24  # thinner strips lose more at their edges than they gain
+
+IntArray = npt.NDArray[np.int64]
 
 
-class Span(NamedTuple):
-    """A half-open interval along one axis."""
-
-    start: int
-    stop: int
-
-
-Region = tuple[Span, Span]
-
-
-class Tile(NamedTuple):
-    """Part of a frame and the cells it answers for.
+@dataclass(frozen=True, slots=True, eq=False)
+class Tiles:
+    """Parts of a frame and the cells they answer for, one row each.
 
     Parameters
     ----------
     pixels
-        (y, x) spans that the network reads, px.
+        What the network reads, px: (n, axis, start or stop), half-open.
     surround
-        (y, x) spans that the local normalisation reads, px.
+        What the local normalisation reads, px, likewise.
     origin
-        (row, column) in the frame's map of the tile's first cell.
+        (row, column) in the frame's map of each tile's first cell, (n, 2).
     owned
-        (rows, columns) spans of the frame's map.
+        Cells of the frame's map, (n, axis, start or stop).
+    is_open
+        Sides on which their maps shrink, (n, 4), as `Opening` orders them.
+    rim_cells
+        Of each `Opening`.
     """
 
-    pixels: Region
-    surround: Region
-    origin: tuple[int, int]
-    owned: Region
+    pixels: IntArray
+    surround: IntArray
+    origin: IntArray
+    owned: IntArray
+    is_open: npt.NDArray[np.bool_]
+    rim_cells: int = 0
+
+    def __len__(self) -> int:
+        return len(self.owned)
+
+    def __getitem__(self, index: slice | Sequence[int]) -> Tiles:
+        """Return some of the tiles."""
+        return Tiles(
+            self.pixels[index],
+            self.surround[index],
+            self.origin[index],
+            self.owned[index],
+            self.is_open[index],
+            self.rim_cells,
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width) that the network reads, px."""
-        y, x = self.pixels
-        return y.stop - y.start, x.stop - x.start
+        """(height, width) that the network reads of each, px, if they are alike."""
+        height, width = np.diff(self.pixels[0])[:, 0].tolist()
+        return height, width
+
+    @property
+    def opening(self) -> Opening:
+        """The sides on which the maps of each shrink, if they are alike."""
+        top, left, bottom, right = self.is_open[0].tolist()
+        return Opening(top, left, bottom, right, self.rim_cells)
+
+    def alike(self, max_px: int) -> Iterator[Tiles]:
+        """Group tiles that can run together: of one kind, `max_px` in all."""
+        if len(self) == 1:
+            yield self
+            return
+        sizes = [np.diff(spans)[..., 0] for spans in (self.pixels, self.surround)]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, key in enumerate(np.hstack([*sizes, self.is_open]).tolist()):
+            groups.setdefault(tuple(key), []).append(index)
+        for (height, width, *_), group in groups.items():
+            step = max(1, max_px // (height * width))
+            for start in range(0, len(group), step):
+                yield self[group[start : start + step]]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a model needs around a cell; see `NetworkWeights`."""
+    """What a model needs around a cell; see `NetworkWeights`.
+
+    `can_open`: see `opening.can_open`.
+    """
 
     stride: int
     grid_px: int
@@ -66,9 +105,10 @@ class Layout:
     margin_px: int
     contrast_margin_px: int
     window_cells: int
+    can_open: bool = False
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Layout:
+    def of(cls, card: Mapping[str, Any], *, can_open: bool = False) -> Layout:
         """Read the layout from a model's card."""
         return cls(
             stride=card["stride"],
@@ -77,7 +117,13 @@ class Layout:
             margin_px=card["margin_px"],
             contrast_margin_px=card["contrast_margin_px"],
             window_cells=max(1, round(card["window_px"] / card["stride"])),
+            can_open=can_open,
         )
+
+    @property
+    def _around_cells(self) -> int:
+        """Cells that the read-out sees around a cell; 2: the score of a neighbour."""
+        return max(2, self.window_cells)
 
     def map_shape(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return (rows, columns) of the map of a frame of `shape`."""
@@ -87,109 +133,118 @@ class Layout:
         )
         return rows, columns
 
-    def tile(self, owned: Region, shape: Sequence[int]) -> Tile:
-        """Return the tile that answers for the cells `owned` of a frame of `shape`."""
-        axes = [self._axis(*pair) for pair in zip(owned, shape, strict=True)]
-        (y, y_surround), (x, x_surround) = axes
-        origin = (y.start // self.stride, x.start // self.stride)
-        return Tile((y, x), (y_surround, x_surround), origin, owned)
+    def parts(self, shape: Sequence[int], max_px: int, n_parallel: int) -> Tiles:
+        """Return strips that own every cell once and normalise for themselves.
 
-    def _axis(self, owned: Span, size: int) -> tuple[Span, Span]:
-        """Return the pixels that the network and the normalisation read."""
-        cells = max(2, self.window_cells)  # 2: the score around a neighbour
-        reach = _ceil(cells * self.stride + self.margin_px, self.grid_px)
-        # Tiles of as many cells read as many pixels, at the frame's edge too, so that
-        # they can run together.
-        n_px = (owned.stop - owned.start - 1) * self.stride + self.grid_px
-        length = _ceil(n_px, self.grid_px) + 2 * reach
-        first = (owned.start * self.stride - reach) // self.grid_px * self.grid_px
-        start = max(0, min(first, _ceil(size, self.grid_px) - length))
-        inner = Span(start, min(size, start + length))
-        reach = _ceil(self.contrast_margin_px, self.grid_px)
-        return inner, self._widen(inner, reach, size)
-
-    def _widen(self, span: Span, reach: int, size: int) -> Span:
-        start = max(0, span.start - reach) // self.grid_px * self.grid_px
-        return Span(start, min(size, _ceil(span.stop + reach, self.grid_px)))
-
-    def whole(self, shape: Sequence[int], max_px: int) -> list[Tile]:
-        """Return tiles of at most about `max_px` pixels that own every cell once."""
+        Only for models that can be opened. As many as can be computed side by side, if
+        the frame is high enough; more if it has more than `max_px` pixels.
+        """
         rows, columns = self.map_shape(shape)
-        side = max(8, math.isqrt(max_px) // self.stride)
+        n_strips = n_parallel if rows >= n_parallel * _LEAST_STRIP_CELLS else 1
+        side = -(-rows // n_strips)
+        if shape[0] * shape[1] > max_px:
+            # First, middle and last strips keep memory of their own, and one more for
+            # each that runs beside another.
+            strip_px = max_px // (n_parallel + 2)
+            side = max(8, strip_px // (columns * self.stride**2))
+        owned = _grid((rows, columns), (side, columns))
+        stride, margin = self.stride, self.margin_px // self.stride
+        rim = _ceil(self.contrast_margin_px, self.grid_px) // stride
+        reach = (self._around_cells + margin + rim) * stride
+        start = (owned[..., 0] * stride - reach) // self.grid_px * self.grid_px
+        stop = _ceil(owned[..., 1] * stride + reach, self.grid_px)
+        is_open = np.hstack([start > 0, stop < np.array(shape)])
+        start, stop = np.maximum(start, 0), np.minimum(stop, shape)
+        origin = np.where(start > 0, start // stride + margin + rim, 0)
+        spans = np.stack([start, stop], axis=2)
+        return Tiles(spans, spans, origin, owned, is_open, rim)
+
+    def whole(self, shape: Sequence[int], max_px: int) -> Tiles:
+        """Return closed tiles of at most about `max_px` pixels that own every cell."""
+        rows, columns = self.map_shape(shape)
+        sides = (self._side_cells(max_px),) * 2
         if shape[0] * shape[1] <= max_px:
-            side = max(rows, columns)
-        spans = product(_spans(rows, side), _spans(columns, side))
-        return [self.tile(owned, shape) for owned in spans]
+            sides = (rows, columns)
+        return self._tiles(_grid((rows, columns), sides), shape, can_open=False)
 
     def around(
         self, positions_px: FloatArray, reach_px: float, shape: Sequence[int]
-    ) -> list[Tile]:
-        """Return tiles that own the cells within `reach_px` of each position."""
+    ) -> Tiles:
+        """Return tiles that own the cells within `reach_px` of each position.
+
+        They are open if the frame goes on all around what they read.
+        """
         limits = np.array(self.map_shape(shape))
-        first = np.floor((positions_px - reach_px) / self.stride).astype(int)
+        first = np.floor((positions_px - reach_px) / self.stride).astype(np.int64)
         size = math.ceil(2 * reach_px / self.stride) + 1
         first = np.clip(first, 0, np.maximum(limits - size, 0))
-        stop = np.minimum(first + size, limits)
-        corners = np.hstack([first, stop])
-        if len(corners) > 1:
-            corners = np.unique(corners, axis=0)
-        return [
-            self.tile((Span(int(a), int(c)), Span(int(b), int(d))), shape)
-            for a, b, c, d in corners
-        ]
+        if len(first) > 1:  # each tile once; np.unique takes longer
+            first = np.array(list(dict.fromkeys(map(tuple, first.tolist()))))
+        owned = np.stack([first, np.minimum(first + size, limits)], axis=2)
+        return self._tiles(owned, shape, can_open=self.can_open)
+
+    def _tiles(self, owned: IntArray, shape: Sequence[int], *, can_open: bool) -> Tiles:
+        grid, size = self.grid_px, np.array(shape)
+        reach = _ceil(self._around_cells * self.stride + self.margin_px, grid)
+        first = (owned[..., 0] * self.stride - reach) // grid * grid
+        n_px = (owned[..., 1] - owned[..., 0] - 1) * self.stride + grid
+        length = _ceil(n_px, grid) + 2 * reach
+        rim = _ceil(self.contrast_margin_px, grid)
+        pixels = _inside(first, length, size, grid)
+        surround = _inside(pixels[..., 0] - rim, length + 2 * rim, size, grid)
+        is_inner = ((first >= 0) & (first + length <= size)).all(axis=1)
+        is_open = is_inner[:, None] & np.full(4, can_open)
+        origin = pixels[..., 0] // self.stride
+        origin += is_open[:, :2] * (self.margin_px // self.stride)
+        return Tiles(pixels, surround, origin, owned, is_open)
+
+    def map_side(self, length_px: int) -> int:
+        """Return how many blocks the graph makes of so many pixels of a tile."""
+        padded_px: int = _ceil(max(length_px, 3 * self.stride), self.grid_px)
+        return padded_px // self.block_px
+
+    def _side_cells(self, max_px: int) -> int:
+        return max(8, math.isqrt(max_px) // self.stride)
 
 
-def batches(tiles: Iterable[Tile], max_px: int) -> Iterator[list[Tile]]:
-    """Group tiles that can run together: of one shape, `max_px` in all."""
-    groups: dict[tuple[int, int], list[Tile]] = {}
-    for tile in tiles:
-        groups.setdefault(tile.shape, []).append(tile)
-    for (height, width), group in groups.items():
-        step = max(1, max_px // (height * width))
-        for start in range(0, len(group), step):
-            yield group[start : start + step]
+def bounding(spans: IntArray) -> IntArray:
+    """Return the smallest region (axis, start or stop) that holds all of `spans`."""
+    return np.stack([spans[..., 0].min(axis=0), spans[..., 1].max(axis=0)], axis=1)
 
 
-def area(region: Region) -> int:
-    """Return the number of pixels in a region."""
-    (top, bottom), (left, right) = region
-    return (bottom - top) * (right - left)
+def area(spans: IntArray) -> int:
+    """Return the number of pixels in regions (..., axis, start or stop)."""
+    return int(np.diff(spans)[..., 0].prod(axis=-1).sum())
 
 
-def bounding(regions: Sequence[Region]) -> Region:
-    """Return the smallest region that holds all `regions`."""
-    edges = np.array(regions)  # (n, axis, start or stop)
-    (top, left), (bottom, right) = edges[..., 0].min(axis=0), edges[..., 1].max(axis=0)
-    return Span(int(top), int(bottom)), Span(int(left), int(right))
-
-
-def cut_out(
-    image: Pixels, region: Region, within: Region | None = None, step: int = 1
+def windows(
+    images: Pixels, index: npt.NDArray[np.int64], start: IntArray, shape: Sequence[int]
 ) -> Pixels:
-    """Return a view of `region` in an image (..., y, x).
+    """Return windows of one shape, (n, channels, y, x).
 
     Parameters
     ----------
-    image
-        The frame, or a map of its part `within`.
-    region
-        What to cut, px of the frame.
-    within
-        What `image` shows, px of the frame; None: all of it.
-    step
-        Pixels per element of `image`.
+    images
+        Shape (m, channels, y, x).
+    index
+        Which image each window is cut from, (n,).
+    start
+        Its first pixel, (n, 2).
     """
-    slices = []
-    for axis, span in enumerate(region):
-        start, stop = within[axis] if within else (0, image.shape[axis - 2])
-        is_end = span.stop == stop  # maps may be padded there
-        end = None if is_end else (span.stop - start) // step
-        slices.append(slice((span.start - start) // step, end))
-    return image[..., slices[0], slices[1]]
+    if len(start) == 1:  # a strip of whole rows is not copied
+        ((top, left),), (height, width) = start, shape
+        one = images[index[0], :, top : top + height, left : left + width]
+        return np.ascontiguousarray(one)[None]
+    size = np.array(images.shape[2:]) - shape + 1
+    steps = images.strides
+    views = np.lib.stride_tricks.as_strided(  # sliding_window_view takes longer
+        images, (*images.shape[:2], *size, *shape), (*steps, *steps[2:])
+    )
+    return np.ascontiguousarray(views[index, :, start[:, 0], start[:, 1]])
 
 
 def owned_rows(
-    tiles: Sequence[Tile], found: npt.NDArray[np.float64], layout: Layout
+    tiles: Tiles, found: npt.NDArray[np.float64], layout: Layout
 ) -> npt.NDArray[np.float64]:
     """Move the detections of tiles into the frame, keeping those of cells they own.
 
@@ -197,8 +252,7 @@ def owned_rows(
     `graph.COLUMNS`.
     """
     index = found[:, 0].astype(np.intp)
-    origin = np.array([tile.origin for tile in tiles], dtype=float)[index]
-    owned = np.array([tile.owned for tile in tiles])[index]
+    origin, owned = tiles.origin[index], tiles.owned[index]
     moved = found.copy()
     moved[:, 1:3] += origin
     moved[:, 3:5] += layout.stride * origin
@@ -207,11 +261,27 @@ def owned_rows(
     return np.asarray(moved[is_owned])
 
 
-def _spans(size: int, side: int) -> list[Span]:
+def _inside(first: IntArray, length: IntArray, size: IntArray, grid: int) -> IntArray:
+    """Return spans of `length` from `first`, moved into the frame.
+
+    Tiles of as many cells read as many pixels, at the frame's edge too, so that they
+    can run together.
+    """
+    start = np.maximum(0, np.minimum(first, _ceil(size, grid) - length))
+    return np.stack([start, np.minimum(size, start + length)], axis=2)
+
+
+def _grid(shape: tuple[int, int], sides: tuple[int, int]) -> IntArray:
+    """Return rectangles of about `sides` that cover a map, (n, axis, start or stop)."""
+    spans = [_spans(*pair) for pair in zip(shape, sides, strict=True)]
+    return np.array([np.stack(pair) for pair in product(*spans)])
+
+
+def _spans(size: int, side: int) -> IntArray:
     n = max(1, math.ceil(size / side))
-    edges = np.linspace(0, size, n + 1).round().astype(int).tolist()
-    return [Span(a, b) for a, b in pairwise(edges)]
+    edges = np.linspace(0, size, n + 1).round().astype(np.int64)
+    return np.column_stack([edges[:-1], edges[1:]])
 
 
-def _ceil(value: int, step: int) -> int:
+def _ceil(value: Any, step: int) -> Any:
     return -(-value // step) * step

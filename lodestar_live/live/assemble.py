@@ -31,6 +31,7 @@ from lodestar_live.errors import RecordingError, SettingsError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
+from lodestar_live.live.engine_choice import EngineChoice
 from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
 from lodestar_live.pipeline import Sink
 from lodestar_live.recording import Recorder, RegionRecorder
@@ -68,6 +69,7 @@ class Parts:
     read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
     prepare: HologramPreparer | None = None
     refine: ParticleRefiner | None = None
+    engines: EngineChoice | None = None
     map: PixelToStage | None = None
     _follower: Follower | None = None
     _linked: Tracks = field(default_factory=Tracks.empty)
@@ -126,8 +128,12 @@ class Parts:
         if self._follower is None or self._follower.detector is not detect:
             self._follower = Follower(detect, full_every=full_every)
         if full_every == 1:
-            return detect(image)
-        return self._follower(image, self._expected_px(frame))
+            found = detect(image)
+        else:
+            found = self._follower(image, self._expected_px(frame))
+        if self.engines is not None:
+            self.engines.offer(detect, image, found)
+        return found
 
     def _expected_px(self, frame: Frame) -> FloatArray:
         """Return where the live tracks should be in this frame, (n, 2)."""
@@ -198,6 +204,7 @@ def assemble(
         run_folder=new_run_folder(settings),
         linker=make_linker(settings, clock),
         detect=detect,
+        engines=EngineChoice(tell, clock),
     )
     if settings.holography is not None:
         _require_field_model(settings, detect)

@@ -31,6 +31,7 @@ from lodestar_live.settings import Settings
 logger = logging.getLogger(__name__)
 _CLOSE_WITHIN_S = 5.0
 _DRAIN_WITHIN_S = 2.0
+_CHOICE_WITHIN_S = 1.0
 _IDLE_S = 0.05
 _LOSSES_KEPT = 10_000
 
@@ -113,6 +114,8 @@ class Run:
             self._worker.join(_CLOSE_WITHIN_S)
         if self._worker.is_alive():
             logger.error("the worker is stuck in a frame; it is left behind")
+        if self.parts.engines is not None:
+            self.parts.engines.join(_CHOICE_WITHIN_S)
         if self._blas_limits is not None:
             self._blas_limits.restore_original_limits()
         self._report_losses()

@@ -147,7 +147,7 @@ def test_h_maxima_are_those_of_scikit_image(tile_px) -> None:
         model, quantile=0.97, h_maxima=True, least_contrast=0.0, n_threads=1
     )
     if tile_px is not None:
-        paper.max_tile_px = tile_px
+        paper.passes.max_tile_px = tile_px
     image = noisy()
     score = np.exp(paper.maps(image).score)
     marked = h_maxima(score, np.quantile(score, 0.97))

@@ -48,7 +48,7 @@ def shifted(by_px: float):
 
 def with_shift(by_px: float) -> Detector:
     detector = spot_detector()
-    detector.engine = SplitEngine(
+    detector.passes.engine = SplitEngine(
         "elsewhere", detector._proto, shifted(by_px), n_threads=1
     )
     return detector

@@ -59,8 +59,14 @@ def test_many_tiles_are_dearer_than_one_full_pass(detector) -> None:
     follower = Follower(detector)
     frame = movie(1)[0]
     follower(frame, [])
-    follower(frame, np.random.default_rng(0).uniform(0, 380, (60, 2)))
+    many = np.random.default_rng(0).uniform(0, 380, (90, 2))
+    assert detector.share_near(frame.shape, many, reach_px=8.0) > 1
+    follower(frame, many)
     assert follower.was_full
+    few = many[:30]
+    assert detector.share_near(frame.shape, few, reach_px=8.0) < 1
+    follower(frame, few)
+    assert not follower.was_full
     follower(frame, [[100.0, 100.0], [np.nan, 1.0]])
     assert not follower.was_full
 

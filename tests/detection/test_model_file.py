@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,16 @@ def test_damaged_models_are_refused(
     path = tmp_path / "damaged.onnx"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=message) as caught:
+        Detector(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [0, -1, 2.5, 10000, "x", None, True, [2]])
+def test_impossible_scales_are_refused(tmp_path: Path, factor: object) -> None:
+    path = tmp_path / "scaled.onnx"
+    path.write_bytes(networks.model(networks.thin(), downsample=factor))
+    expected = rf"downsample = {re.escape(repr(factor))}; expected .* 1 .* to 32.*again"
+    with pytest.raises(ModelError, match=expected) as caught:
         Detector(path)
     assert str(path) in str(caught.value)
 

@@ -33,7 +33,7 @@ def crowded(shape: tuple[int, int]) -> np.ndarray:
 def test_detections_do_not_depend_on_the_tiling(name, shape) -> None:
     frame = crowded(shape)
     one, many = detector(name), detector(name)
-    many.max_tile_px = 64 * 64
+    many.passes.max_tile_px = 64 * 64
     whole, tiled = one(frame), many(frame)
     assert len(whole) == len(tiled) > 0
     for column in ("y_px", "x_px", "score"):
@@ -57,7 +57,7 @@ def test_a_quantile_is_that_of_the_whole_frame() -> None:
     frame = crowded((256, 320))
     model = networks.model(NETWORKS["thin"])
     one, many = (Detector(model, quantile=0.97, n_threads=1) for _ in range(2))
-    many.max_tile_px = 64 * 64
+    many.passes.max_tile_px = 64 * 64
     assert len(one(frame)) == pytest.approx(len(many(frame)), abs=1)
 
 
@@ -71,10 +71,32 @@ def test_a_quantile_is_that_of_the_whole_frame() -> None:
 def test_every_cell_has_one_owner(height, width, max_px, name) -> None:
     layout = Layout.of(detector_card(name))
     counts = np.zeros(layout.map_shape((height, width)), int)
-    for tile in layout.whole((height, width), max_px):
-        (top, bottom), (left, right) = tile.owned
+    tiles = layout.whole((height, width), max_px)
+    for owned, pixels in zip(tiles.owned, tiles.pixels, strict=True):
+        (top, bottom), (left, right) = owned
         counts[top:bottom, left:right] += 1
-        (y0, y1), (x0, x1) = tile.pixels
+        (y0, y1), (x0, x1) = pixels
+        assert y0 % layout.grid_px == x0 % layout.grid_px == 0
+        assert 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width
+    assert (counts == 1).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(1, 900),
+    st.integers(1, 900),
+    st.integers(4096, 300_000),
+    st.integers(1, 8),
+    st.sampled_from(["thin", "spots"]),
+)
+def test_every_cell_has_one_part(height, width, max_px, n_parallel, name) -> None:
+    layout = Layout.of(detector_card(name), can_open=True)
+    counts = np.zeros(layout.map_shape((height, width)), int)
+    tiles = layout.parts((height, width), max_px, n_parallel)
+    for owned, pixels in zip(tiles.owned, tiles.pixels, strict=True):
+        (top, bottom), (left, right) = owned
+        counts[top:bottom, left:right] += 1
+        (y0, y1), (x0, x1) = pixels
         assert y0 % layout.grid_px == x0 % layout.grid_px == 0
         assert 0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width
     assert (counts == 1).all()
