@@ -13,6 +13,8 @@ from lodestar_live.data import Pixels
 _MAX_SAMPLES = 16384
 _SIGNAL_FLOOR = 0.005
 _MAD_TO_SIGMA = 1.4826
+_ROUNDING = np.float32(1e-6)
+_MOST = 0.75
 
 
 class Normalisation(NamedTuple):
@@ -62,6 +64,19 @@ def estimate(pixels: Pixels) -> Normalisation:
 
 
 def _middle(ordered: npt.NDArray[np.float32]) -> float:
-    """Return the median of sorted numbers."""
+    """Return the median of sorted numbers, of grouped ones if they are counts.
+
+    Few distinct values (a dim camera, 8 bit) stand for ranges: each reaches half way to
+    its neighbours, and the median lies in the middle one's range, not on a step. A
+    value that most have is no range: that image has no noise.
+    """
     n = len(ordered)
-    return (float(ordered[(n - 1) // 2]) + float(ordered[n // 2])) / 2
+    value = ordered[n // 2]
+    same = _ROUNDING * max(abs(ordered[0]), abs(ordered[-1]))  # differences of floats
+    first = int(np.searchsorted(ordered, value - same, "left"))
+    end = int(np.searchsorted(ordered, value + same, "right"))
+    if end - first > _MOST * n:
+        return float(value)
+    below, above = ordered[max(first - 1, 0)], ordered[min(end, n - 1)]
+    low, high = (float(below) + float(value)) / 2, (float(value) + float(above)) / 2
+    return low + (high - low) * (n / 2 - first) / (end - first)

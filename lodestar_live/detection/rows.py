@@ -127,17 +127,19 @@ def sigma_px(
 ) -> npt.NDArray[np.float64]:
     """Predict the localisation error from what was measured.
 
-    sigma^2 = floor^2 + (spread * consistency)^2 + (noise_px / snr)^2, with
-    snr = |intensity| / noise; NaN for a model that was not calibrated.
+    sigma^2 = floor^2 + (spread * consistency)^2 + (noise_px / snr)^2 +
+    (faint_px / snr^2)^2, with snr = |intensity| / noise; the last term is what
+    particles that nearly drown in the noise have beyond the law of bright ones (older
+    models have none). NaN for a model that was not calibrated.
     """
     if factors is None:
         return np.full(len(rows), np.nan)
     inverse_snr = noise / np.maximum(np.abs(rows["intensity"]), 1e-12)
     spread = factors["spread"] * rows["consistency_px"]
     total = factors["floor_px"] ** 2 + spread**2
-    result: npt.NDArray[np.float64] = np.sqrt(
-        total + (factors["noise_px"] * inverse_snr) ** 2
-    )
+    total += (factors["noise_px"] * inverse_snr) ** 2
+    total += (factors.get("faint_px", 0.0) * inverse_snr**2) ** 2
+    result: npt.NDArray[np.float64] = np.sqrt(total)
     return result
 
 

@@ -145,7 +145,7 @@ def _ghost_scores(
 ) -> FloatArray:
     """Return the scores of maxima that lie on no particle of crowded frames."""
     particle, centre = model.particle, tuple(model.card["centre_px"])
-    side_px = int(np.clip(16 * particle.size_px, 256, 768))
+    side_px = int(np.clip(70 * particle.radius_px, 256, 768))  # some 700 copies
     frames = crowded_frames(
         particle, centre, side_px=side_px, noise_levels=(0.5, 1.0, 2.0), rng=rng
     )
@@ -258,7 +258,7 @@ def practised_snr(practice: Rows) -> FloatArray:
 
 
 def fit_sigma(practice: Rows) -> dict[str, float]:
-    """Fit the predicted error: sigma² = floor² + (spread consistency)² + (noise/snr)².
+    """Fit the factors of `detection.rows.sigma_px`.
 
     Non-negative least squares on the squared errors, each noise level in units of its
     own mean so that all count alike; gross errors (beyond 3.5 robust standard
@@ -271,15 +271,18 @@ def fit_sigma(practice: Rows) -> dict[str, float]:
         rows = rows[rows["error2_px2"] < 3.5**2 * usual]
         mean = rows["error2_px2"].mean()
         columns = [
-            np.ones(len(rows)), rows["consistency_px"] ** 2, 1 / rows["snr"] ** 2
-        ]  # fmt: skip
+            np.ones(len(rows)),
+            rows["consistency_px"] ** 2,
+            1 / rows["snr"] ** 2,
+            1 / rows["snr"] ** 4,
+        ]
         terms.append(np.column_stack(columns) / mean)
         targets.append(rows["error2_px2"] / mean)
     matrix = np.concatenate(terms)
-    norm = matrix.mean(axis=0)  # the three columns differ by orders of magnitude
+    norm = matrix.mean(axis=0)  # the columns differ by orders of magnitude
     factors, _ = nnls(matrix / norm, np.concatenate(targets))
-    floor, spread, noise = np.sqrt(factors / norm)
-    return {"floor_px": float(floor), "spread": float(spread), "noise_px": float(noise)}
+    names = ("floor_px", "spread", "noise_px", "faint_px")
+    return dict(zip(names, np.sqrt(factors / norm).tolist(), strict=True))
 
 
 def consistency_limit(practice: Rows) -> float:

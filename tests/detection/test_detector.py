@@ -173,7 +173,7 @@ def test_locate_is_the_pooled_estimate(detector) -> None:
     x = 4 * columns + 1.5 + maps.features["dx"]
     pooled = [(maps.weight * v).sum() / maps.weight.sum() for v in (y, x)]
     found = detector.locate(crops)
-    np.testing.assert_allclose(found[0], pooled, atol=1e-4)
+    np.testing.assert_allclose(found[0], pooled, atol=1e-3)  # float32 sums
     np.testing.assert_allclose(found, truth, atol=1)
 
 

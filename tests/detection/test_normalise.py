@@ -59,3 +59,23 @@ def test_every_size_and_type_gives_finite_numbers(
 
 def test_constant_frame_has_scale_one() -> None:
     assert estimate(np.full((50, 50), 7, np.uint8)) == (7.0, 1.0)
+
+
+@pytest.mark.parametrize("photons", [0.7, 1.5, 5.0, 40.0])
+@pytest.mark.parametrize("counts_per_photon", [1.0, 0.37])
+def test_noise_of_a_few_photons_is_measured_between_the_steps(
+    photons: float, counts_per_photon: float
+) -> None:
+    """A median alone takes one of a few values: 30 % off at a photon per pixel."""
+    frame = np.random.default_rng(3).poisson(photons, (512, 512)) * counts_per_photon
+    _, scale = estimate(frame)
+    assert scale == pytest.approx(counts_per_photon * np.sqrt(photons), rel=0.05)
+
+
+@pytest.mark.parametrize("noise", [0.5, 0.7, 1.0, 3.0])
+def test_noise_below_a_count_is_measured(noise: float) -> None:
+    exact = np.random.default_rng(4).normal(100.3, noise, (512, 512))
+    background, scale = estimate(np.round(exact).astype(np.uint8))
+    # Where two or three counts are all there is, even shares of a step are not exact.
+    assert scale == pytest.approx(np.sqrt(noise**2 + 1 / 12), rel=0.1)
+    assert background == pytest.approx(100.3, abs=0.1)
