@@ -34,6 +34,7 @@ from lodestar_live.lodestar.holographic import (
     FieldViewSettings,
     locate_in_crop,
 )
+from lodestar_live.lodestar.lessons import cell_positions
 from lodestar_live.lodestar.losses import (
     Reach,
     kept_cells,
@@ -52,7 +53,7 @@ from lodestar_live.lodestar.network import (
 )
 from lodestar_live.lodestar.particle import measure_particle
 from lodestar_live.lodestar.symmetric import SymmetricStack
-from lodestar_live.lodestar.training import TrainingStep, cell_positions
+from lodestar_live.lodestar.training import TrainingStep
 
 CHANNELS = ("dy", "dx", "z_um", "ln_scale", "rho")
 _GAIN = 4.0  # brings E - 1 to about 1

@@ -188,13 +188,32 @@ class SymmetricStack(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (n, in, h, w) with zero padding."""
         for tie, (weight, bias) in zip(self.ties, self.kernels(), strict=True):
-            padding = tie.dilation * (tie.shape[-1] // 2)
-            x = nn.functional.conv2d(
-                x, weight, bias, padding=padding, dilation=tie.dilation
-            )
+            x = _convolve(x, weight, bias, tie.dilation)
             if tie is not self.ties[-1]:
                 x = nn.functional.leaky_relu_(x, self.leak) if self.leak else x.relu_()
         return x
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """Convolve with zero padding, dilated kernels as plain ones on every other cell.
+
+    The same sums, in half the time: torch is slow at the gradient of a dilated kernel.
+    """
+    n, _, height, width = x.shape
+    padding = weight.shape[-1] // 2
+    if dilation == 1 or height % dilation or width % dilation:
+        return nn.functional.conv2d(
+            x, weight, bias, padding=dilation * padding, dilation=dilation
+        )
+    d, rows, columns = dilation, height // dilation, width // dilation
+    cells = x.permute(0, 2, 3, 1).reshape(n, rows, d, columns, d, -1)
+    folded = cells.permute(0, 2, 4, 1, 3, 5).reshape(n * d * d, rows, columns, -1)
+    out = nn.functional.conv2d(
+        folded.permute(0, 3, 1, 2), weight, bias, padding=padding
+    )
+    cells = out.permute(0, 2, 3, 1).reshape(n, d, d, rows, columns, -1)
+    unfolded = cells.permute(0, 3, 1, 4, 2, 5).reshape(n, height, width, -1)
+    return unfolded.permute(0, 3, 1, 2)
 
 
 def _trivial() -> Action:

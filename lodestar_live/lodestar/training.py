@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -14,28 +14,20 @@ import torch
 from torch import Tensor
 
 from lodestar_live.lodestar.adam import Adam
+from lodestar_live.lodestar.lessons import Lesson, draw_lessons
 from lodestar_live.lodestar.losses import (
-    Reach,
-    Territory,
-    kept_cells,
     near_errors,
     normalised_weights,
     pool,
-    territory,
     weight_penalty,
 )
 from lodestar_live.lodestar.network import Network
-from lodestar_live.lodestar.views import ViewMaker, Views
+from lodestar_live.lodestar.views import ViewMaker
 
 ANCHOR_RATE = 0.05
 ANCHOR_REST = 0.5  # of the steps; an untrained network would pull it to the centroid
 WARM_UP = 0.15
 LAST_RATE = 1e-3
-AT_ONCE = 10  # batches drawn and settled together: what torch does per call is shared
-TRUST_CROWDED = 0.5
-TRUST_CUT = 0.1
-TRUST_TOUCHING = 0.1
-TOUCHING, CLEAR = 2.0, 4.0  # distances of neighbours, in radii of 90 % of the energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,76 +113,51 @@ def fit(
     """
     optimiser = _optimiser(network, recipe)
     result = Fit(anchor.clone())
+    lessons = draw_lessons(network, maker, result, batch=recipe.batch)
     started = time.perf_counter()
     network.train()
-    for step, lesson in enumerate(_lessons(network, maker, recipe, result)):
-        loss, spread = _step_loss(network, lesson, recipe, result)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimiser.step(recipe.learning_rate * _rate(step, recipe))
-        result.loss.append(float(loss.detach()))
-        result.consistency_px.append(float(spread.detach()))
-        if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
-            progress(_describe(result, recipe, time.perf_counter() - started))
+    with closing(lessons):
+        for step, lesson in enumerate(islice(lessons, recipe.steps)):
+            loss, spread, offset = _step_loss(network, lesson, recipe, result.anchor)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            optimiser.step(recipe.learning_rate * _rate(step, recipe))
+            result.loss.append(float(loss.detach()))
+            result.consistency_px.append(float(spread.detach()))
+            if recipe.target == "anchor" and step >= ANCHOR_REST * recipe.steps:
+                residual = offset.median(dim=0).values - result.anchor
+                result.anchor = result.anchor + ANCHOR_RATE * residual
+            if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
+                progress(_describe(result, recipe, time.perf_counter() - started))
     network.eval()
     result.seconds = time.perf_counter() - started
     return result
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Lesson:
-    """One batch: prepared images, whose views they are, what is asked of the votes.
+def _step_loss(
+    network: Network, lesson: Lesson, recipe: Recipe, anchor: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss of one mini-batch, and of its first copies what was found.
 
-    `kept` (m, h, w): own cells that were not dropped. `trust` (m,): of sum 1.
+    That is: the loss, the mean vote spread (px), and (n, 2 + extra) where in the crop
+    the network puts the tracked point.
     """
-
-    images: Tensor
-    views: Views
-    shared: Territory
-    kept: Tensor
-    trust: Tensor
-
-
-def _lessons(
-    network: Network, maker: ViewMaker, recipe: Recipe, result: Fit
-) -> Iterator[_Lesson]:
-    """Yield one lesson per step; the next views are drawn while these are learnt.
-
-    Beside the drawing thread the learning one needs no others, so both work on at their
-    own pace when the machine is busy with something else.
-    """
-    left = recipe.steps
-    side_px, stride = maker.settings.side_px, network.stride
-    cells_px = cell_positions(side_px, stride)
-    near_px = max(2.0 * stride, maker.radius_px)
-    reach = Reach(near_px, far_px=1.5 * near_px + stride, here_px=0.75 * stride)
-
-    def draw() -> tuple[Views, Tensor, Tensor]:
-        views = maker.draw(recipe.batch, batches=AT_ONCE)
-        kept = kept_cells((len(views.view), *cells_px.shape[:2]), maker.generator)
-        return views, network.prepare(views.images), kept
-
-    with ThreadPoolExecutor(1, thread_name_prefix="views") as ahead:
-        drawing = ahead.submit(draw)
-        while left > 0:
-            views, images, kept = drawing.result()
-            if left > AT_ONCE:
-                drawing = ahead.submit(draw)
-            placed = views.place(result.anchor)[:, :2]
-            shared = territory(placed, views, cells_px, reach, batches=AT_ONCE)
-            trust = _trust(placed, views, maker).view(AT_ONCE, -1)
-            trust = trust / trust.sum(1, keepdim=True).clamp(min=1e-6)
-            lessons = zip(
-                images.chunk(AT_ONCE),
-                views.split(AT_ONCE),
-                shared.split(AT_ONCE),
-                (shared.own * kept).chunk(AT_ONCE),
-                trust,
-                strict=True,
-            )
-            for lesson in islice(lessons, left):
-                yield _Lesson(*lesson)
-            left -= AT_ONCE
+    views, shared, trust = lesson.views, lesson.shared, lesson.trust
+    votes, rho = network.votes(lesson.images, prepared=True)
+    copies, weighing = votes[views.view], rho[views.view]
+    pooled = pool(copies, normalised_weights(weighing, lesson.kept))
+    found = views.take_back(pooled.positions)
+    target = views.place(anchor if recipe.target == "anchor" else found.mean(dim=0))
+    between = ((pooled.positions - target).abs().sum(1) * trust).sum()
+    within = (pooled.spread_px * trust).sum()
+    loss = between + recipe.within * within
+    if recipe.near:
+        errors = near_errors(copies, target, shared.near)
+        loss = loss + recipe.near * (errors * trust).sum()
+    if recipe.weight_penalty:
+        penalty = weight_penalty(rho, weighing, shared)
+        loss = loss + recipe.weight_penalty * penalty
+    return loss, within, found.detach()[: len(views.images)]
 
 
 def _optimiser(network: Network, recipe: Recipe) -> Adam:
@@ -208,61 +175,6 @@ def _rate(step: int, recipe: Recipe) -> float:
         return max(done / WARM_UP, LAST_RATE)
     fall = 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
     return max(fall, LAST_RATE)
-
-
-def _step_loss(
-    network: Network, lesson: _Lesson, recipe: Recipe, result: Fit
-) -> tuple[Tensor, Tensor]:
-    """Return the loss of one mini-batch and its mean vote spread (px)."""
-    views, shared, trust = lesson.views, lesson.shared, lesson.trust
-    votes, rho = network.votes(lesson.images, prepared=True)
-    copies, weighing = votes[views.view], rho[views.view]
-    pooled = pool(copies, normalised_weights(weighing, lesson.kept))
-    target = _target(views, pooled.positions, result.anchor, recipe)
-    between = ((pooled.positions - target).abs().sum(1) * trust).sum()
-    within = (pooled.spread_px * trust).sum()
-    loss = between + recipe.within * within
-    if recipe.near:
-        errors = near_errors(copies, target, shared.near)
-        loss = loss + recipe.near * (errors * trust).sum()
-    if recipe.weight_penalty:
-        penalty = weight_penalty(rho, weighing, shared)
-        loss = loss + recipe.weight_penalty * penalty
-    is_settled = len(result.loss) >= ANCHOR_REST * recipe.steps
-    if recipe.target == "anchor" and is_settled:
-        lone = len(views.images)
-        residual = views.take_back(pooled.positions.detach())[:lone]
-        step = residual.median(dim=0).values - result.anchor
-        result.anchor = result.anchor + ANCHOR_RATE * step
-    return loss, within
-
-
-def _target(views: Views, positions: Tensor, anchor: Tensor, recipe: Recipe) -> Tensor:
-    if recipe.target == "anchor":
-        return views.place(anchor)
-    return views.place(views.take_back(positions).mean(dim=0))
-
-
-def cell_positions(side_px: int, stride: int) -> Tensor:
-    """Return the cells' own positions in a square view, (h, w, 2), px."""
-    axis = torch.arange(side_px // stride) * stride + (stride - 1) / 2
-    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
-
-
-def _trust(yx: Tensor, views: Views, maker: ViewMaker) -> Tensor:
-    """Weigh the copies (m,) at `yx`: hard ones must not drown what easy ones teach.
-
-    A lone particle counts fully; one among others less, the less the nearer the next;
-    one that the view's edge cuts little, and one whose centre lies outside not at all.
-    """
-    last = maker.settings.side_px - 1
-    margin = torch.minimum(yx, last - yx).amin(dim=1)
-    trust = torch.where(views.is_lone[views.view], 1.0, TRUST_CROWDED)
-    trust = torch.where(margin < maker.radius_px, TRUST_CUT, trust)
-    same_view = (views.view[:, None] == views.view).fill_diagonal_(False)
-    apart_px = torch.cdist(yx, yx).where(same_view, torch.inf).amin(dim=1)
-    clear = (apart_px / maker.radius_px - TOUCHING) / (CLEAR - TOUCHING)
-    return torch.where(margin < 0, 0.0, trust) * clear.clamp(TRUST_TOUCHING, 1.0)
 
 
 def _describe(result: Fit, recipe: Recipe, elapsed_s: float) -> TrainingStep:

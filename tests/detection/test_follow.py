@@ -38,7 +38,7 @@ def test_following_gives_the_positions_of_full_passes(detector) -> None:
     for frame in movie(9):
         followed = by_row(follower(frame, seen).positions_px)
         passes.append(follower.was_full)
-        # Levels are the last full pass's, measured to 1 %; more than 0.02 px would show.
+        # Levels are the last full pass's, measured to 1 %.
         np.testing.assert_allclose(
             followed, by_row(detector(frame).positions_px), atol=0.02
         )
