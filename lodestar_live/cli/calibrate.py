@@ -166,7 +166,7 @@ def _measure(
             bench,
             step_um=step_um,
             n_moves=moves,
-            objective=str(core.get_current_pixel_size_config()),
+            objective=microscope.objective,
             microscope_um_per_px=_affine(core.get_pixel_size_affine()),
             progress=lambda done, total: progress.update(
                 task, completed=done, total=total

@@ -97,7 +97,9 @@ def run_demo(
         settings = settings.model_copy(update={"training": training})
     with open_microscope(settings.microscope) as microscope:
         tell("MMCore runs headless with the DemoCamera: fluorescent beads, 16 bit.")
-        calibration = measure_calibration(CoreStage(microscope), microscope.snap)
+        calibration = measure_calibration(
+            CoreStage(microscope), microscope.snap, objective=microscope.objective
+        )
         tell(
             f"Stage calibrated on the beads: {calibration.residual_px:.3f} px residual."
         )
