@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.simulation.beads import BeadField
 
@@ -28,9 +29,8 @@ def bead_snapshot() -> Pixels:
 
 @pytest.fixture(scope="session")
 def bead_model(bead_snapshot: Pixels, tmp_path_factory) -> Path:
-    """Give a model really trained, once per session, on one bead of that frame."""
-    from lodestar_live import train
+    """Give a model really trained, once per session, on one bead of that frame.
 
-    path = tmp_path_factory.mktemp("model") / "beads.onnx"
-    train(bead_snapshot, seed=0).export(path)
-    return path
+    As the quick benches train theirs: by the command, with enough steps for beads.
+    """
+    return train_on_beads(bead_snapshot, tmp_path_factory.mktemp("model"), quick=True)

@@ -7,13 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import zmq
 
-from lodestar_live.data import StagePosition
 from lodestar_live.recording import Recording
-from lodestar_live.simulation.beads import BeadField
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,21 +40,6 @@ def config(folder, **sections) -> Path:
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     path = folder / "settings.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """Train once, with the command, on the DemoCamera's beads."""
-    folder = tmp_path_factory.mktemp("train")
-    image = BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
-    np.save(folder / "beads.npy", image)
-    path = folder / "beads.onnx"
-    result = cli("train", folder / "beads.npy", "-o", path, "--steps", 400, "--json")
-    assert result.returncode == 0, result.stderr
-    assert path.is_file()
-    assert (folder / "training.png").stat().st_size > 10_000
-    assert len(json.loads(result.stdout)["crop"]["at_px"]) == 2
     return path
 
 
@@ -99,8 +81,8 @@ def test_demo_refocuses_holograms_and_measures_z_and_polarizability(tmp_path) ->
     assert (Path(facts["run_folder"]) / "plots.png").stat().st_size > 200_000
 
 
-def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, model) -> None:
-    path = config(tmp_path, detection={"model": str(model)})
+def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, bead_model) -> None:
+    path = config(tmp_path, detection={"model": str(bead_model)})
     result = cli("run", path, "--json")
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
@@ -135,12 +117,12 @@ def test_replay_of_a_real_movie_gives_tracks(tmp_path, real_data) -> None:
     assert len(set(tracks["track_id"])) == 5  # the five beads, each seen throughout
 
 
-def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, model) -> None:
+def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, bead_model) -> None:
     with zmq.Context() as context, context.socket(zmq.PUB) as taken:
         port = taken.bind_to_random_port("tcp://127.0.0.1")
         path = config(
             tmp_path,
-            detection={"model": str(model)},
+            detection={"model": str(bead_model)},
             streams={
                 "stream": f"tcp://127.0.0.1:{port}",
                 "latest": "tcp://127.0.0.1:0",
@@ -163,20 +145,20 @@ def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, model) -> None:
     ids=["missing-model", "unknown-key", "armed-without-calibration"],
 )
 def test_bad_settings_are_refused_with_one_readable_error(
-    tmp_path, model, sections, message
+    tmp_path, bead_model, sections, message
 ) -> None:
-    sections = {"detection": {"model": str(model)}, **sections}
+    sections = {"detection": {"model": str(bead_model)}, **sections}
     result = cli("run", config(tmp_path, **sections))
     assert result.returncode == 1
     assert message in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.stderr
 
 
-def test_doctor_checks_a_model_and_finds_the_matching_pair(model) -> None:
-    result = cli("doctor", model, "--json")
+def test_doctor_checks_a_model_and_finds_the_matching_pair(bead_model) -> None:
+    result = cli("doctor", bead_model, "--json")
     findings = json.loads(result.stdout)
     assert findings["demo microscope"]["ok"]
-    assert findings[f"model {model}"]["ok"]
+    assert findings[f"model {bead_model}"]["ok"]
 
 
 def test_unknown_command_is_bad_usage() -> None:
