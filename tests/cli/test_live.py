@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,23 +95,39 @@ def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, bead_model) ->
 
 
 def test_run_trains_on_the_first_frame_and_then_tracks(tmp_path) -> None:
-    path = config(
-        tmp_path,
-        acquisition={"n_frames": 2500, "exposure_ms": 10.0},
-        training={"steps": 300},
-        microscope={"backend": "demo"},
-    )
-    result = cli("run", path, "--json")
-    assert result.returncode == 0, result.stderr
-    counts = json.loads(result.stdout)["counts"]
+    path = config(tmp_path, acquisition={"exposure_ms": 10.0}, training={"steps": 400})
+    command = [sys.executable, "-m", "lodestar_live", "run", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
+        try:
+            wait_for_tracking(tmp_path, run)
+            run.send_signal(signal.SIGTERM)
+            said, _ = run.communicate(timeout=30)
+        finally:
+            run.kill()
+    assert run.returncode == 0
+    counts = json.loads(said)["counts"]
     assert counts["waiting"] > 0
     assert counts["processed"] > 0
-    assert counts["received"] == 2500
+    assert counts["failed"] == 0
+
+
+def wait_for_tracking(folder: Path, run: subprocess.Popen[str]) -> None:
+    """Wait until the run in `folder` has trained and recorded a tracked frame."""
+    deadline_s = time.monotonic() + 150
+    while not any(has_tracked(path.parent) for path in folder.glob("*/model.onnx")):
+        assert run.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
+def has_tracked(folder: Path) -> bool:
+    with Recording(folder) as recording:
+        return "processed" in recording.frames()["state"]
 
 
 def test_replay_of_a_real_movie_gives_tracks(tmp_path, real_data) -> None:
     movie = real_data / "ring_beads/bf_00-49.tif"
-    result = cli("replay", movie, "--out", tmp_path, "--json")
+    path = config(tmp_path, training={"steps": 400})
+    result = cli("replay", movie, "--config", path, "--out", tmp_path, "--json")
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts["counts"]["processed"] == 50
