@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import zmq
 
+from lodestar_live.demo import run_demo
+from lodestar_live.errors import SettingsError
 from lodestar_live.recording import Recording
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,6 +83,12 @@ def test_demo_refocuses_holograms_and_measures_z_and_polarizability(tmp_path) ->
     assert Path(facts["report_path"]).stat().st_size > 200_000
     assert cli("plot", facts["run_folder"]).returncode == 0
     assert (Path(facts["run_folder"]) / "plots.png").stat().st_size > 200_000
+
+
+@pytest.mark.parametrize("options", [{"pick": True}, {"steps": 100}])
+def test_a_scene_that_trains_on_nothing_takes_no_word_on_training(options) -> None:
+    with pytest.raises(SettingsError, match="shipped model"):
+        run_demo(scene="holograms", **options)
 
 
 def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, bead_model) -> None:
