@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.simulation.beads import BeadField
+
+# Read by torch when it is first imported. On two cores that something else uses, too,
+# a training whose threads spin takes from 6 to 53 s; one whose threads sleep 7 to 13 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -101,8 +101,11 @@ def roundest(image: np.ndarray) -> np.ndarray:
     return np.array(np.unravel_index(smooth.argmax(), smooth.shape))
 
 
-def test_the_demo_tracks_what_was_clicked(tmp_path, open_page, until, opened) -> None:
+def test_the_demo_tracks_what_was_clicked(
+    tmp_path, open_page, until, opened, monkeypatch
+) -> None:
     """The whole command; `run --pick` lets the user click by the same means."""
+    monkeypatch.delenv("OMP_WAIT_POLICY")  # which the tests set for themselves
     command = ["nice", "-n", "7", sys.executable, "-m", "lodestar_live", "demo"]
     command += ["--pick", "--json", "--steps", "250", "--frames", "20", "--port", "0"]
     command += ["--out", str(tmp_path / "demo")]
