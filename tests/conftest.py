@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.simulation.beads import BeadField
+
+# Read by torch when it is first imported. On two cores that something else uses, too,
+# a training whose threads spin takes from 6 to 53 s; one whose threads sleep 7 to 13 s.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,9 +34,8 @@ def bead_snapshot() -> Pixels:
 
 @pytest.fixture(scope="session")
 def bead_model(bead_snapshot: Pixels, tmp_path_factory) -> Path:
-    """Give a model really trained, once per session, on one bead of that frame."""
-    from lodestar_live import train
+    """Give a model really trained, once per session, on one bead of that frame.
 
-    path = tmp_path_factory.mktemp("model") / "beads.onnx"
-    train(bead_snapshot, seed=0).export(path)
-    return path
+    As the quick benches train theirs: by the command, with enough steps for beads.
+    """
+    return train_on_beads(bead_snapshot, tmp_path_factory.mktemp("model"), quick=True)

@@ -16,25 +16,28 @@ from typing import Any
 
 import numpy as np
 
+from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.bench.report import BenchReport, Table
-from lodestar_live.data import Pixels
 from lodestar_live.live import LiveTracker
-from lodestar_live.live.first_model import train_and_wait
 from lodestar_live.microscope import acquire_sequence, open_demo
-from lodestar_live.settings import Settings, TrainingSettings, parse_settings
+from lodestar_live.settings import Settings, parse_settings
 
 _SIDE_PX = 512
 _EXPOSURE_MS = 5.0
 _WAYS = {"LiveTracker": False, "LiveTracker, frame handed on": True}
 
 
-def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
+def run(
+    *, quick: bool = False, seed: int = 0, model: Path | None = None
+) -> BenchReport:
     """Measure hook time and acquisition rate with and without the tracker."""
     n_frames, n_rounds = (60, 2) if quick else (400, 5)
     with tempfile.TemporaryDirectory() as folder, open_demo(_SIDE_PX) as microscope:
         microscope.core.set_exposure(_EXPOSURE_MS)
-        training = TrainingSettings(seed=seed, steps=200 if quick else None)
-        settings = _settings(microscope.snap(), Path(folder), training)
+        if model is None:
+            snapshot = microscope.snap()
+            model = train_on_beads(snapshot, Path(folder), seed=seed, quick=quick)
+        settings = _settings(model, Path(folder))
         rates: dict[str, list[float]] = defaultdict(list)
         hook_us: dict[str, list[float]] = defaultdict(list)
         for _ in range(n_rounds):
@@ -53,8 +56,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     return _report(medians, hook_us, share, quick=quick)
 
 
-def _settings(snapshot: Pixels, folder: Path, training: TrainingSettings) -> Settings:
-    model = train_and_wait(snapshot, training, folder, show=False)
+def _settings(model: Path, folder: Path) -> Settings:
     return parse_settings(
         {
             "detection": {"model": str(model)},

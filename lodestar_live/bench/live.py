@@ -6,7 +6,6 @@ model is trained in a process of its own, so that this one never imports torch.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import threading
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 
+from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.bench._timing import resident_mb
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.live import LiveTracker
@@ -28,7 +27,9 @@ from lodestar_live.streams import Message, Subscriber
 _EXPOSURE_MS = 10.0
 
 
-def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
+def run(
+    *, quick: bool = False, seed: int = 0, model: Path | None = None
+) -> BenchReport:
     """Measure rate, latency, drops, processor share and memory at several sizes."""
     report = BenchReport("live")
     table = Table(
@@ -40,7 +41,10 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         ],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        model = _train(Path(folder), seed=seed, quick=quick)
+        if model is None:
+            with open_demo(exposure_ms=_EXPOSURE_MS) as microscope:
+                snapshot = microscope.snap()
+            model = train_on_beads(snapshot, Path(folder), seed=seed, quick=quick)
         for side in (512,) if quick else (512, 1024, 2048):
             n_frames = 40 if quick else 400
             row = _measure(side, n_frames, model, Path(folder))
@@ -55,20 +59,6 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         f"torch imported: {'torch' in sys.modules}.",
     ]
     return report
-
-
-def _train(folder: Path, *, seed: int, quick: bool) -> Path:
-    """Train on a frame of the demo microscope, in another process."""
-    with open_demo(exposure_ms=_EXPOSURE_MS) as microscope:
-        tifffile.imwrite(
-            folder / "snapshot.tif", microscope.snap(), photometric="minisblack"
-        )
-    model = folder / "beads.onnx"
-    command = [sys.executable, "-m", "lodestar_live", "train"]
-    options = [str(folder / "snapshot.tif"), "-o", str(model), "--seed", str(seed)]
-    options += ["--steps", "200"] if quick else []
-    subprocess.run([*command, *options], check=True, capture_output=True)  # noqa: S603
-    return model
 
 
 def _measure(side: int, n_frames: int, model: Path, folder: Path) -> list[Any]:

@@ -11,23 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
+from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.bench.report import BenchReport, Table
-from lodestar_live.live.first_model import train_and_wait
 from lodestar_live.live.session import run_session
 from lodestar_live.microscope import open_demo
-from lodestar_live.settings import TrainingSettings, parse_settings
+from lodestar_live.settings import parse_settings
 
 _MIB = 2**20
 _WARM_SHARE = 0.15  # of the run: sessions, queues and pools fill once
 
 
-def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
+def run(
+    *, quick: bool = False, seed: int = 0, model: Path | None = None
+) -> BenchReport:
     """Track live at 512x512 for 60 s (quick: 8 s) and follow the resident memory."""
     duration_s = 8.0 if quick else 60.0
     stop, samples_mib = threading.Event(), [[0.0, resident_mib()]]
-    training = TrainingSettings(seed=seed, steps=200 if quick else None)
     with tempfile.TemporaryDirectory() as folder, open_demo() as microscope:
-        model = train_and_wait(microscope.snap(), training, Path(folder), show=False)
+        if model is None:
+            snapshot = microscope.snap()
+            model = train_on_beads(snapshot, Path(folder), seed=seed, quick=quick)
         settings = parse_settings(
             {
                 "acquisition": {"exposure_ms": 10.0},

@@ -23,6 +23,10 @@ def run_bench(
     out: Annotated[
         Path | None, typer.Option(help="Folder for NAME.json and NAME.md.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="For live, hook and soak: of the DemoCamera's beads."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run benchmarks with their baselines; without a name, list them."""
@@ -30,7 +34,7 @@ def run_bench(
         typer.echo("\n".join(bench.names()))
         return
     for chosen in bench.names() if name == "all" else [name]:
-        report = bench.run(chosen, quick=quick, seed=seed)
+        report = bench.run(chosen, quick=quick, seed=seed, model=model)
         if as_json:
             typer.echo(json.dumps(report.as_json(), default=float))
         else:

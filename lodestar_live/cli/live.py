@@ -54,6 +54,9 @@ def demo(
     ] = 5556,
     view: View = False,
     pick: Pick = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Mini-batches of the training.")
+    ] = None,
     browser: Browser = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -69,6 +72,7 @@ def demo(
             scene=scene,
             port=port,
             pick=pick,
+            steps=steps,
             say=None if as_json else console.print,
             on_start=_page(stack, view=view, browser=browser, quiet=as_json),
         )

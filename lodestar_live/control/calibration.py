@@ -118,8 +118,9 @@ class Calibration:
         max_age_days: float,
         now: datetime | None = None,
         pixel_size_um: float | None = None,
+        objective: str | None = None,
     ) -> None:
-        """Refuse a stale, inexact or contradicted calibration.
+        """Refuse a stale, inexact or contradicted calibration, or another objective's.
 
         Parameters
         ----------
@@ -129,12 +130,20 @@ class Calibration:
             For tests; None: the present.
         pixel_size_um
             What the microscope says; None or NaN: it does not know.
+        objective
+            The one in place, as the microscope names it; None or "": it does not know.
 
         Raises
         ------
         CalibrationError
             With the number that was wrong and what was expected.
         """
+        if objective and self.objective and objective != self.objective:
+            raise CalibrationError(
+                f"calibration was measured with objective {self.objective!r}, but "
+                f"{objective!r} is in place. Change the objective back, or run "
+                "lodestar-live calibrate with this one."
+            )
         age_days = ((now or datetime.now(UTC)) - self.measured).total_seconds() / 86400
         if age_days > max_age_days:
             raise CalibrationError(

@@ -20,7 +20,7 @@ import numpy as np
 from lodestar_live.control.acquisition import AcquisitionEvent, EventStage
 from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.calibration import Calibration, load_calibration
-from lodestar_live.control.driver import PropertyDriver, StageDriver
+from lodestar_live.control.driver import DeviceDriver, StageDriver
 from lodestar_live.control.focus import FocusLock
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.groups import Centroid, Followed, Nobody, Place, Visit
@@ -55,7 +55,8 @@ class Controller:
     tell
         Takes an event per command, refusal and change of state; thread-safe.
     properties
-        Where rules set device properties. None: nowhere.
+        Where rules set device properties, and what knows the objective in place, to
+        refuse a calibration of another one. None: nothing does.
     calibration
         None: read from the file that the settings name.
     pixel_size_um
@@ -75,12 +76,12 @@ class Controller:
         *,
         clock: Callable[[], float],
         tell: Callable[[Event], None],
-        properties: PropertyDriver | None = None,
+        properties: DeviceDriver | None = None,
         calibration: Calibration | None = None,
         pixel_size_um: float | None = None,
     ) -> None:
         self.settings, self._clock, self._tell = settings, clock, tell
-        calibration = _usable(settings, calibration, pixel_size_um)
+        calibration = _usable(settings, calibration, pixel_size_um, properties)
         response = calibration.response if calibration else StageResponse()
         self._map = calibration.map if calibration else None
         self.moves = MoveLog(response)
@@ -374,6 +375,7 @@ def _usable(
     settings: ControlSettings,
     calibration: Calibration | None,
     pixel_size_um: float | None,
+    devices: DeviceDriver | None,
 ) -> Calibration | None:
     if calibration is None and settings.calibration is not None:
         calibration = load_calibration(settings.calibration)
@@ -384,9 +386,20 @@ def _usable(
                 "a file made by lodestar-live calibrate."
             )
         return None
+    objective = None if devices is None else devices.objective()
     calibration.require_usable(
-        max_age_days=settings.max_calibration_age_days, pixel_size_um=pixel_size_um
+        max_age_days=settings.max_calibration_age_days,
+        pixel_size_um=pixel_size_um,
+        objective=objective,
     )
+    if objective is not None and not (objective and calibration.objective):
+        logger.warning(
+            "whether the calibration is of the objective in place cannot be checked: "
+            "the calibration names %r, the microscope %r. Name the objectives in "
+            "Micro-Manager (pixel sizes, or a config group 'Objective') and calibrate.",
+            calibration.objective,
+            objective,
+        )
     return calibration
 
 

@@ -35,3 +35,10 @@ class PropertyDriver(Protocol):
 
     def set_property(self, device: str, name: str, value: str) -> None:
         """Set one property, as Micro-Manager names it."""
+
+
+class DeviceDriver(PropertyDriver, Protocol):
+    """The microscope beside its stage: device properties and the objective."""
+
+    def objective(self) -> str:
+        """Return the name of the objective in place; "" where none is known."""

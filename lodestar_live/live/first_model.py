@@ -59,7 +59,9 @@ class TrainingProcess:
         self._on_ready, self._on_failure = on_ready, on_failure
         self._cancelled = False
         command = _command(image_path, self.model_path, settings)
-        self._process = self._start(command, show or settings.pick)
+        self._process = self._start(
+            command, on_terminal=show or settings.pick, is_alone=show
+        )
         self._thread = threading.Thread(
             target=self._wait, name="lodestar-training", daemon=True
         )
@@ -76,22 +78,25 @@ class TrainingProcess:
         """Wait until the training is over and has called back."""
         self._thread.join(timeout_s)
 
-    def _start(self, command: list[str], show: bool) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: list[str], *, on_terminal: bool, is_alone: bool
+    ) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
         environment = {**os.environ, "PYTHONPATH": path}
-        if not show:  # beside an acquisition: idle threads must not spin for the cores
+        if not is_alone:  # beside an acquisition: idle threads must not spin
             environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        log = None if show else self._log_path.open("wb")
+        log = None if on_terminal else self._log_path.open("wb")
         try:
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                command, stdout=log, stderr=None if show else log, env=environment
+                command, stdout=log, stderr=log, env=environment
             )
         finally:
             if log is not None:
                 log.close()
-        if hasattr(os, "setpriority") and not show:
-            os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        if hasattr(os, "setpriority") and not is_alone:
+            nicer = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+            os.setpriority(os.PRIO_PROCESS, process.pid, nicer)
         return process
 
     def _wait(self) -> None:

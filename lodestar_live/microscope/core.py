@@ -47,6 +47,11 @@ class Microscope:
         size_um = float(self.core.get_pixel_size_um())
         return size_um if size_um > 0 else float("nan")
 
+    @property
+    def objective(self) -> str:
+        """What Micro-Manager calls the objective in place; see `read_objective`."""
+        return read_objective(self.core)
+
     def snap(self) -> Pixels:
         """Take one image outside any acquisition; shape (y, x)."""
         core = self.core
@@ -147,6 +152,19 @@ def start_headless(
             "speak the same device interface (`lodestar-live doctor`)."
         ) from error
     return Microscope(pycromanager.Core(), is_python=True, owns_core=True)
+
+
+def read_objective(core: Any) -> str:
+    """Return the name of the objective in place, as the configuration names it.
+
+    The pixel-size configuration that matches the devices as they stand (``Res10x``),
+    or else the preset of a config group ``Objective`` (``10X``). "" where neither is
+    defined, or the turret stands at a place that neither names.
+    """
+    name = str(core.get_current_pixel_size_config())
+    if not name and core.is_group_defined("Objective"):
+        name = str(core.get_current_config("Objective"))
+    return name
 
 
 def has_active_core() -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from lodestar_live.data import StagePosition
 from lodestar_live.errors import StageError
-from lodestar_live.microscope.core import Microscope
+from lodestar_live.microscope.core import Microscope, read_objective
 from lodestar_live.microscope.substitute import read_stage
 
 
 class CoreStage:
-    """Stage, focus drive and properties of one MMCore; nothing here waits.
+    """Stage, focus, properties and objective of one MMCore; nothing here waits.
 
     Calls go through a core handle of their own, so a slow camera call never delays a
     command (the Java bridge serialises every call on one socket).
@@ -49,3 +49,7 @@ class CoreStage:
     def set_property(self, device: str, name: str, value: str) -> None:
         """Set a Micro-Manager device property."""
         self._core.set_property(device, name, value)
+
+    def objective(self) -> str:
+        """Return the name of the objective in place; "" where none is known."""
+        return read_objective(self._core)

@@ -64,5 +64,6 @@ def _start(command: list[str], *, quiet: bool) -> subprocess.Popen[bytes]:
         start_new_session=True,  # Ctrl-C ends the run first, then its page
     )
     if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
+        nicer = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, process.pid, nicer)
     return process

@@ -6,8 +6,8 @@ from lodestar_live import bench
 
 
 @pytest.mark.system
-def test_live_bench_tracks_the_demo_camera_without_torch() -> None:
-    report = bench.run("live", quick=True)
+def test_live_bench_tracks_the_demo_camera(bead_model) -> None:
+    report = bench.run("live", quick=True, model=bead_model)
     table = report.tables[0]
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["tracks"] > 0

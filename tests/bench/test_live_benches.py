@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from lodestar_live import bench
+from lodestar_live.errors import InputError
 
 pytestmark = pytest.mark.system
 
 
-def test_the_hook_bench_compares_with_and_without() -> None:
-    report = bench.run("hook", quick=True)
+def test_the_hook_bench_compares_with_and_without(bead_model) -> None:
+    report = bench.run("hook", quick=True, model=bead_model)
     rates, calls = report.tables
     ways = ["LiveTracker", "LiveTracker, frame handed on"]
     assert [row[0] for row in rates.rows] == ["none", "empty", *ways]
@@ -23,9 +24,15 @@ def test_the_hook_bench_compares_with_and_without() -> None:
     assert [(row[0], row[4]) for row in calls.rows] == [(way, 120) for way in ways]
 
 
-def test_memory_stays_flat_and_below_the_bar_in_a_live_run() -> None:
+def test_a_bench_without_a_training_refuses_a_model(bead_model) -> None:
+    with pytest.raises(InputError, match=r"takes no model; .*'soak'"):
+        bench.run("linking", quick=True, model=bead_model)
+
+
+def test_memory_stays_flat_and_below_the_bar_in_a_live_run(bead_model) -> None:
     # In a process of its own: this one holds whatever other tests imported.
     command = [sys.executable, "-m", "lodestar_live", "bench", "soak", "--quick"]
+    command += ["--model", str(bead_model)]
     root = Path(__file__).resolve().parents[2]
     result = subprocess.run(
         [*command, "--json"], capture_output=True, text=True, check=True, cwd=root

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import zmq
 
-from lodestar_live.data import StagePosition
+from lodestar_live.demo import run_demo
+from lodestar_live.errors import SettingsError
 from lodestar_live.recording import Recording
-from lodestar_live.simulation.beads import BeadField
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,21 +44,6 @@ def config(folder, **sections) -> Path:
         lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     path = folder / "settings.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """Train once, with the command, on the DemoCamera's beads."""
-    folder = tmp_path_factory.mktemp("train")
-    image = BeadField().render(StagePosition(0.0, 0.0, 0.0), (512, 512))
-    np.save(folder / "beads.npy", image)
-    path = folder / "beads.onnx"
-    result = cli("train", folder / "beads.npy", "-o", path, "--steps", 400, "--json")
-    assert result.returncode == 0, result.stderr
-    assert path.is_file()
-    assert (folder / "training.png").stat().st_size > 10_000
-    assert len(json.loads(result.stdout)["crop"]["at_px"]) == 2
     return path
 
 
@@ -99,8 +85,14 @@ def test_demo_refocuses_holograms_and_measures_z_and_polarizability(tmp_path) ->
     assert (Path(facts["run_folder"]) / "plots.png").stat().st_size > 200_000
 
 
-def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, model) -> None:
-    path = config(tmp_path, detection={"model": str(model)})
+@pytest.mark.parametrize("options", [{"pick": True}, {"steps": 100}])
+def test_a_scene_that_trains_on_nothing_takes_no_word_on_training(options) -> None:
+    with pytest.raises(SettingsError, match="shipped model"):
+        run_demo(scene="holograms", **options)
+
+
+def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, bead_model) -> None:
+    path = config(tmp_path, detection={"model": str(bead_model)})
     result = cli("run", path, "--json")
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
@@ -111,23 +103,39 @@ def test_run_with_a_model_tracks_on_the_demo_microscope(tmp_path, model) -> None
 
 
 def test_run_trains_on_the_first_frame_and_then_tracks(tmp_path) -> None:
-    path = config(
-        tmp_path,
-        acquisition={"n_frames": 2500, "exposure_ms": 10.0},
-        training={"steps": 300},
-        microscope={"backend": "demo"},
-    )
-    result = cli("run", path, "--json")
-    assert result.returncode == 0, result.stderr
-    counts = json.loads(result.stdout)["counts"]
+    path = config(tmp_path, acquisition={"exposure_ms": 10.0}, training={"steps": 400})
+    command = [sys.executable, "-m", "lodestar_live", "run", str(path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as run:
+        try:
+            wait_for_tracking(tmp_path, run)
+            run.send_signal(signal.SIGTERM)
+            said, _ = run.communicate(timeout=30)
+        finally:
+            run.kill()
+    assert run.returncode == 0
+    counts = json.loads(said)["counts"]
     assert counts["waiting"] > 0
     assert counts["processed"] > 0
-    assert counts["received"] == 2500
+    assert counts["failed"] == 0
+
+
+def wait_for_tracking(folder: Path, run: subprocess.Popen[str]) -> None:
+    """Wait until the run in `folder` has trained and recorded a tracked frame."""
+    deadline_s = time.monotonic() + 150
+    while not any(has_tracked(path.parent) for path in folder.glob("*/model.onnx")):
+        assert run.poll() is None and time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
+def has_tracked(folder: Path) -> bool:
+    with Recording(folder) as recording:
+        return "processed" in recording.frames()["state"]
 
 
 def test_replay_of_a_real_movie_gives_tracks(tmp_path, real_data) -> None:
     movie = real_data / "ring_beads/bf_00-49.tif"
-    result = cli("replay", movie, "--out", tmp_path, "--json")
+    path = config(tmp_path, training={"steps": 400})
+    result = cli("replay", movie, "--config", path, "--out", tmp_path, "--json")
     assert result.returncode == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts["counts"]["processed"] == 50
@@ -135,12 +143,12 @@ def test_replay_of_a_real_movie_gives_tracks(tmp_path, real_data) -> None:
     assert len(set(tracks["track_id"])) == 5  # the five beads, each seen throughout
 
 
-def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, model) -> None:
+def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, bead_model) -> None:
     with zmq.Context() as context, context.socket(zmq.PUB) as taken:
         port = taken.bind_to_random_port("tcp://127.0.0.1")
         path = config(
             tmp_path,
-            detection={"model": str(model)},
+            detection={"model": str(bead_model)},
             streams={
                 "stream": f"tcp://127.0.0.1:{port}",
                 "latest": "tcp://127.0.0.1:0",
@@ -163,20 +171,20 @@ def test_a_port_in_use_is_named_before_the_first_frame(tmp_path, model) -> None:
     ids=["missing-model", "unknown-key", "armed-without-calibration"],
 )
 def test_bad_settings_are_refused_with_one_readable_error(
-    tmp_path, model, sections, message
+    tmp_path, bead_model, sections, message
 ) -> None:
-    sections = {"detection": {"model": str(model)}, **sections}
+    sections = {"detection": {"model": str(bead_model)}, **sections}
     result = cli("run", config(tmp_path, **sections))
     assert result.returncode == 1
     assert message in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.stderr
 
 
-def test_doctor_checks_a_model_and_finds_the_matching_pair(model) -> None:
-    result = cli("doctor", model, "--json")
+def test_doctor_checks_a_model_and_finds_the_matching_pair(bead_model) -> None:
+    result = cli("doctor", bead_model, "--json")
     findings = json.loads(result.stdout)
     assert findings["demo microscope"]["ok"]
-    assert findings[f"model {model}"]["ok"]
+    assert findings[f"model {bead_model}"]["ok"]
 
 
 def test_unknown_command_is_bad_usage() -> None:

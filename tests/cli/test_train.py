@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 from typer.testing import CliRunner
 
 from lodestar_live.cli import app
@@ -18,8 +18,8 @@ from lodestar_live.simulation import shapes
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     pixels = shapes.sample("sphere", 1, snr=10, seed=50).images[0]
-    path = tmp_path / "crop.tif"
-    tifffile.imwrite(path, (100 + 1000 * pixels).astype(np.uint16))
+    path = tmp_path / "crop.npy"
+    np.save(path, (100 + 1000 * pixels).astype(np.uint16))
     return path
 
 
@@ -27,11 +27,12 @@ def test_train_writes_a_model_and_a_picture(image: Path, tmp_path: Path) -> None
     output = tmp_path / "sphere.onnx"
     result = CliRunner().invoke(
         app,
-        ["train", str(image), "-o", str(output), "--steps", "300", "--json"],
+        ["train", str(image), "-o", str(output), "--steps", "100", "--json"],
         catch_exceptions=False,
     )
     assert result.exit_code == 0
-    assert Detector(output).card["training"]["steps"] == 300
+    assert len(json.loads(result.stdout.splitlines()[-1])["crop"]["at_px"]) == 2
+    assert Detector(output).card["training"]["steps"] == 100
     assert (tmp_path / "training.png").stat().st_size > 10_000
 
 

@@ -165,6 +165,15 @@ def test_the_microscopes_pixel_size_can_contradict() -> None:
         GOOD.require_usable(max_age_days=30, now=GOOD.measured, pixel_size_um=0.25)
 
 
+def test_a_calibration_of_another_objective_names_both_and_the_remedy() -> None:
+    for same_or_unknown in ('60x "oil"', "", None):
+        GOOD.require_usable(
+            max_age_days=30, now=GOOD.measured, objective=same_or_unknown
+        )
+    with pytest.raises(CalibrationError, match=r"60x .oil.*Res20x.*calibrate"):
+        GOOD.require_usable(max_age_days=30, now=GOOD.measured, objective="Res20x")
+
+
 @pytest.mark.parametrize("text", ["", "a = [", 'measured = "yesterday"'])
 def test_a_broken_file_is_named(tmp_path, text) -> None:
     path = tmp_path / "c.toml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,17 +58,24 @@ def test_log_traces_records_every_frame(tmp_path, bead_model) -> None:
     assert 80 <= frames["n_detections"][-1] <= 110
 
 
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory) -> Path:
+    """Measure the demo stage once, for every hook that moves it."""
+    path = tmp_path_factory.mktemp("stage") / "calibration.toml"
+    with open_demo() as microscope:
+        measure_calibration(
+            CoreStage(microscope), microscope.snap, objective=microscope.objective
+        ).save(path)
+    return path
+
+
 @pytest.mark.parametrize("move_by", ["stage", "events"])
 def test_follow_with_stage_centres_the_nearest_bead(
-    tmp_path, bead_model, move_by
+    tmp_path, bead_model, calibration, move_by
 ) -> None:
-    with open_demo() as microscope:
-        calibration = measure_calibration(CoreStage(microscope), microscope.snap)
-    path = tmp_path / "calibration.toml"
-    calibration.save(path)
     run(
         "follow_with_stage.py", tmp_path, "--model", str(bead_model), "--armed",
-        "--calibration", str(path), "--frames", "60", "--move-by", move_by,
+        "--calibration", str(calibration), "--frames", "60", "--move-by", move_by,
     )  # fmt: skip
     run_file = recording(tmp_path)
     assert next(tmp_path.glob("*/control.png")).stat().st_size > 20_000

@@ -1,22 +1,23 @@
-"""`lodestar-live train --pick` as a user does it: command, click, drag, look, use."""
+"""`train --pick` and `demo --pick` as a user does it: command, click, use."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
+from scipy import ndimage
 
 from lodestar_live.detection import Detector
-from lodestar_live.live.first_model import train_and_wait
-from lodestar_live.settings import TrainingSettings
+from lodestar_live.recording import Recording
 from lodestar_live.simulation.fields import Scene, simulate_field
 from tests.view.test_pick import screen_at
 
@@ -75,32 +76,58 @@ def test_click_drag_and_look_then_the_very_model_looked_at_is_written(
     assert (tmp_path / "training.png").is_file()
 
 
-def test_a_run_without_a_model_lets_the_user_click(
-    field, tmp_path, open_page, until, monkeypatch
-) -> None:
-    """As `run --pick` and `demo --pick` train: beside the run, on the first frame."""
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path}/url"\n')
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch) -> Callable[[], str | None]:
+    """Stand in for the user's browser; return the address it is asked to open."""
+    browser, told = tmp_path / "browser", tmp_path / "url"
+    browser.write_text(
+        f'#!/bin/sh\necho "$1" > "{told}.part"; mv "{told}.part" "{told}"'
+    )
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER", str(browser))
-    settings = TrainingSettings(pick=True, steps=60)
-    done: list[Path] = []
-    worker = threading.Thread(
-        target=lambda: done.append(
-            train_and_wait(field.pixels, settings, tmp_path, show=False)
-        )
-    )
-    worker.start()
-    url_file = tmp_path / "url"
-    page = open_page("about:blank")
-    while not (url_file.exists() and url_file.read_text().endswith("\n")):
-        page.wait_for_timeout(50)
-        assert worker.is_alive()
-    page.goto(url_file.read_text().strip())
-    until(page, "lodestar.scene.image.width > 1")
-    place = field.positions_px[1]
-    page.mouse.click(*screen_at(page, *place))
-    page.click("#use")
-    worker.join(100)
-    crop = Detector(done[0]).card["crop"]
+    return lambda: told.read_text().strip() if told.exists() else None
+
+
+def require_modest(training: psutil.Process) -> None:
+    """Beside an acquisition no thread spins, and nobody's niceness is undone."""
+    assert training.environ()["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert training.nice() >= 7
+
+
+def roundest(image: np.ndarray) -> np.ndarray:
+    """Place (y, x) of the brightest thing well inside the image: a particle."""
+    smooth = ndimage.gaussian_filter(image.astype(float), 3)
+    smooth[:60], smooth[-60:], smooth[:, :60], smooth[:, -60:] = 0, 0, 0, 0
+    return np.array(np.unravel_index(smooth.argmax(), smooth.shape))
+
+
+def test_the_demo_tracks_what_was_clicked(
+    tmp_path, open_page, until, opened, monkeypatch
+) -> None:
+    """The whole command; `run --pick` lets the user click by the same means."""
+    monkeypatch.delenv("OMP_WAIT_POLICY")  # which the tests set for themselves
+    command = ["nice", "-n", "7", sys.executable, "-m", "lodestar_live", "demo"]
+    command += ["--pick", "--json", "--steps", "250", "--frames", "20", "--port", "0"]
+    command += ["--out", str(tmp_path / "demo")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        try:
+            page = open_page("about:blank")
+            while opened() is None:
+                page.wait_for_timeout(50)
+                assert process.poll() is None, process.stderr.read()
+            page.goto(opened())
+            require_modest(psutil.Process(process.pid).children()[0])
+            until(page, "lodestar.scene.image.width > 1")
+            place = roundest(tifffile.imread(tmp_path / "demo" / "snapshot.tif"))
+            page.mouse.click(*screen_at(page, *place))
+            page.click("#use")
+            said, complained = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0, complained
+    facts = json.loads(said)
+    assert facts["summary"]["counts"]["processed"] > 0 and facts["summary"]["n_tracks"]
+    crop = Recording(Path(facts["run_folder"])).info.model["crop"]
     np.testing.assert_allclose(crop["at_px"], place, atol=1.5)

@@ -1,0 +1,80 @@
+"""What may move: stage, focus drive and device properties."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from lodestar_live.settings.section import Range, Section
+
+
+class TravelLimits(Section):
+    """The box the stage may never leave, in stage coordinates."""
+
+    y_um: Range
+    x_um: Range
+    z_um: Range | None = Field(None, description="None: the focus drive never moves.")
+
+
+class ControlSettings(Section):
+    """What may move, and how far. Nothing moves unless `armed` and `limits` are set."""
+
+    follow: bool = Field(False, description="Keep one particle centred with the stage.")
+    armed: bool = Field(False, description="False: dry run, commands only recorded.")
+    limits: TravelLimits | None = None
+    calibration: str | None = Field(None, description="File made by `calibrate`.")
+    max_calibration_age_days: PositiveFloat = Field(
+        30.0, description="An older calibration is refused."
+    )
+    move_by: Literal["stage", "events"] = Field(
+        "stage",
+        description="stage: command it at once; events: the next acquisition event "
+        "carries the predicted position (adaptive acquisition): the engine moves, "
+        "waits and then exposes.",
+    )
+    target: Literal["nearest", "brightest", "fastest"] = Field(
+        "nearest", description="Which track is chosen when none is named."
+    )
+    mode: Literal["one", "centroid", "visit"] = Field(
+        "one",
+        description="one: a single target; centroid: the middle of a set stays in "
+        "view; visit: the members of a set in turn.",
+    )
+    dwell_s: PositiveFloat = Field(2.0, description="Time per target of `visit`.")
+    lost: Literal["search", "hold", "stop"] = Field(
+        "search",
+        description="What follows `coast_frames` without the target: search: look "
+        "where it can be by now, the stage at rest; hold: wait for the same track; "
+        "stop: end control.",
+    )
+    coast_frames: NonNegativeInt = Field(
+        5, description="Frames a lost target is followed on its prediction."
+    )
+    reacquire_frames: PositiveInt = Field(
+        3, description="Consistent frames before a found target counts as the same."
+    )
+    max_step_um: PositiveFloat = Field(50.0, description="Longest move in the plane.")
+    max_rate_hz: PositiveFloat = Field(100.0, description="Most moves per second.")
+    max_age_s: PositiveFloat = Field(
+        0.5, description="Commands from older frames are refused."
+    )
+    deadband_um: NonNegativeFloat = Field(
+        0.4, description="Smaller corrections are not worth a move."
+    )
+    focus: Literal["off", "z", "sharpness"] = Field(
+        "off",
+        description="z: keep the target's measured z at zero; sharpness: keep a "
+        "focus measure at its maximum by a two-sided search.",
+    )
+    z_deadband_um: NonNegativeFloat = 0.3
+    max_z_step_um: PositiveFloat = Field(2.0, description="Longest focus move.")
+    max_z_rate_hz: PositiveFloat = Field(10.0, description="Most focus moves a second.")
+    rules: tuple[str, ...] = Field(
+        (), description='E.g. "when n_tracks > 20: set Camera Exposure 5".'
+    )
+    properties: dict[str, Range | tuple[str, ...]] = Field(
+        {},
+        description="What rules may set and within which limits: "
+        '"Camera Exposure" = [1, 50], or a list of allowed words.',
+    )

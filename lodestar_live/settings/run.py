@@ -1,0 +1,94 @@
+"""All sections of a run, and how they are read."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lodestar_live.errors import SettingsError
+from lodestar_live.settings.control import ControlSettings
+from lodestar_live.settings.holography import HolographySettings
+from lodestar_live.settings.microscope import (
+    AcquisitionSettings,
+    LiveSettings,
+    MicroscopeSettings,
+)
+from lodestar_live.settings.outputs import RecordingSettings, StreamSettings
+from lodestar_live.settings.section import Section
+from lodestar_live.settings.tracking import (
+    DetectionSettings,
+    LinkingSettings,
+    TrainingSettings,
+)
+
+
+class Settings(Section):
+    """Everything a run needs; each section has defaults."""
+
+    name: str = "run"
+    microscope: MicroscopeSettings = MicroscopeSettings()
+    acquisition: AcquisitionSettings = AcquisitionSettings()
+    live: LiveSettings = LiveSettings()
+    training: TrainingSettings = TrainingSettings()
+    detection: DetectionSettings = DetectionSettings()
+    linking: LinkingSettings = LinkingSettings()
+    control: ControlSettings = ControlSettings()
+    streams: StreamSettings = StreamSettings()
+    recording: RecordingSettings = RecordingSettings()
+    holography: HolographySettings | None = None
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Read settings from a TOML file.
+
+    Raises
+    ------
+    SettingsError
+        The file is missing, not TOML, or has unknown keys or impossible values.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(
+            f"{path}: cannot be read ({error.strerror}); expected a TOML settings file "
+            "such as those in config/."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}.") from error
+    return parse_settings(data, source=str(path))
+
+
+def parse_settings(data: dict[str, Any], *, source: str = "settings") -> Settings:
+    """Validate settings given as a nested dictionary; errors as `load_settings`."""
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(dict(problem)) for problem in error.errors()]
+        raise SettingsError("\n".join(f"{source}: {p}" for p in problems)) from error
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    place = [str(part) for part in problem["loc"]]
+    name = ".".join(place)
+    if problem["type"] != "extra_forbidden":
+        return f"{name} = {problem['input']!r}: {problem['msg']}."
+    known = _fields_at(place[:-1])
+    close = difflib.get_close_matches(place[-1], known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+    return f"{name}: unknown key; {hint}"
+
+
+def _fields_at(place: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in place:
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(
+            c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)
+        )
+    return sorted(model.model_fields)

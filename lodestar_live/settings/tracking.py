@@ -1,0 +1,95 @@
+"""How a detector is trained and used, and how detections become tracks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from lodestar_live.settings.section import Section
+
+
+class TrainingSettings(Section):
+    """How a detector is trained on one crop."""
+
+    at_px: tuple[float, float] | None = Field(
+        None, description="(y, x) of the particle. None: a good one is chosen."
+    )
+    size_px: PositiveInt | None = Field(
+        None, description="Side of the crop. None: estimated from the particle."
+    )
+    downsample: PositiveInt | None = Field(
+        None,
+        description="The scale of tracking: blocks of so many pixels a side count as "
+        "one. None: 1, or more for crops from 128 px on.",
+    )
+    pick: bool = Field(
+        False, description="Open the first frame in the browser to click the particle."
+    )
+    network: Literal["live", "quick", "paper"] = "live"
+    quality: Literal["fast", "best"] = "fast"
+    steps: PositiveInt | None = Field(None, description="None: the network's default.")
+    seed: NonNegativeInt = 0
+
+
+class DetectionSettings(Section):
+    """How the model's maps become detections."""
+
+    model: str | None = Field(
+        None, description="Trained .onnx. None: train on the first frame."
+    )
+    threshold: float | None = Field(
+        None,
+        description="Absolute log score. None: the model's own, from its snapshot.",
+    )
+    alpha: NonNegativeFloat | None = Field(None, description="Exponent of the weight.")
+    beta: NonNegativeFloat | None = Field(
+        None, description="Exponent of the clustering metric."
+    )
+    quantile: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="The paper's per-frame quantile threshold instead.",
+    )
+    h_maxima: bool = Field(
+        False,
+        description="With `quantile`: the paper's h-maxima, the quantile being h.",
+    )
+    full_every: PositiveInt = Field(
+        1,
+        description="Look at the whole frame every n-th frame, and only around the "
+        "live tracks between; pays for few particles on large sensors. 1: always.",
+    )
+    max_detections: PositiveInt = Field(
+        5000, description="The best by score are kept; the rest is counted."
+    )
+    only_like_training: bool = Field(
+        False, description="Drop detections whose votes disagree (other shapes)."
+    )
+    least_contrast: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Drop detections fainter than this share of the frame's median one "
+        "(background texture). 0: off.",
+    )
+    engine: str = Field("auto", description="auto, cpu, openvino, cuda, tensorrt.")
+    n_threads: PositiveInt | None = None
+
+
+class LinkingSettings(Section):
+    """How detections become tracks."""
+
+    method: Literal["motion", "nearest"] = Field(
+        "motion", description="nearest: plain linear sum assignment with a distance."
+    )
+    search_radius_px: PositiveFloat | None = Field(
+        None, description="Largest step between two frames. None: learnt from the data."
+    )
+    max_gap_frames: NonNegativeInt | None = Field(
+        None, description="Frames a track may be missed, e.g. 3. None: learnt."
+    )
+    min_track_frames: PositiveInt = Field(
+        40, description="Length at which a trajectory counts as long (the paper's 40)."
+    )
