@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lodestar_live.data import FloatArray, Pixels
-from lodestar_live.detection.scale import Scale
+from lodestar_live.detection.scale import LARGEST_FACTOR, Scale
 from lodestar_live.detection.weights import LocalContrast
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.lodestar.calibrate import calibrate
@@ -37,7 +37,6 @@ Quality = Literal["fast", "best"]
 
 LARGEST_CROP_IMAGE_PX = 128
 FULL_SCALE_CROP_PX = 64  # of twice that side on, an automatic scale leaves pixels out
-LARGEST_DOWNSAMPLE = 32
 ATTEMPTS = 3
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 LOWEST_SNR = 1.75  # of the noisiest views
@@ -126,23 +125,11 @@ def train(
     started = time.perf_counter()
     # The live network's layers are too small to share: its second thread draws views.
     with _thread_count(2 if network == "paper" else 1):
-        for attempt in range(ATTEMPTS):
-            trained, result, report = _attempt(plan, seed + 1000 * attempt, progress)
-            is_last = attempt == ATTEMPTS - 1
-            if not report.problem and (report.consistency_px < SCATTERED_PX or is_last):
-                break
-            reason = report.problem or f"votes scatter {report.consistency_px:.1f} px"
-            _LOG.warning("training attempt %d: %s", attempt + 1, reason)
-        else:
-            raise ModelError(
-                f"training on the crop at (y, x) = ({at[0]:.0f}, {at[1]:.0f}), "
-                f"{size} px: {report.problem}, after {ATTEMPTS} attempts. The crop may "
-                "hold no particle or several: choose another with `at` and `size`."
-            )
+        trained, result, report, attempts = _try(plan, seed, at, size, progress)
     card = _make_card(plan, report)
     card["training"] |= {
         "seed": seed,
-        "attempts": attempt + 1,
+        "attempts": attempts,
         "seconds": round(time.perf_counter() - started, 2),
         "quality": quality,
     }
@@ -153,6 +140,28 @@ def train(
     if scale.factor > 1:
         _note_scale(card, scale)
     return model
+
+
+def _try(
+    plan: _Plan,
+    seed: int,
+    at: tuple[float, float],
+    size: int,
+    progress: Progress | None,
+) -> tuple[Network, Fit, TrainingReport, int]:
+    """Train until an attempt succeeds; also return how many it took."""
+    for attempt in range(ATTEMPTS):
+        trained, result, report = _attempt(plan, seed + 1000 * attempt, progress)
+        is_last = attempt == ATTEMPTS - 1
+        if not report.problem and (report.consistency_px < SCATTERED_PX or is_last):
+            return trained, result, report, attempt + 1
+        reason = report.problem or f"votes scatter {report.consistency_px:.1f} px"
+        _LOG.warning("training attempt %d: %s", attempt + 1, reason)
+    raise ModelError(
+        f"training on the crop at (y, x) = ({at[0]:.0f}, {at[1]:.0f}), "
+        f"{size} px: {report.problem}, after {ATTEMPTS} attempts. The crop may "
+        "hold no particle or several: choose another with `at` and `size`."
+    )
 
 
 def _choose_crop(
@@ -183,10 +192,10 @@ def _choose_crop(
 
 def _checked_factor(downsample: int | None) -> int:
     factor = 1 if downsample is None else downsample
-    if not 1 <= factor <= LARGEST_DOWNSAMPLE:
+    if not 1 <= factor <= LARGEST_FACTOR:
         raise InputError(
             f"downsample = {factor}: expected 1 (full resolution) to "
-            f"{LARGEST_DOWNSAMPLE}; leave it out and the crop's size decides."
+            f"{LARGEST_FACTOR}; leave it out and the crop's size decides."
         )
     return factor
 
