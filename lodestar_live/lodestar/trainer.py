@@ -245,7 +245,7 @@ def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
         max_shift_px=side / 8,
         noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR, 3, 20))),
         crowded=0.5,
-        neighbours=4,
+        neighbours=4 if side >= 7 * particle.radius_px else 2,
     )
 
 
