@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,7 +240,7 @@ def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
     pair_px = 2 * CELL_PX  # an even number of cells: faster when kernels are dilated
     pairs = particle.radius_px / pair_px
     widest = max(LARGEST_VIEW_PX // pair_px, round(5 * pairs))
-    side = pair_px * max(6, min(round(8 * pairs), widest))
+    side = pair_px * max(6, min(math.ceil(8 * pairs), widest))
     return ViewSettings(
         side_px=side,
         max_shift_px=side / 8,
