@@ -2,7 +2,8 @@
 
 A view is the particle rotated, mirrored and moved, all in one resampling of a
 band-limited (Fourier-upsampled) signal, then given fresh noise. In part of the views
-further copies are added, so that neighbours do not corrupt positions in crowded fields.
+further copies are added, so that neighbours do not corrupt positions in crowded fields,
+and a stuck pixel, so that it is not taken for a particle.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class ViewMaker:
         fine = torch.from_numpy(upsample(self._source(particle)).astype(np.float32))
         self._signal = fine[None, None].to(self.device)
         self._gain = particle.gain / particle.noise
+        self._contrast = particle.contrast / particle.noise
         self._size_px = particle.size_px
         self.radius_px = particle.radius_px
         axis = torch.arange(settings.side_px, device=self.device, dtype=torch.float32)
@@ -167,6 +169,7 @@ class ViewMaker:
         level = self._draw_noise_levels(n * batches)
         images = self._add_noise(total, level)
         is_lone = (torch.arange(n, device=self.device) < n - n_crowded).repeat(batches)
+        images = self._add_hot_pixels(images, level, ~is_lone)
         additive = shift.new_zeros(len(view), 0)
         return Views(images[:, None], view, turn, shift, level, is_lone, additive)
 
@@ -230,6 +233,17 @@ class ViewMaker:
         variance = scale**2 * (1 + self._gain * signal.clamp(min=0))
         white = torch.randn(signal.shape, generator=self.generator, device=self.device)
         return (signal + variance.sqrt() * white) / scale
+
+    def _add_hot_pixels(self, images: Tensor, level: Tensor, where: Tensor) -> Tensor:
+        """Add one stuck pixel to each view `where` it may; they are no particles."""
+        if self.settings.noise is None:
+            return images
+        n, side = len(images), self.settings.side_px
+        height = self._contrast * (1 + 3 * self._uniform(n)) / level
+        pixel = (self._uniform(n) * side * side).long()[:, None]
+        flat = images.flatten(1)
+        flat.scatter_add_(1, pixel, torch.where(where, height, 0.0)[:, None])
+        return flat.view_as(images)
 
 
 def upsample(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

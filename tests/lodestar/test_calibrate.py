@@ -167,6 +167,12 @@ def test_blank_frames_give_no_detections(detector, scene):
         assert len(detector(blank(scene, seed=seed).pixels)) == 0
 
 
+def test_at_most_one_stuck_pixel_in_a_hundred_is_taken_for_a_particle(detector):
+    frames = [blank(Scene(n_hot_pixels=100), seed=seed) for seed in range(4)]
+    # so dense that some lie a few pixels apart, like a particle's parts
+    assert sum(len(detector(frame.pixels)) for frame in frames) <= 4
+
+
 @pytest.fixture(scope="module", params=SHAPES)
 def shape_and_detector(request):
     shape = request.param
