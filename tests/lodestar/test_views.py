@@ -150,6 +150,15 @@ def test_particle_is_measured_as_it_was_made(shape: str) -> None:
     assert particle.contrast == pytest.approx(0.95, abs=0.17)
 
 
+@pytest.mark.parametrize("shape", ["sphere", "annulus", "ellipse", "crescent"])
+def test_noise_of_a_crop_is_measured_without_bias(shape: str) -> None:
+    crops = [shapes.sample(shape, 1, snr=10, seed=s).images[0] for s in range(24)]
+    particles = [measure_particle(crop) for crop in crops]
+    # As above; 24 crops give the means to 1 and to 2 %.
+    assert np.mean([p.noise for p in particles]) == pytest.approx(0.0348, rel=0.03)
+    assert np.mean([p.gain for p in particles]) == pytest.approx(0.0121, rel=0.07)
+
+
 @pytest.mark.parametrize(("gain", "offset"), [(0.1, 3.0), (100.0, -500.0)])
 def test_gain_and_offset_of_the_crop_do_not_change_the_views(
     gain: float, offset: float
