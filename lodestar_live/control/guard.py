@@ -37,6 +37,7 @@ class Seen(NamedTuple):
     """One frame: stage (2,) and the target's offset from it (2,), both µm."""
 
     frame_index: int
+    t_s: float
     stage_um: FloatArray
     offset_um: FloatArray
 
@@ -62,10 +63,14 @@ class SignGuard:
         self.is_verified = np.array([False, False])  # (y, x)
 
     def observe(
-        self, frame_index: int, stage_um: FloatArray, place_um: FloatArray
+        self,
+        frame_index: int,
+        t_s: float,
+        stage_um: FloatArray,
+        place_um: FloatArray,
     ) -> None:
         """Take the stage (2,) and the target's place in the sample (2,) of a frame."""
-        self._seen.append(Seen(frame_index, stage_um, place_um - stage_um))
+        self._seen.append(Seen(frame_index, t_s, stage_um, place_um - stage_um))
         if frame_index - self._seen[0].frame_index <= LONGEST_BEND_FRAMES:
             if len(self._seen) == 3:
                 self._bends.append(_bend(*self._seen))
@@ -119,9 +124,11 @@ class SignGuard:
 def _bend(a: Seen, b: Seen, c: Seen) -> tuple[FloatArray, FloatArray]:
     """Second difference of stage and offset, of frames that may not be evenly spaced.
 
-    It is twice the way from the middle one to the line through the others.
+    It is twice the way from the middle one to the line through the others. Lines are
+    drawn in time: by frame numbers a steady target would bend where a busy computer
+    lets the camera wait, and own moves follow the target's.
     """
-    share = (b.frame_index - a.frame_index) / (c.frame_index - a.frame_index)
+    share = (b.t_s - a.t_s) / (c.t_s - a.t_s) if c.t_s > a.t_s else 0.5
     stage = a.stage_um + share * (c.stage_um - a.stage_um) - b.stage_um
     offset = a.offset_um + share * (c.offset_um - a.offset_um) - b.offset_um
     return 2 * stage, 2 * offset

@@ -104,7 +104,7 @@ class Steering:
             self._guarded = followed.track_id
             if known is not None:
                 self._guard.is_verified = known
-        self._guard.observe(sight.frame_index, sight.stage_um, place)
+        self._guard.observe(sight.frame_index, sight.t_s, sight.stage_um, place)
         why = self._guard.suspicion()
         if why and self._gate.halted is None and self._gate.is_armed:
             self._gate.hold(why)

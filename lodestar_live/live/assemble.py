@@ -204,7 +204,8 @@ def assemble(
         run_folder=new_run_folder(settings),
         linker=make_linker(settings, clock),
         detect=detect,
-        engines=EngineChoice(tell, clock),
+        # What steers the stage needs its frames on time, above all the first ones.
+        engines=None if settings.control.armed else EngineChoice(tell, clock),
     )
     if settings.holography is not None:
         _require_field_model(settings, detect)
