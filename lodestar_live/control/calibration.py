@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from lodestar_live.control.driver import DeviceDriver
 from lodestar_live.control.focus import FocusCurve
 from lodestar_live.control.moves import StageResponse
 from lodestar_live.data import FloatArray
 from lodestar_live.errors import CalibrationError
 from lodestar_live.geometry import PixelToStage
+from lodestar_live.settings import ControlSettings
 
+logger = logging.getLogger(__name__)
 MAX_RESIDUAL_PX = 0.5
 MAX_CONTRADICTION = 0.10
 
@@ -227,3 +231,44 @@ def _read_focus(data: dict[str, Any]) -> FocusCurve | None:
         np.array(data["focus_response"], dtype=float),
         float(data["focus_peak"]),
     )
+
+
+def usable_calibration(
+    settings: ControlSettings,
+    calibration: Calibration | None,
+    pixel_size_um: float | None,
+    devices: DeviceDriver | None,
+) -> Calibration | None:
+    """Return the calibration a run may steer by, given or read; None in a dry run.
+
+    `devices` knows the objective in place; None: nothing does.
+
+    Raises
+    ------
+    CalibrationError
+        It is missing though the stage may move, or must not be used here.
+    """
+    if calibration is None and settings.calibration is not None:
+        calibration = load_calibration(settings.calibration)
+    if calibration is None:
+        if settings.armed:
+            raise CalibrationError(
+                "control.armed = true, but control.calibration is missing; expected "
+                "a file made by lodestar-live calibrate."
+            )
+        return None
+    objective = None if devices is None else devices.objective()
+    calibration.require_usable(
+        max_age_days=settings.max_calibration_age_days,
+        pixel_size_um=pixel_size_um,
+        objective=objective,
+    )
+    if objective is not None and not (objective and calibration.objective):
+        logger.warning(
+            "whether the calibration is of the objective in place cannot be checked: "
+            "the calibration names %r, the microscope %r. Name the objectives in "
+            "Micro-Manager (pixel sizes, or a config group 'Objective') and calibrate.",
+            calibration.objective,
+            objective,
+        )
+    return calibration

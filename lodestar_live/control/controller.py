@@ -19,7 +19,7 @@ import numpy as np
 
 from lodestar_live.control.acquisition import AcquisitionEvent, EventStage
 from lodestar_live.control.backlash import BacklashStage
-from lodestar_live.control.calibration import Calibration, load_calibration
+from lodestar_live.control.calibration import Calibration, usable_calibration
 from lodestar_live.control.driver import DeviceDriver, StageDriver
 from lodestar_live.control.focus import FocusLock
 from lodestar_live.control.gate import SafetyGate
@@ -81,7 +81,9 @@ class Controller:
         pixel_size_um: float | None = None,
     ) -> None:
         self.settings, self._clock, self._tell = settings, clock, tell
-        calibration = _usable(settings, calibration, pixel_size_um, properties)
+        calibration = usable_calibration(
+            settings, calibration, pixel_size_um, properties
+        )
         response = calibration.response if calibration else StageResponse()
         self._map = calibration.map if calibration else None
         self.moves = MoveLog(response)
@@ -369,38 +371,6 @@ class Controller:
             except Exception as error:  # the stage must stand still, the run goes on
                 logger.exception("control failed")
                 self.stop(f"control failed: {type(error).__name__}: {error}")
-
-
-def _usable(
-    settings: ControlSettings,
-    calibration: Calibration | None,
-    pixel_size_um: float | None,
-    devices: DeviceDriver | None,
-) -> Calibration | None:
-    if calibration is None and settings.calibration is not None:
-        calibration = load_calibration(settings.calibration)
-    if calibration is None:
-        if settings.armed:
-            raise CalibrationError(
-                "control.armed = true, but control.calibration is missing; expected "
-                "a file made by lodestar-live calibrate."
-            )
-        return None
-    objective = None if devices is None else devices.objective()
-    calibration.require_usable(
-        max_age_days=settings.max_calibration_age_days,
-        pixel_size_um=pixel_size_um,
-        objective=objective,
-    )
-    if objective is not None and not (objective and calibration.objective):
-        logger.warning(
-            "whether the calibration is of the objective in place cannot be checked: "
-            "the calibration names %r, the microscope %r. Name the objectives in "
-            "Micro-Manager (pixel sizes, or a config group 'Objective') and calibrate.",
-            calibration.objective,
-            objective,
-        )
-    return calibration
 
 
 def _shape(frame: Frame) -> tuple[int, int]:
