@@ -19,10 +19,10 @@ from lodestar_live.errors import ModelError
 MAX_BYTES = 64 * 2**20
 OPERATORS = frozenset(
     "Abs Add And AveragePool Cast Ceil Concat Conv DepthToSpace Div Equal Exp Flatten "
-    "Gather GatherElements Greater GreaterOrEqual LeakyRelu Less Log Max MaxPool Min "
-    "Mul Neg NonZero Not Or Pad Reciprocal ReduceMax ReduceMin ReduceSum Relu Reshape "
-    "Shape Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub TopK Transpose "
-    "Unsqueeze Where".split()
+    "Gather GatherElements GatherND Greater GreaterOrEqual LeakyRelu Less Log Max "
+    "MaxPool Min Mul Neg NonZero Not Or Pad Reciprocal ReduceMax ReduceMin ReduceSum "
+    "Relu Reshape Shape Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub "
+    "TopK Transpose Unsqueeze Where".split()
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -144,86 +144,93 @@ def _localise(
     """
     stride, channels = weights.stride, weights.channels
     offsets = np.mgrid[-radius : radius + 1, -radius : radius + 1].reshape(2, -1).T
-    columns, is_outside = _gather(nodes, weights, cells, offsets)
+    seen, is_outside = _gather(nodes, weights, cells, offsets)
 
-    grid = stride * offsets.astype(float)
-    y = nodes.add("Add", columns["dy"], nodes.constant(grid[:, 0]))
-    x = nodes.add("Add", columns["dx"], nodes.constant(grid[:, 1]))
+    axes = nodes.integers(channels.index("dy"), channels.index("dx"))
+    local = nodes.add("Gather", seen.features, axes, axis=1)
+    votes = nodes.add("Add", local, nodes.constant(stride * offsets.T))
     near = np.where(np.abs(offsets).max(axis=1) <= 1, 0.0, _FAR)
     outside = nodes.add("Mul", is_outside, nodes.constant(_FAR))
-    logits = nodes.add("Add", columns["log_weight"], outside)
+    logits = nodes.add("Add", seen.log_weight, outside)
 
     first = _share(nodes, nodes.add("Add", logits, nodes.constant(near)))
-    y0, x0 = _average(nodes, first, y), _average(nodes, first, x)
-    apart = _square_distance(nodes, (y, y0), (x, x0))
+    apart = _square_distance(nodes, votes, _average(nodes, first, votes))
     consistency = nodes.add("Sqrt", _average(nodes, first, apart))
 
     centre = nodes.integers(len(offsets) // 2)
-    y1, x1, *at_peak = (
-        nodes.add("Gather", value, centre, axis=1)
-        for value in (y, x, columns["score"], columns["log_weight"])
+    own_vote, log_weight = (
+        nodes.add("Gather", value, centre, axis=2) for value in (votes, seen.log_weight)
     )
     wide = nodes.constant(-0.5 / vote_px**2)
-    share = _gated(nodes, logits, (y, y1), (x, x1), wide)
-    y1, x1 = _average(nodes, share, y), _average(nodes, share, x)
-    scatter = _average(nodes, share, _square_distance(nodes, (y, y1), (x, x1)))
+    apart = _square_distance(nodes, votes, own_vote)
+    share = _gated(nodes, logits, apart, wide)
+    apart = _square_distance(nodes, votes, _average(nodes, share, votes))
+    scatter = _average(nodes, share, apart)
     width = nodes.add("Max", scatter, nodes.constant(LEAST_GATE_PX**2))
     narrow = nodes.add("Div", nodes.constant(-0.5), width)
-    share = _gated(nodes, logits, (y, y1), (x, x1), narrow)
-    y1, x1 = _average(nodes, share, y), _average(nodes, share, x)
-    extras = [
-        _average(nodes, share, columns[name])
-        for name in channels
-        if name not in ("dy", "dx", "rho")
-    ]
-    contrast = _strongest(nodes, columns["contrast"])
-    place = _place(nodes, cells, [y1, x1], stride)
-    measured = nodes.add("Concat", *at_peak, consistency, contrast, *extras, axis=1)
-    measured = nodes.add("Cast", measured, to=TensorProto.DOUBLE)
-    nodes.add("Concat", place, measured, name="detections", axis=1)
+    share = _gated(nodes, logits, apart, narrow)
+    measured = [seen.score, log_weight, consistency, _strongest(nodes, seen.contrast)]
+    extras = [c for c in channels if c not in ("dy", "dx", "rho")]
+    if extras:
+        which = nodes.integers(*(channels.index(name) for name in extras))
+        values = nodes.add("Gather", seen.features, which, axis=1)
+        measured.append(_average(nodes, share, values))
+    place = _place(nodes, cells, _average(nodes, share, votes), stride)
+    row = nodes.add("Concat", *measured, axis=1)
+    row = nodes.add("Cast", _flat(nodes, row), to=TensorProto.DOUBLE)
+    nodes.add("Concat", place, row, name="detections", axis=1)
+
+
+class _Seen(NamedTuple):
+    """The maps in a window around each cell, (n, channels, window)."""
+
+    features: str
+    log_weight: str
+    contrast: str
+    score: str  # of the cell itself only
 
 
 def _gather(
     nodes: Nodes, weights: NetworkWeights, cells: str, offsets: npt.NDArray[np.int_]
-) -> tuple[dict[str, str], str]:
-    """Collect every map in a window around each cell, each (n, window).
+) -> tuple[_Seen, str]:
+    """Collect the maps around each cell.
 
-    Also says which places of the window lie outside the map: (n, window).
+    Also says which places of the window lie outside the map: (n, 1, window).
     """
+    n_channels, n_window = len(weights.channels), len(offsets)
+    own = nodes.add("GatherND", "score", cells)
+    own = nodes.add("Reshape", own, nodes.integers(-1, 1, 1))
+    cells = nodes.add("Unsqueeze", cells, nodes.integers(2))
     image, _, row, column = nodes.split(cells, 4, 1)
     height, width = nodes.size("score", 2), nodes.size("score", 3)
     rows, is_row_outside = _inside(nodes, row, offsets[:, 0], height)
-    places, is_column_outside = _inside(nodes, column, offsets[:, 1], width)
-    places = nodes.add("Add", nodes.add("Mul", rows, width), places)
-    n_cells = nodes.add("Mul", height, width)
+    columns, is_column_outside = _inside(nodes, column, offsets[:, 1], width)
+    places = nodes.add("Add", nodes.add("Mul", rows, width), columns)
     is_outside = nodes.add("Or", is_row_outside, is_column_outside)
     is_outside = nodes.add("Cast", is_outside, to=TensorProto.FLOAT)
+    n_cells = nodes.add("Mul", height, width)
 
-    window = nodes.integers(-1, len(offsets))
-
-    def around(value: str, channels: Sequence[str]) -> dict[str, str]:
+    def around(value: str, places: str, n: int) -> str:
         """Single numbers are fetched fastest by GatherElements, from a flat map."""
         flat = nodes.add("Reshape", value, nodes.integers(-1))
-        first = nodes.add("Mul", image, nodes.size(value, 1))
-        found = {}
-        for index, name in enumerate(channels):
-            channel = nodes.add("Add", first, nodes.integers(index))
-            at = nodes.add("Add", nodes.add("Mul", channel, n_cells), places)
-            at = nodes.add("Reshape", at, nodes.integers(-1))
-            values = nodes.add("GatherElements", flat, at, axis=0)
-            found[name] = nodes.add("Reshape", values, window)
-        return found
+        at = nodes.add("Reshape", places, nodes.integers(-1))
+        values = nodes.add("GatherElements", flat, at, axis=0)
+        return nodes.add("Reshape", values, nodes.integers(-1, n, n_window))
 
-    columns = around("features", weights.channels)
-    for name in ("log_weight", "score", "contrast"):
-        columns |= around(name, [name])
-    return columns, is_outside
+    first = nodes.add("Mul", image, n_cells)
+    at = nodes.add("Add", first, places)
+    log_weight, contrast = around("log_weight", at, 1), around("contrast", at, 1)
+    channel = nodes.constant(np.arange(n_channels)[:, None], np.int64)
+    first = nodes.add("Mul", image, nodes.integers(n_channels))
+    first = nodes.add("Mul", nodes.add("Add", first, channel), n_cells)
+    features = around("features", nodes.add("Add", first, places), n_channels)
+    return _Seen(features, log_weight, contrast, own), is_outside
 
 
 def _inside(
     nodes: Nodes, index: str, offsets: npt.NDArray[np.int_], size: str
 ) -> tuple[str, str]:
-    """Shift indices, clipped into the map, and say which were clipped: (n, window)."""
+    """Shift indices, clipped into the map, and say which were clipped."""
     shifted = nodes.add("Add", index, nodes.integers(*offsets.tolist()))
     last = nodes.add("Sub", size, nodes.integers(1))
     clipped = nodes.add("Min", nodes.add("Max", shifted, nodes.integers(0)), last)
@@ -231,49 +238,48 @@ def _inside(
 
 
 def _share(nodes: Nodes, logits: str) -> str:
-    return nodes.add("Softmax", logits, axis=1)
+    return nodes.add("Softmax", logits, axis=2)
 
 
-def _gated(
-    nodes: Nodes, logits: str, y: tuple[str, str], x: tuple[str, str], gate: str
-) -> str:
-    """Shares that fall with a vote's distance from a place; `gate`: -1/2 width²."""
-    apart = _square_distance(nodes, y, x)
+def _gated(nodes: Nodes, logits: str, apart: str, gate: str) -> str:
+    """Shares that fall with a vote's square distance; `gate`: -1/2 width²."""
     return _share(nodes, nodes.add("Add", logits, nodes.add("Mul", apart, gate)))
 
 
-def _average(nodes: Nodes, share: str, value: str) -> str:
-    """Weighted mean over the window: (n, window) -> (n, 1)."""
-    products = nodes.add("Mul", share, value)
-    return nodes.add("ReduceSum", products, nodes.integers(1), keepdims=1)
+def _average(nodes: Nodes, share: str, values: str) -> str:
+    """Weighted mean over the window: (n, channels, window) -> (n, channels, 1)."""
+    products = nodes.add("Mul", share, values)
+    return nodes.add("ReduceSum", products, nodes.integers(2), keepdims=1)
 
 
-def _square_distance(nodes: Nodes, *pairs: tuple[str, str]) -> str:
-    squares = []
-    for value, reference in pairs:
-        difference = nodes.add("Sub", value, reference)
-        squares.append(nodes.add("Mul", difference, difference))
-    return nodes.add("Add", *squares)
+def _square_distance(nodes: Nodes, votes: str, place: str) -> str:
+    """|vote - place|²: (n, 2, window) -> (n, 1, window)."""
+    apart = nodes.add("Sub", votes, place)
+    squares = nodes.add("Mul", apart, apart)
+    return nodes.add("ReduceSum", squares, nodes.integers(1), keepdims=1)
 
 
 def _strongest(nodes: Nodes, values: str) -> str:
-    """Value farthest from 0 in the window, sign kept: (n, window) -> (n, 1)."""
-    axis = nodes.integers(1)
+    """Value farthest from 0 in the window, sign kept."""
+    axis = nodes.integers(2)
     highest = nodes.add("ReduceMax", values, axis, keepdims=1)
     lowest = nodes.add("ReduceMin", values, axis, keepdims=1)
     is_bright = nodes.add("GreaterOrEqual", highest, nodes.add("Neg", lowest))
     return nodes.add("Where", is_bright, highest, lowest)
 
 
-def _place(nodes: Nodes, cells: str, averages: Sequence[str], stride: int) -> str:
+def _place(nodes: Nodes, cells: str, average: str, stride: int) -> str:
     """Columns image, row, column, y_px, x_px in float64."""
-    image, _, row, column = nodes.split(cells, 4, 1)
-    double = [nodes.add("Cast", v, to=TensorProto.DOUBLE) for v in (image, row, column)]
+    cell = nodes.add("Cast", cells, to=TensorProto.DOUBLE)
+    which = nodes.add("Gather", cell, nodes.integers(0, 2, 3), axis=1)
     step = nodes.constant(stride, np.float64)
     half = nodes.constant((stride - 1) / 2, np.float64)
-    positions = []
-    for index, average in zip(double[1:], averages, strict=True):
-        local = nodes.add("Cast", average, to=TensorProto.DOUBLE)
-        centre = nodes.add("Add", nodes.add("Mul", index, step), half)
-        positions.append(nodes.add("Add", centre, local))
-    return nodes.add("Concat", *double, *positions, axis=1)
+    centre = nodes.add("Add", nodes.add("Mul", cell, step), half)
+    centre = nodes.add("Gather", centre, nodes.integers(2, 3), axis=1)
+    local = nodes.add("Cast", _flat(nodes, average), to=TensorProto.DOUBLE)
+    return nodes.add("Concat", which, nodes.add("Add", centre, local), axis=1)
+
+
+def _flat(nodes: Nodes, values: str) -> str:
+    """Drop the window's axis: (n, channels, 1) -> (n, channels)."""
+    return nodes.add("Squeeze", values, nodes.integers(2))
