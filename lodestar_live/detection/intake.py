@@ -24,6 +24,9 @@ class Levels(NamedTuple):
     noise: float
 
 
+_NORMALISED = Levels(0, 1)
+
+
 class Intake(NamedTuple):
     """A frame as the graph takes it.
 
@@ -32,22 +35,28 @@ class Intake(NamedTuple):
     image
         (channels, y, x), uint8, uint16 or float32.
     levels
-        What the graph subtracts from `image` and divides it by.
-    counts_per_unit
-        Camera counts per unit of normalised contrast.
+        The frame's own; its noise is also what a unit of normalised contrast is in
+        camera counts.
+    is_normalised
+        Whether `image` is: then the graph has nothing to subtract and divide by.
     bad
         True where a pixel was not a number, shape (y, x); None if all are.
     """
 
     image: Pixels
     levels: Levels
-    counts_per_unit: float
+    is_normalised: bool
     bad: Mask | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(y, x)."""
         return self.image.shape[-2:]
+
+    @property
+    def graph_levels(self) -> Levels:
+        """What the graph subtracts from `image` and divides it by."""
+        return _NORMALISED if self.is_normalised else self.levels
 
 
 def take_in(pixels: Pixels, levels: Levels | None = None) -> Intake:
@@ -77,9 +86,9 @@ def take_in(pixels: Pixels, levels: Levels | None = None) -> Intake:
         pixels, bad = _fill(pixels)
     levels = levels or Levels(*estimate(pixels))
     if pixels.dtype in _IN_GRAPH:
-        return Intake(pixels[None], levels, levels.noise, bad)
+        return Intake(pixels[None], levels, False, bad)
     image = (pixels.astype(np.float64) - levels.background) / levels.noise
-    return Intake(image.astype(np.float32)[None], Levels(0, 1), levels.noise, bad)
+    return Intake(image.astype(np.float32)[None], levels, True, bad)
 
 
 def saturated(pixels: Pixels) -> Mask | None:
@@ -100,7 +109,7 @@ def _take_field(field: npt.NDArray[np.complexfloating[Any, Any]]) -> Intake:
     image = np.stack([field.real - 1, field.imag]).astype(np.float32)
     if bad is not None:
         image[:, bad] = 0
-    return Intake(image, Levels(0, 1), 1.0, bad)
+    return Intake(image, _NORMALISED, True, bad)
 
 
 def _fill(pixels: Pixels) -> tuple[Pixels, Mask | None]:

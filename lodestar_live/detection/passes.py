@@ -174,11 +174,8 @@ def _pixels(intake: Intake, spans: IntArray) -> Feeds:
     shape = np.diff(spans[0])[:, 0]
     index = np.zeros(len(spans), np.int64)
     pixels = windows(intake.image[None], index, spans[..., 0], shape)
-    return {
-        "pixels": pixels,
-        "background": _level(intake.levels.background),
-        "scale": _level(intake.levels.noise),
-    }
+    background, scale = map(_level, intake.graph_levels)
+    return {"pixels": pixels, "background": background, "scale": scale}
 
 
 def _shares(

@@ -106,7 +106,7 @@ def to_detections(
     rows = blank_rows(DETECTION_DTYPE, len(found))
     for name in ("y_px", "x_px", "score", "consistency_px"):
         rows[name] = found[:, _AT[name]]
-    counts_per_unit = context.intake.counts_per_unit
+    counts_per_unit = context.intake.levels.noise
     rows["intensity"] = found[:, _AT["contrast"]] * counts_per_unit
     rows["sigma_px"] = sigma_px(rows, card.get("sigma"), counts_per_unit)
     extras = [c for c in card["channels"] if c not in ("dy", "dx", "rho")]
