@@ -208,15 +208,17 @@ class Detector:
         other.passes = replace(self.passes, engine=self._open(name))
         return other
 
-    def __call__(self, pixels: Pixels) -> Detections:
+    def __call__(self, pixels: Pixels, *, levels: Levels | None = None) -> Detections:
         """Find the particles of one frame.
 
         Parameters
         ----------
         pixels
             Shape (y, x), any real type; or a complex field with background 1.
+        levels
+            The frame's levels, if known; saves time.
         """
-        intake = take_in(self.scale.shrink(pixels))
+        intake = take_in(self.scale.shrink(pixels), levels)
         if self._quantile is None:
             found = self.passes.everywhere(intake, self._threshold)
         else:
@@ -245,18 +247,36 @@ class Detector:
             The frame's levels, if known (a full pass found them); saves time.
         """
         intake = take_in(self.scale.shrink(pixels), levels)
-        tiles = self._tiles(positions_px, reach_px, intake.shape)
+        tiles = self.tiles_near(pixels.shape, positions_px, reach_px=reach_px)
+        return self._look(tiles, pixels, intake)
+
+    def tiles_near(
+        self, shape: tuple[int, ...], positions_px: npt.ArrayLike, *, reach_px: float
+    ) -> Tiles:
+        """Return the tiles that `near` looks at in a frame of the given shape."""
+        around = self.scale.to_small(positions_px).reshape(-1, 2)
+        small = self._small(shape)
+        return self.layout.around(around, reach_px / self.scale.factor, small)
+
+    def share_of(self, tiles: Tiles, shape: tuple[int, ...]) -> float:
+        """Return what tiles read, as a share of a frame of the given shape."""
+        return area(tiles.pixels) / max(math.prod(self._small(shape)), 1)
+
+    def within(
+        self, tiles: Tiles, pixels: Pixels, *, levels: Levels | None = None
+    ) -> Detections:
+        """Find particles in tiles only: `near` for who knows the tiles already."""
+        intake = take_in(self.scale.shrink(pixels), levels)
+        return self._look(tiles, pixels, intake)
+
+    def _look(self, tiles: Tiles, pixels: Pixels, intake: Intake) -> Detections:
         threshold = self._threshold if self._quantile is None else NO_THRESHOLD
         found = self.passes.around(intake, tiles, threshold)
         return self._finish(found, pixels, intake)
 
-    def share_near(
-        self, shape: tuple[int, ...], positions_px: npt.ArrayLike, *, reach_px: float
-    ) -> float:
-        """Return what `near` looks at, as a share of a frame of the given shape."""
-        small = tuple(side // self.scale.factor for side in shape)
-        tiles = self._tiles(positions_px, reach_px, small)
-        return area(tiles.pixels) / max(math.prod(small), 1)
+    def _small(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that a camera frame has for the network."""
+        return tuple(side // self.scale.factor for side in shape)
 
     def levels(self, pixels: Pixels) -> Levels:
         """Return a frame's levels as `near` takes them."""
@@ -294,12 +314,6 @@ class Detector:
             features=by_name,
             stride=self.layout.stride,
         )
-
-    def _tiles(
-        self, positions_px: npt.ArrayLike, reach_px: float, shape: tuple[int, ...]
-    ) -> Tiles:
-        around = self.scale.to_small(positions_px).reshape(-1, 2)
-        return self.layout.around(around, reach_px / self.scale.factor, shape)
 
     def _open(self, engine: str) -> Engine:
         return open_engine(engine, self._proto, n_threads=self._n_threads)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from lodestar_live.data import Detections, Pixels
 from lodestar_live.detection.detector import Detector
 from lodestar_live.detection.intake import Levels
+from lodestar_live.detection.tiles import Tiles
 
 # What a tile's pixel costs, in a full frame's: open tiles save what more calls cost.
 _TILE_COST = 1.0
@@ -56,24 +57,25 @@ class Follower:
         """
         predicted = np.asarray(predicted_px, dtype=float).reshape(-1, 2)
         predicted = predicted[np.isfinite(predicted).all(axis=1)]
-        self.was_full = self._needs_full_pass(pixels, predicted)
-        if self.was_full:
+        tiles = self._tiles(pixels, predicted)
+        self.was_full = tiles is None
+        if tiles is None:
             self._since_full, self._shape = 0, pixels.shape
             self._levels = self.detector.levels(pixels)
-            return self.detector(pixels)
+            return self.detector(pixels, levels=self._levels)
         self._since_full += 1
-        return self.detector.near(
-            pixels, predicted, reach_px=self.reach_px, levels=self._levels
-        )
+        return self.detector.within(tiles, pixels, levels=self._levels)
 
-    def _needs_full_pass(
+    def _tiles(
         self, pixels: Pixels, predicted: npt.NDArray[np.float64]
-    ) -> bool:
+    ) -> Tiles | None:
+        """Return where to look; None if a full pass is due, or costs less."""
         if self._levels is None or pixels.shape != self._shape or not len(predicted):
-            return True
+            return None
         if self._since_full + 1 >= self.full_every:
-            return True
-        share = self.detector.share_near(
+            return None
+        tiles = self.detector.tiles_near(
             pixels.shape, predicted, reach_px=self.reach_px
         )
-        return _TILE_COST * share >= 1
+        cost = _TILE_COST * self.detector.share_of(tiles, pixels.shape)
+        return tiles if cost < 1 else None

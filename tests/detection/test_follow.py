@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.detection import Detector, Follower
+from lodestar_live.detection import Detector, Follower, intake
 from tests.detection import networks
 
 SHAPE = (384, 512)
@@ -31,6 +31,11 @@ def by_row(positions_px: np.ndarray) -> np.ndarray:
     return positions_px[np.argsort(positions_px[:, 0])]
 
 
+def share_near(detector: Detector, frame: np.ndarray, positions: np.ndarray) -> float:
+    tiles = detector.tiles_near(frame.shape, positions, reach_px=8.0)
+    return detector.share_of(tiles, frame.shape)
+
+
 def test_following_gives_the_positions_of_full_passes(detector) -> None:
     follower = Follower(detector, full_every=4)
     seen: np.ndarray = np.empty((0, 2))
@@ -44,6 +49,20 @@ def test_following_gives_the_positions_of_full_passes(detector) -> None:
         )
         seen = followed
     assert passes == [True, False, False, False] * 2 + [True]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float64, np.uint8])
+def test_following_finds_the_same_in_every_pixel_type(detector, dtype) -> None:
+    first, second = (frame.astype(dtype) for frame in movie(2))
+    follower = Follower(detector)
+    seen = follower(first, []).positions_px
+    followed = follower(second, seen)
+    assert not follower.was_full
+    whole = detector(second)
+    for column in ("y_px", "intensity"):
+        np.testing.assert_allclose(
+            np.sort(followed.rows[column]), np.sort(whole.rows[column]), rtol=0.01
+        )
 
 
 def test_newcomers_are_found_at_the_next_full_pass(detector) -> None:
@@ -60,11 +79,11 @@ def test_many_tiles_are_dearer_than_one_full_pass(detector) -> None:
     frame = movie(1)[0]
     follower(frame, [])
     many = np.random.default_rng(0).uniform(0, 380, (90, 2))
-    assert detector.share_near(frame.shape, many, reach_px=8.0) > 1
+    assert share_near(detector, frame, many) > 1
     follower(frame, many)
     assert follower.was_full
     few = many[:30]
-    assert detector.share_near(frame.shape, few, reach_px=8.0) < 1
+    assert share_near(detector, frame, few) < 1
     follower(frame, few)
     assert not follower.was_full
     follower(frame, [[100.0, 100.0], [np.nan, 1.0]])
@@ -83,3 +102,11 @@ def test_lost_and_outlying_predictions_do_no_harm(detector) -> None:
     frame = movie(1)[0]
     follower(frame, [])
     assert len(follower(frame, [[-50.0, 9000.0]])) == 0
+
+
+def test_a_full_pass_measures_the_levels_once(detector, monkeypatch) -> None:
+    follower = Follower(detector)
+    measured = []
+    monkeypatch.setattr(intake, "estimate", lambda p: measured.append(p) or (20.0, 4.5))
+    follower(movie(1)[0], [])
+    assert follower.was_full and len(measured) == 1
