@@ -92,7 +92,9 @@ class Passes:
         feeds = self._feeds(intake, groups)
         pairs = zip(groups, feeds, strict=True)
         fair = len(tiles) / self.engine.n_parallel
-        shares = (share for pair in pairs for share in _shares(*pair, fair))
+        shares = [share for pair in pairs for share in _shares(*pair, fair)]
+        # The longest first: no thread begins one when the others are done.
+        shares.sort(key=lambda share: len(share[0]), reverse=True)
         return self._collect(shares, threshold)
 
     def scores(self, intake: Intake) -> FloatArray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -20,8 +21,10 @@ from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.detection.opening import Opening
 
 _LEAST_STRIP_CELLS = 24  # thinner strips lose more at their edges than they gain
+_LEAST_KIND = 4  # fewer tiles are done, closed, before a run of their own would be
 
 IntArray = npt.NDArray[np.int64]
+Sides = npt.NDArray[np.bool_]  # (n, 4), as `Opening` orders them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,7 @@ class Tiles:
     owned
         Cells of the frame's map, (n, axis, start or stop).
     is_open
-        Sides on which their maps shrink, (n, 4), as `Opening` orders them.
+        Sides on which their maps shrink.
     rim_cells
         Of each `Opening`.
     """
@@ -48,7 +51,7 @@ class Tiles:
     surround: IntArray
     origin: IntArray
     owned: IntArray
-    is_open: npt.NDArray[np.bool_]
+    is_open: Sides
     rim_cells: int = 0
 
     def __len__(self) -> int:
@@ -133,11 +136,13 @@ class Layout:
         )
         return rows, columns
 
-    def parts(self, shape: Sequence[int], max_px: int, n_parallel: int) -> Tiles:
+    @lru_cache(maxsize=16)  # noqa: B019 - layouts are few numbers, and equal by value
+    def parts(self, shape: tuple[int, ...], max_px: int, n_parallel: int) -> Tiles:
         """Return strips that own every cell once and normalise for themselves.
 
         Only for models that can be opened. As many as can be computed side by side, if
-        the frame is high enough; more if it has more than `max_px` pixels.
+        the frame is high enough; more if it has more than `max_px` pixels. A camera's
+        frames are of one shape: the last answers are kept.
         """
         rows, columns = self.map_shape(shape)
         n_strips = n_parallel if rows >= n_parallel * _LEAST_STRIP_CELLS else 1
@@ -172,7 +177,7 @@ class Layout:
     ) -> Tiles:
         """Return tiles that own the cells within `reach_px` of each position.
 
-        They are open if the frame goes on all around what they read.
+        They are open where the frame goes on beyond what they read.
         """
         limits = np.array(self.map_shape(shape))
         first = np.floor((positions_px - reach_px) / self.stride).astype(np.int64)
@@ -192,8 +197,8 @@ class Layout:
         rim = _ceil(self.contrast_margin_px, grid)
         pixels = _inside(first, length, size, grid)
         surround = _inside(pixels[..., 0] - rim, length + 2 * rim, size, grid)
-        is_inner = ((first >= 0) & (first + length <= size)).all(axis=1)
-        is_open = is_inner[:, None] & np.full(4, can_open)
+        is_open = np.hstack([first >= 0, first + length <= size]) & can_open
+        is_open = _of_few_kinds(is_open)
         origin = pixels[..., 0] // self.stride
         origin += is_open[:, :2] * (self.margin_px // self.stride)
         return Tiles(pixels, surround, origin, owned, is_open)
@@ -259,6 +264,14 @@ def owned_rows(
     cell = moved[:, 1:3]
     is_owned = ((owned[..., 0] <= cell) & (cell < owned[..., 1])).all(axis=1)
     return np.asarray(moved[is_owned])
+
+
+def _of_few_kinds(is_open: Sides) -> Sides:
+    """Close sides of tiles of rare kinds until these are one kind: a run costs more."""
+    kind = is_open @ np.array([1, 2, 4, 8])
+    is_rare = np.bincount(kind)[kind] < _LEAST_KIND
+    common = is_open[is_rare].all(axis=0)
+    return np.asarray(np.where(is_rare[:, None], is_open & common, is_open))
 
 
 def _inside(first: IntArray, length: IntArray, size: IntArray, grid: int) -> IntArray:

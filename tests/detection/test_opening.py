@@ -96,3 +96,23 @@ def test_tiles_at_the_edge_and_inside_equal_the_full_pass(shape, n_threads) -> N
     assert {tuple(one[1:3]) for one in found} == set(expected) != set()
     for one in found:
         np.testing.assert_allclose(one[3:], expected[tuple(one[1:3])][3:], atol=1e-4)
+
+
+def test_tiles_at_the_edge_are_open_on_their_inner_sides() -> None:
+    layout = Detector(networks.model(THIN), n_threads=1).layout
+    shape = (256, 320)
+    corner, inside = (np.array([[y, x]]) for y, x in [(2.0, 2.0), (128.0, 160.0)])
+    assert layout.around(corner, 8.0, shape).opening == Opening(bottom=True, right=True)
+    assert all(layout.around(inside, 8.0, shape).opening[:4])
+
+
+def test_rare_kinds_of_tiles_run_together() -> None:
+    layout = Detector(networks.model(THIN), n_threads=1).layout
+    top = [[2.0, x] for x in (100.0, 130.0, 160.0, 190.0)]
+    corners = [[2.0, 2.0], [2.0, 318.0]]
+    tiles = layout.around(np.array(top + corners), 8.0, (256, 320))
+    kinds = [(len(group), group.opening) for group in tiles.alike(10**6)]
+    assert kinds == [
+        (4, Opening(left=True, bottom=True, right=True)),
+        (2, Opening(bottom=True)),
+    ]
