@@ -42,8 +42,8 @@ def merge(found: Found, distance_px: float) -> Found:
     """
     if len(found) < 2:
         return found
-    positions = found[:, [_AT["y_px"], _AT["x_px"]]]
-    pairs = _near_pairs(positions, distance_px)
+    tree = cKDTree(found[:, [_AT["y_px"], _AT["x_px"]]])
+    pairs = tree.query_pairs(distance_px, output_type="ndarray")
     better, worse = pairs.T  # the lower index comes first
     is_kept = np.zeros(len(found), bool)
     is_open = np.ones(len(found), bool)
@@ -55,20 +55,6 @@ def merge(found: Found, distance_px: float) -> Found:
         is_open &= has_better
         is_open[worse[is_best[better]]] = False
     return found[is_kept]
-
-
-def _near_pairs(
-    positions: npt.NDArray[np.float64], distance_px: float
-) -> npt.NDArray[np.int64]:
-    """Return the pairs (lower index, higher index) within a distance, (n, 2)."""
-    if len(positions) > 64:
-        pairs: npt.NDArray[np.int64] = cKDTree(positions).query_pairs(
-            distance_px, output_type="ndarray"
-        )
-        return pairs
-    # A tree costs more than all distances of a few.
-    apart = positions[:, None] - positions
-    return np.argwhere(np.triu((apart**2).sum(axis=2) <= distance_px**2, k=1))
 
 
 def inside(found: Found, shape: tuple[int, ...]) -> Found:
