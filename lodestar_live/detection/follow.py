@@ -10,8 +10,9 @@ from lodestar_live.detection.detector import Detector
 from lodestar_live.detection.intake import Levels
 from lodestar_live.detection.tiles import Tiles
 
-# What a tile's pixel costs, in a full frame's: open tiles save what more calls cost.
-_TILE_COST = 1.0
+# What a tile's pixel costs less than a full frame's if the tile is open all around.
+# Measured where tiles and frame cost the same: nearly 60 tiles of 76 px in 512 x 512.
+_OPEN_SAVES = 0.25
 
 
 class Follower:
@@ -77,5 +78,6 @@ class Follower:
         tiles = self.detector.tiles_near(
             pixels.shape, predicted, reach_px=self.reach_px
         )
-        cost = _TILE_COST * self.detector.share_of(tiles, pixels.shape)
+        share = self.detector.share_of(tiles, pixels.shape)
+        cost = share * (1 - _OPEN_SAVES * tiles.is_open.mean())
         return tiles if cost < 1 else None

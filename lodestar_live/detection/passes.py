@@ -153,13 +153,12 @@ class Passes:
         One map for all if that is less than one for each.
         """
         together = bounding(np.concatenate(surrounds))[None]
-        if area(together) <= sum(map(area, surrounds)):
-            maps = self.engine.run(LOCAL, _pixels(intake, together))
-            return [(maps, together[..., 0])] * len(surrounds)
-        parts = [Part(_pixels(intake, spans)) for spans in surrounds]
-        found = self.engine.run_parts(LOCAL, parts)
-        corners = [spans[..., 0] for spans in surrounds]
-        return list(zip(found, corners, strict=True))
+        is_less = area(together) <= sum(map(area, surrounds))
+        read = [together] if is_less else list(surrounds)
+        # Not `run`: one thread does so little as soon, and wakes no pool for it.
+        found = self.engine.run_parts(LOCAL, [Part(_pixels(intake, r)) for r in read])
+        local = [(m, r[..., 0]) for m, r in zip(found, read, strict=True)]
+        return local * len(surrounds) if is_less else local
 
     def _criteria(self, threshold: float, quantile: float = 1.0) -> Feeds:
         numbers = {

@@ -78,7 +78,7 @@ def test_many_tiles_are_dearer_than_one_full_pass(detector) -> None:
     follower = Follower(detector)
     frame = movie(1)[0]
     follower(frame, [])
-    many = np.random.default_rng(0).uniform(0, 380, (90, 2))
+    many = np.random.default_rng(0).uniform(0, 380, (130, 2))
     assert share_near(detector, frame, many) > 1
     follower(frame, many)
     assert follower.was_full
