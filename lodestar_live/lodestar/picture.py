@@ -47,7 +47,8 @@ def _draw_views(figure: SubFigure, model: Model) -> None:
     for column, (particle, crop) in enumerate(
         zip(model.particles, model.card["crops"], strict=True)
     ):
-        title = "crop, contrast / noise " if n_crops == 1 else ""
+        title = "" if column else "contrast / noise "
+        title = title if n_crops > 1 else f"crop, {title}"
         _show(axes[0, column], particle.crop, f"{title}{particle.snr:.1f}")
         _show(axes[1, column], particle.signal, "denoised" if column == 0 else "")
         for axis in axes[:, column]:
