@@ -38,3 +38,27 @@ def test_broken_toml_is_named(tmp_path) -> None:
     path.write_text("a = [", encoding="utf-8")
     with pytest.raises(SettingsError, match=r"broken\.toml: not valid TOML"):
         load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ([120, 88.5], (120.0, 88.5)),
+        ([[120, 88], [40, 210]], ((120.0, 88.0), (40.0, 210.0))),
+        (None, None),
+    ],
+)
+def test_one_particle_or_several_can_be_learnt_from(given, read) -> None:
+    assert parse_settings({"training": {"at_px": given}}).training.at_px == read
+
+
+@pytest.mark.parametrize(
+    "given", [[], [[]], [1], [1, 2, 3], [[1, 2], [3]], "1,2", [1, float("nan")]]
+)
+def test_what_is_no_place_of_a_particle_is_refused_in_one_sentence(given) -> None:
+    with pytest.raises(SettingsError) as raised:
+        parse_settings({"training": {"at_px": given}})
+    said = str(raised.value)
+    assert f"training.at_px = {given!r}" in said
+    assert said.count("expected") == 1
+    assert "(y, x) of one particle in px, or a list of such pairs" in said

@@ -17,7 +17,7 @@ from lodestar_live.errors import InputError
 if TYPE_CHECKING:
     from lodestar_live.data import Detections, Pixels
     from lodestar_live.lodestar import Model, TrainingStep
-    from lodestar_live.view.pick import At, Tell
+    from lodestar_live.view.pick import Places, Tell
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,11 @@ def train_model(
     image: Annotated[Path, typer.Argument(help="Image or movie (its first frame).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Model file, .onnx.")],
     at: Annotated[
-        str | None, typer.Option(help="Y,X of the particle; left out: chosen.")
+        list[str] | None,
+        typer.Option(
+            help="Y,X of the particle; once more for each that looks different. "
+            "Left out: chosen."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the crop, px.")] = None,
     pick: Annotated[
@@ -50,14 +54,17 @@ def train_model(
     frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
 ) -> None:
-    """Train a detector on one particle; write MODEL.onnx and training.png beside it."""
+    """Train a detector on one particle, or on several that differ.
+
+    Writes MODEL.onnx and training.png beside it.
+    """
     from lodestar_live.lodestar import train
     from lodestar_live.lodestar.picture import write_picture
     from lodestar_live.recording.movies import read_image
 
     if output.suffix != ".onnx":
         raise InputError(f"output {output}: expected a name ending in .onnx.")
-    if pick and (at is not None or size is not None):
+    if pick and (at or size is not None):
         raise InputError("--pick chooses place and size; leave out --at and --size.")
     pixels = read_image(image, frame)
     console = Console(stderr=True)
@@ -73,7 +80,7 @@ def train_model(
     if pick:
         model = _learn_by_click(pixels, learn, console, browser=browser)
     else:
-        model = _learn(learn, console, at=_parse_position(at), size=size)
+        model = _learn(learn, console, at=_parse_positions(at), size=size)
     model.export(output)
     picture = write_picture(model, output.with_name("training.png"), pixels)
     if as_json:
@@ -83,7 +90,11 @@ def train_model(
 
 
 def _learn(
-    learn: Callable[..., Model], console: Console, *, at: At | None, size: int | None
+    learn: Callable[..., Model],
+    console: Console,
+    *,
+    at: Places | None,
+    size: int | None,
 ) -> Model:
     """Train with a progress bar."""
     with Progress(
@@ -115,9 +126,9 @@ def _learn_by_click(
     from lodestar_live.detection import Detector
     from lodestar_live.view import pick_crop
 
-    tried: dict[tuple[At, int | None], Model] = {}
+    tried: dict[tuple[Places, int | None], Model] = {}
 
-    def try_out(at: At, size: int | None, tell: Tell) -> Detections:
+    def try_out(at: Places, size: int | None, tell: Tell) -> Detections:
         def show(step: TrainingStep) -> None:
             spread = f"votes agree to {step.consistency_px:.2f} px"
             tell(step.step / step.steps, f"step {step.step} of {step.steps}: {spread}")
@@ -129,7 +140,9 @@ def _learn_by_click(
         pixels,
         try_out=try_out,
         open_browser=browser,
-        announce=lambda url: console.print(f"Click the particle on {url}"),
+        announce=lambda url: console.print(
+            f"Click the particle on {url} (Shift-click: others that differ)"
+        ),
     )
     if chosen not in tried:
         at, size = chosen
@@ -137,9 +150,11 @@ def _learn_by_click(
     return tried[chosen]
 
 
-def _parse_position(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
+def _parse_positions(texts: list[str] | None) -> Places | None:
+    return tuple(_parse_position(text) for text in texts) if texts else None
+
+
+def _parse_position(text: str) -> tuple[float, float]:
     try:
         y, x = (float(part) for part in text.split(","))
     except ValueError:
@@ -151,14 +166,15 @@ def _parse_position(text: str | None) -> tuple[float, float] | None:
 
 def _summary(model: Model, output: Path, picture: Path) -> str:
     card, report = model.card, model.card["report"]
-    (y, x), size = card["crop"]["at_px"], card["crop"]["size_px"]
+    places = "; ".join("{:.1f}, {:.1f}".format(*c["at_px"]) for c in card["crops"])
+    snrs = " ".join(f"{crop['snr']:.1f}" for crop in card["crops"])
     errors = ", ".join(
         f"{error:.3f} px at {snr}"
         for snr, error in report["predicted_error_px"].items()
     )
     return (
-        f"particle at (y, x) = ({y:.1f}, {x:.1f}), crop {size} px, "
-        f"contrast/noise {card['particle']['snr']:.1f}\n"
+        f"particle at (y, x) = ({places}), crop {card['crop']['size_px']} px, "
+        f"contrast/noise {snrs}\n"
         f"trained {card['training']['steps']} steps in "
         f"{card['training']['seconds']:.1f} s; unseen views agree to "
         f"{report['error_px']:.3f} px, votes to {report['consistency_px']:.2f} px\n"

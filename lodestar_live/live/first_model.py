@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import tifffile
 
 from lodestar_live.data import Pixels
@@ -155,7 +156,8 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
     if settings.pick:
         command += ["--pick"]
     elif settings.at_px is not None:
-        command += ["--at", f"{settings.at_px[0]},{settings.at_px[1]}"]
+        for y, x in np.reshape(settings.at_px, (-1, 2)):
+            command += ["--at", f"{y},{x}"]
     if settings.size_px is not None and not settings.pick:
         command += ["--size", str(settings.size_px)]
     if settings.downsample is not None:

@@ -50,7 +50,8 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
 
     Returns
     -------
-    Card entries: ``centre_px`` (the point of the crop that detections name, (y, x)),
+    Card entries: ``centre_px`` (the point of the first crop that detections name,
+    (y, x)), ``crops`` (with that of each),
     ``threshold`` (log score), ``sigma`` (factors of the predicted error),
     ``consistency_px`` (limit of the shape filter) and ``calibration`` (how they came
     about).
@@ -61,13 +62,17 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         threshold=_EVERYTHING,
         least_contrast=0.0,
     )
-    practice, offset = _practise(detector, model, rng)
+    practice, centres = _practise(detector, model, rng)
     noise = _noise_scores(detector, model.particle, rng)
     ghosts = _ghost_scores(detector, model, rng)
     seen = detector(snapshot).rows["score"]
     threshold, facts = choose_threshold(practice, noise, ghosts, seen)
     return {
-        "centre_px": [float(c) for c in model.card["centre_px"] + offset],
+        "centre_px": centres[0],
+        "crops": [
+            {**crop, "centre_px": centre}
+            for crop, centre in zip(model.card["crops"], centres, strict=True)
+        ],
         "threshold": threshold,
         "sigma": fit_sigma(practice),
         "consistency_px": consistency_limit(practice),
@@ -85,19 +90,45 @@ def noise_levels(particle: Particle) -> FloatArray:
 #: One row per found particle of the practice frames.
 PRACTICE_DTYPE = np.dtype(
     [(n, "f8") for n in ("error2_px2", "consistency_px", "snr", "score")]
-    + [("noise_level", "f8")]
+    + [("noise_level", "f8"), ("crop", "i8")]
 )
 
 
 def _practise(
     detector: Detector, model: Model, rng: np.random.Generator
+) -> tuple[Rows, list[list[float]]]:
+    """Practise each crop's particle, at noise levels of its own.
+
+    Returns the rows, and for each crop the point (y, x) that detections name, px: the
+    tracked point and the mean offset of what was found from it.
+    """
+    blocks, centres = [], []
+    for index, (particle, centre) in enumerate(
+        zip(model.particles, _centres(model), strict=True)
+    ):
+        practice, offset = _practise_one(detector, particle, centre, rng)
+        practice["crop"] = index
+        blocks.append(practice)
+        centres.append([float(c) for c in centre + offset])
+    return np.concatenate(blocks), centres
+
+
+def _centres(model: Model) -> list[tuple[float, float]]:
+    """Return the tracked point (y, x) in each crop, px."""
+    return [tuple(crop["centre_px"]) for crop in model.card["crops"]]
+
+
+def _practise_one(
+    detector: Detector,
+    particle: Particle,
+    centre: tuple[float, float],
+    rng: np.random.Generator,
 ) -> tuple[Rows, FloatArray]:
-    """Locate practice particles at every noise level; the nearest maximum counts.
+    """Locate copies of one particle at every noise level; the nearest maximum counts.
 
     Returns the rows, and the mean offset (y, x) of what was found from the tracked
     point, in the crop, px. Errors are about that mean: it is a constant of the model.
     """
-    particle, centre = model.particle, tuple(model.card["centre_px"])
     gate_px = max(0.5 * particle.radius_px, 2.0)
     n_side = int(np.clip(_PRACTICE_SIDE_PX // particle.size_px, 3, 8))
     blocks, offsets = [], []
@@ -144,16 +175,20 @@ def _ghost_scores(
     detector: Detector, model: Model, rng: np.random.Generator
 ) -> FloatArray:
     """Return the scores of maxima that lie on no particle of crowded frames."""
-    particle, centre = model.particle, tuple(model.card["centre_px"])
-    side_px = int(np.clip(70 * particle.radius_px, 256, 768))  # some 700 copies
+    radius_px = max(particle.radius_px for particle in model.particles)
+    side_px = int(np.clip(70 * radius_px, 256, 768))  # some 700 copies
     frames = crowded_frames(
-        particle, centre, side_px=side_px, noise_levels=(0.5, 1.0, 2.0), rng=rng
+        model.particles,
+        _centres(model),
+        side_px=side_px,
+        noise_levels=(0.5, 1.0, 2.0),
+        rng=rng,
     )
     scores = []
     for frame in frames:
         rows = detector(frame.pixels).rows
         found = np.column_stack([rows["y_px"], rows["x_px"]])
-        away = cdist(found, frame.positions_px).min(axis=1) > particle.radius_px
+        away = cdist(found, frame.positions_px).min(axis=1) > radius_px
         scores.append(rows["score"][away])
     return np.concatenate(scores)
 
@@ -165,12 +200,12 @@ def choose_threshold(
 
     The lowest allowed threshold lets noise pass `FALSE_ALARMS_PER_MPX` times per
     million pixels and no ghost, a maximum between neighbours or on a particle's rim;
-    the highest still passes 98 % of the practice particles, which are copies of one
-    particle. Between the two lies the threshold: in the middle of the widest gap of the
-    snapshot's own scores, if one stands out. Real particles may differ so much that
-    their scores fill the range; then it lies `CLEARANCE` above the lowest. Where lowest
-    and highest overlap, particles come first: the highest threshold holds, and the card
-    states how many false alarms that costs.
+    the highest still passes 98 % of the practice particles, copies of one particle or
+    of each of several. Between the two lies the threshold: in the middle of the widest
+    gap of the snapshot's own scores, if one stands out. Real particles may differ so
+    much that their scores fill the range; then it lies `CLEARANCE` above the lowest.
+    Where lowest and highest overlap, particles come first: the highest threshold holds,
+    and the card states how many false alarms that costs.
 
     Parameters
     ----------
@@ -186,7 +221,11 @@ def choose_threshold(
     tail = NoiseTail.fit(noise, _N_BLANK * _BLANK_SIDE_PX**2 / 1e6)
     ghost = float(ghosts.max(initial=-np.inf))
     lowest = max(tail.score_at(FALSE_ALARMS_PER_MPX), ghost)
-    highest = float(np.percentile(_usual(practice)["score"], 2))
+    usual = _usual(practice)
+    highest = min(
+        float(np.percentile(usual["score"][usual["crop"] == crop], 2))
+        for crop in np.unique(usual["crop"])
+    )
     threshold = highest
     if highest > lowest:
         inside = seen[(seen > lowest) & (seen < highest)]
@@ -250,23 +289,29 @@ def _usual(practice: Rows) -> Rows:
 
 
 def practised_snr(practice: Rows) -> FloatArray:
-    """Return the mean measured contrast/noise per practised level."""
-    levels = np.unique(practice["noise_level"])
-    return np.array(
-        [practice["snr"][practice["noise_level"] == v].mean() for v in levels]
-    )
+    """Return the mean measured contrast/noise per practised level (and crop)."""
+    return np.array([rows["snr"].mean() for rows in _per_level(practice)])
+
+
+def _per_level(practice: Rows) -> list[Rows]:
+    """Part the rows by crop, then by noise level, ascending."""
+    by_crop = [practice[practice["crop"] == c] for c in np.unique(practice["crop"])]
+    return [
+        rows[rows["noise_level"] == level]
+        for rows in by_crop
+        for level in np.unique(rows["noise_level"])
+    ]
 
 
 def fit_sigma(practice: Rows) -> dict[str, float]:
     """Fit the factors of `detection.rows.sigma_px`.
 
-    Non-negative least squares on the squared errors, each noise level in units of its
-    own mean so that all count alike; gross errors (beyond 3.5 robust standard
-    deviations) are left out.
+    Non-negative least squares on the squared errors, each noise level of each crop in
+    units of its own mean so that all count alike; gross errors (beyond 3.5 robust
+    standard deviations) are left out.
     """
     terms, targets = [], []
-    for level in np.unique(practice["noise_level"]):
-        rows = practice[practice["noise_level"] == level]
+    for rows in _per_level(practice):
         usual = np.median(rows["error2_px2"]) / np.log(2)  # mean of an exponential
         rows = rows[rows["error2_px2"] < 3.5**2 * usual]
         mean = rows["error2_px2"].mean()
@@ -288,12 +333,10 @@ def fit_sigma(practice: Rows) -> dict[str, float]:
 def consistency_limit(practice: Rows) -> float:
     """Return the vote spread (px) above which a detection is not the trained shape.
 
-    2.5 times the median of the practice particles at the least favourable noise, up to
-    twice the crop's: nearly all of them stay under it; other shapes lie higher.
+    2.5 times the median of the practice particles of the least favourable crop at the
+    least favourable noise, up to twice the crop's: nearly all of them stay under it;
+    other shapes lie higher.
     """
     usual = practice[practice["noise_level"] <= 2.0]
-    worst = max(
-        np.median(usual["consistency_px"][usual["noise_level"] == level])
-        for level in np.unique(usual["noise_level"])
-    )
+    worst = max(np.median(rows["consistency_px"]) for rows in _per_level(usual))
     return 2.5 * float(worst)

@@ -163,7 +163,7 @@ def train_field(
     weights = export_weights(_without_gain(network))
     card |= _choose_threshold(weights, card, maker)
     particle = measure_particle(np.abs(crop - 1).astype(float))
-    return Model(weights, card, particle, history)
+    return Model(weights, card, (particle,), history)
 
 
 def _require_passed(gates: list[Gate], size_px: int) -> None:
@@ -247,7 +247,7 @@ def _loss(
     images = (_GAIN * views.images).contiguous(memory_format=torch.channels_last)
     votes, rho = network.votes(images)
     votes = _weighted(votes)
-    targets = _weighted(views.place(torch.zeros(4)))
+    targets = _weighted(views.place(torch.zeros(1, 4)))
     cells_px = cell_positions(maker.settings.side_px, network.stride)
     shared = territory(targets[:, :2], views, cells_px, _REACH)
     kept = shared.own * kept_cells(shared.own.shape, maker.generator)
@@ -288,6 +288,11 @@ def _cut(
     if size % 4 or size > min(field.shape):
         raise InputError(
             f"size = {size}: expected a multiple of 4, at most {min(field.shape)} px."
+        )
+    if at is not None and np.shape(at) != (2,):
+        raise InputError(
+            f"at = {at!r}: expected (y, x) of one particle in px; a field detector "
+            "learns from one crop only."
         )
     y, x = at if at is not None else tuple((side - 1) / 2 for side in field.shape)
     top, left = (

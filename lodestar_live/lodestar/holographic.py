@@ -182,7 +182,8 @@ class FieldViewMaker:
         additive = torch.stack([z_um, ln_scale], dim=1)
         turn = torch.eye(2).expand(m, 2, 2)
         is_lone = torch.arange(n) < n - n_crowded
-        return Views(images, view, turn, shift, noise, is_lone, additive)
+        crop = torch.zeros_like(view)  # there is one only
+        return Views(images, view, turn, shift, noise, is_lone, additive, crop)
 
     def _render(self, which: Tensor, z_um: Tensor, shift_px: Tensor) -> Tensor:
         """Return E - 1 of each copy: one inverse transform moves it in y, x, z."""

@@ -36,7 +36,7 @@ class Lesson:
 
 
 class Anchored(Protocol):
-    """Whatever knows the tracked point: offset (y, x) in the crop, then extras."""
+    """Whatever knows the tracked points, one row per crop: offset (y, x), extras."""
 
     anchor: Tensor
 

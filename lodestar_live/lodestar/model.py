@@ -23,16 +23,21 @@ class Model:
     card
         Where the model comes from and how well it learnt; JSON-safe, travels inside
         the exported file.
-    particle
-        The training particle as measured.
+    particles
+        The training particles as measured, one per crop.
     history
         ``loss`` and ``consistency_px`` per training step.
     """
 
     weights: NetworkWeights
     card: dict[str, Any]
-    particle: Particle
+    particles: tuple[Particle, ...]
     history: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def particle(self) -> Particle:
+        """The first training particle."""
+        return self.particles[0]
 
     def export(self, path: str | Path) -> Path:
         """Write one self-contained ``.onnx`` file and return its path."""

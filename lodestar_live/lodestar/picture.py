@@ -42,13 +42,18 @@ def write_picture(model: Model, path: str | Path, snapshot: Pixels) -> Path:
 
 
 def _draw_views(figure: SubFigure, model: Model) -> None:
-    axes = figure.subplots(2, 4)
-    centre = model.card["centre_px"]
+    n_crops = len(model.particles)
+    axes = figure.subplots(2, n_crops + 3)
+    for column, (particle, crop) in enumerate(
+        zip(model.particles, model.card["crops"], strict=True)
+    ):
+        title = "" if column else "contrast / noise "
+        title = title if n_crops > 1 else f"crop, {title}"
+        _show(axes[0, column], particle.crop, f"{title}{particle.snr:.1f}")
+        _show(axes[1, column], particle.signal, "denoised" if column == 0 else "")
+        for axis in axes[:, column]:
+            axis.plot(*crop["centre_px"][::-1], "+", color="#ff5050", ms=12)
     snr = model.particle.snr
-    _show(axes[0, 0], model.particle.crop, f"crop, contrast / noise {snr:.1f}")
-    _show(axes[1, 0], model.particle.signal, "denoised")
-    for axis in axes[:, 0]:
-        axis.plot(centre[1], centre[0], "+", color="#ff5050", ms=12)
     settings = ViewSettings(
         side_px=max(24, model.particle.size_px // 4 * 4),
         max_shift_px=model.particle.size_px / 8,
@@ -56,10 +61,10 @@ def _draw_views(figure: SubFigure, model: Model) -> None:
         crowded=1 / 3,
     )
     generator = torch.Generator().manual_seed(1)
-    drawn = ViewMaker(model.particle, settings, generator=generator).draw(_N_VIEWS)
-    for axis, view in zip(axes[:, 1:].ravel(), drawn.images[:, 0], strict=True):
+    drawn = ViewMaker(model.particles, settings, generator=generator).draw(_N_VIEWS)
+    for axis, view in zip(axes[:, n_crops:].ravel(), drawn.images[:, 0], strict=True):
         _show(axis, view.numpy(), "")
-    axes[0, 2].set_title("views it learns from", fontsize=9)
+    axes[0, n_crops + 1].set_title("views it learns from", fontsize=9)
 
 
 def _show(axis: Axes, image: Pixels, title: str) -> None:
@@ -104,12 +109,12 @@ def _draw_snapshot(figure: SubFigure, model: Model, snapshot: Pixels) -> None:
     low, high = np.quantile(image, [0.005, 0.998])
     left.imshow(image, cmap="gray", vmin=low, vmax=high)
     left.plot(*found.positions_px.T[::-1], "o", mfc="none", mec="#30e070", ms=9)
-    (y, x), side = model.card["crop"]["at_px"], model.card["crop"]["size_px"]
-    corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1], [-1, -1]]) * side / 2
-    left.plot(x + corners[:, 1], y + corners[:, 0], color="#ff5050", lw=1.2)
-    left.set_title(
-        f"{len(found)} detections on the snapshot; red: the crop", fontsize=10
-    )
+    corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1], [-1, -1]]) / 2
+    for crop in model.card["crops"]:
+        rim = np.array(crop["at_px"]) + corners * crop["size_px"]
+        left.plot(rim[:, 1], rim[:, 0], color="#ff5050", lw=1.2)
+    what = "the crop" if len(model.particles) == 1 else "the crops"
+    left.set_title(f"{len(found)} detections on the snapshot; red: {what}", fontsize=10)
     score = detector.maps(image).score
     shown = np.clip(score, np.quantile(score, 0.02), None)
     picture = right.imshow(shown, cmap="magma")

@@ -1,4 +1,4 @@
-"""Practice frames: the training particle, many times, at known places and any noise.
+"""Practice frames: the training particles, many times, at known places and any noise.
 
 They show what a trained detector does before it meets a real frame; `calibrate` reads
 threshold and uncertainty from them. Torch-free.
@@ -54,50 +54,50 @@ def practice_frame(
     cells = np.argwhere(np.ones((n_side, n_side)))
     places = np.asarray(pitch * (cells + 0.5) - 0.5, dtype=np.float64)
     places += rng.uniform(-1.5, 1.5, places.shape)
-    signal, *where = _draw(particle, centre_px, places, pitch * n_side, rng)
+    signal, *where = _draw([particle], [centre_px], places, pitch * n_side, rng)
     return PracticeFrame(_add_noise(particle, signal, noise_level, rng), *where)
 
 
 def crowded_frames(
-    particle: Particle,
-    centre_px: tuple[float, float],
+    particles: Sequence[Particle],
+    centres_px: Sequence[tuple[float, float]],
     *,
     side_px: int,
     noise_levels: Sequence[float],
     rng: np.random.Generator,
 ) -> list[PracticeFrame]:
-    """Draw copies at random places, from nearly touching to alone; see above.
+    """Draw copies of the particles in turn, from nearly touching to alone; see above.
 
     One arrangement, for drawing it takes longest, at every noise level.
     """
-    apart = 2.2 * particle.radius_px
+    apart = 2.2 * max(particle.radius_px for particle in particles)
     places = np.empty((0, 2))
     for _ in range(int(0.6 * (side_px / apart) ** 2)):
         trial = rng.uniform(0, side_px, 2)
         if not len(places) or np.hypot(*(places - trial).T).min() > apart:
             places = np.vstack([places, trial])
-    signal, *where = _draw(particle, centre_px, places, side_px, rng)
+    signal, *where = _draw(particles, centres_px, places, side_px, rng)
     return [
-        PracticeFrame(_add_noise(particle, signal, level, rng), *where)
+        PracticeFrame(_add_noise(particles[0], signal, level, rng), *where)
         for level in noise_levels
     ]
 
 
 def _draw(
-    particle: Particle,
-    centre_px: tuple[float, float],
+    particles: Sequence[Particle],
+    centres_px: Sequence[tuple[float, float]],
     places: FloatArray,
     side_px: int,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Put turned copies of the crop's centre at `places`, (n, 2).
+    """Put turned copies of the crops' centres, in turn, at `places`, (n, 2).
 
     Returns the signal (side, side), then what a `PracticeFrame` says of the copies.
     """
-    size = particle.size_px
+    size = particles[0].size_px
     margin = size  # copies may hang over the frame's edge
     signal = np.zeros((side_px + 2 * margin,) * 2)
-    spline = ndimage.spline_filter(np.pad(particle.signal, 4))
+    splines = [ndimage.spline_filter(np.pad(p.signal, 4)) for p in particles]
     middle = (size - 1) / 2
     patch = size + 4
     pixels = np.indices((patch, patch)).reshape(2, -1)
@@ -107,9 +107,10 @@ def _draw(
         top, left = (int(np.floor(c)) + margin - patch // 2 for c in place)
         shift = place + margin - (top, left)
         where = turn.T @ (pixels - shift[:, None]) + (middle + 4)
-        copy = ndimage.map_coordinates(spline, where, order=3, prefilter=False)
+        crop = index % len(particles)
+        copy = ndimage.map_coordinates(splines[crop], where, order=3, prefilter=False)
         signal[top : top + patch, left : left + patch] += copy.reshape(patch, patch)
-        positions[index] = turn @ np.subtract(centre_px, middle) + place
+        positions[index] = turn @ np.subtract(centres_px[crop], middle) + place
     return signal[margin:-margin, margin:-margin], positions, turns
 
 

@@ -1,11 +1,11 @@
-"""`train`: from one particle in one image to a model that finds all like it."""
+"""`train`: from one particle of an image, or several, to a model that finds all."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,12 +13,19 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lodestar_live.data import FloatArray, Pixels
-from lodestar_live.detection.scale import LARGEST_FACTOR, Scale
+from lodestar_live.data import Pixels
+from lodestar_live.detection.scale import Scale
 from lodestar_live.detection.weights import LocalContrast
-from lodestar_live.errors import InputError, ModelError
+from lodestar_live.errors import ModelError
 from lodestar_live.lodestar.calibrate import calibrate
-from lodestar_live.lodestar.choose import choose_particle, estimate_size
+from lodestar_live.lodestar.crops import (
+    Crops,
+    Place,
+    choose_crops,
+    crop_cards,
+    hardest,
+    measure_crops,
+)
 from lodestar_live.lodestar.model import Model
 from lodestar_live.lodestar.network import (
     Network,
@@ -29,15 +36,13 @@ from lodestar_live.lodestar.network import (
     live_network,
     paper_network,
 )
-from lodestar_live.lodestar.particle import Particle, cut_crop, measure_particle
+from lodestar_live.lodestar.particle import Particle
 from lodestar_live.lodestar.report import TrainingReport, examine
 from lodestar_live.lodestar.training import Fit, Progress, Recipe, fit
 from lodestar_live.lodestar.views import ViewMaker, ViewSettings
 
 Quality = Literal["fast", "best"]
 
-LARGEST_CROP_IMAGE_PX = 128
-FULL_SCALE_CROP_PX = 64  # of twice that side on, an automatic scale leaves pixels out
 ATTEMPTS = 3
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 LOWEST_SNR = 1.75  # of the noisiest views
@@ -63,8 +68,12 @@ PAPER = Recipe(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Everything decided before the first step."""
+    """Everything decided before the first step.
 
+    `particles`: one per crop. `particle`: the hardest of all, see `hardest`.
+    """
+
+    particles: tuple[Particle, ...]
     particle: Particle
     normalise: LocalContrast
     views: ViewSettings
@@ -74,7 +83,7 @@ class _Plan:
 
 def train(
     image: Pixels,
-    at: tuple[float, float] | None = None,
+    at: Place | Sequence[Place] | None = None,
     size: int | None = None,
     *,
     seed: int = 0,
@@ -84,17 +93,19 @@ def train(
     downsample: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Train a detector on one particle of one image.
+    """Train a detector on one particle of one image, or on several that differ.
 
     Parameters
     ----------
     image
         Shape (y, x), any real dtype.
     at
-        (y, x) of the particle, px. Left out: an image up to 128 px a side is the crop
-        itself; in a larger one the best particle is chosen.
+        (y, x) of the particle, px; a list of such pairs: several particles of varying
+        shape or brightness, all of them wanted. Left out: an image up to 128 px a side
+        is the crop itself; in a larger one the best particle is chosen.
     size
-        Side of the square crop, px. Left out: estimated from the particle.
+        Side of the square crop, px, the same for all. Left out: estimated from the
+        largest particle.
     seed
         Same seed, same machine: same model.
     network
@@ -114,19 +125,18 @@ def train(
     Raises
     ------
     ModelError
-        The crop holds no learnable particle, or three starts from different seeds
-        failed; the message says why.
+        A crop holds no learnable particle, or three starts from different seeds
+        failed; the message says which and why.
     InputError
         The image or the crop cannot be used.
     """
-    scale, at, size = _choose_crop(np.asarray(image), at, size, downsample)
-    small = scale.shrink(np.asarray(image))
-    crop = cut_crop(small, _pair(scale.to_small(at)), size // scale.factor)
-    plan = _make_plan(crop, network, quality, steps)
+    crops = choose_crops(np.asarray(image), at, size, downsample)
+    small = crops.scale.shrink(np.asarray(image))
+    plan = _make_plan(measure_crops(small, crops), network, quality, steps)
     started = time.perf_counter()
     # The live network's layers are too small to share: its second thread draws views.
     with _thread_count(2 if network == "paper" else 1):
-        trained, result, report, attempts = _try(plan, seed, at, size, progress)
+        trained, result, report, attempts = _try(plan, seed, crops, progress)
     card = _make_card(plan, report)
     card["training"] |= {
         "seed": seed,
@@ -135,19 +145,19 @@ def train(
         "quality": quality,
     }
     history = {"loss": result.loss, "consistency_px": result.consistency_px}
-    model = Model(export_weights(trained), card, plan.particle, history)
+    card["crop"] = {"at_px": list(crops.places_px[0]), "size_px": crops.size_px}
+    card["crops"] = crop_cards(crops, plan.particles, report)
+    model = Model(export_weights(trained), card, plan.particles, history)
     card |= calibrate(model, small, seed=seed)
-    card["crop"] = {"at_px": [float(c) for c in at], "size_px": size}
-    if scale.factor > 1:
-        _note_scale(card, scale)
+    if crops.scale.factor > 1:
+        _note_scale(card, crops.scale)
     return model
 
 
 def _try(
     plan: _Plan,
     seed: int,
-    at: tuple[float, float],
-    size: int,
+    crops: Crops,
     progress: Progress | None,
 ) -> tuple[Network, Fit, TrainingReport, int]:
     """Train until an attempt succeeds; also return how many it took."""
@@ -159,50 +169,10 @@ def _try(
         reason = report.problem or f"votes scatter {report.consistency_px:.1f} px"
         _LOG.warning("training attempt %d: %s", attempt + 1, reason)
     raise ModelError(
-        f"training on the crop at (y, x) = ({at[0]:.0f}, {at[1]:.0f}), "
-        f"{size} px: {report.problem}, after {ATTEMPTS} attempts. The crop may "
-        "hold no particle or several: choose another with `at` and `size`."
+        f"training on {', '.join(crops.names())}, {crops.size_px} px: "
+        f"{report.problem}, after {ATTEMPTS} attempts. The crop may hold no particle "
+        "or several: choose another with `at` and `size`."
     )
-
-
-def _choose_crop(
-    image: Pixels,
-    at: tuple[float, float] | None,
-    size: int | None,
-    downsample: int | None,
-) -> tuple[Scale, tuple[float, float], int]:
-    """Choose what was left out; everything in pixels of `image`.
-
-    With a given scale the particle is looked for at that scale.
-    """
-    scale = Scale(_checked_factor(downsample))
-    if at is None and max(image.shape) <= LARGEST_CROP_IMAGE_PX:
-        at = ((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2)
-        size = min(image.shape) if size is None else size
-    elif at is None:
-        proposal = choose_particle(scale.shrink(image))
-        at = _pair(scale.to_camera(proposal.at_px))
-        size = proposal.size_px * scale.factor if size is None else size
-    elif size is None:
-        place = _pair(scale.to_small(at))
-        size = estimate_size(scale.shrink(image), place) * scale.factor
-    if downsample is None:
-        scale = Scale(max(1, size // FULL_SCALE_CROP_PX))
-    return scale, at, size
-
-
-def _checked_factor(downsample: int | None) -> int:
-    factor = 1 if downsample is None else downsample
-    if not 1 <= factor <= LARGEST_FACTOR:
-        raise InputError(
-            f"downsample = {factor}: expected 1 (full resolution) to "
-            f"{LARGEST_FACTOR}; leave it out and the crop's size decides."
-        )
-    return factor
-
-
-def _pair(values: FloatArray) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
 
 
 def _note_scale(card: dict[str, Any], scale: Scale) -> None:
@@ -217,19 +187,20 @@ def _note_scale(card: dict[str, Any], scale: Scale) -> None:
 
 
 def _make_plan(
-    crop: np.ndarray[Any, np.dtype[np.float64]],
+    particles: tuple[Particle, ...],
     network: NetworkName,
     quality: Quality,
     steps: int | None,
 ) -> _Plan:
-    particle = measure_particle(crop)
+    particle = hardest(particles)
     recipe = PAPER if network == "paper" else LIVE_FAST
     if quality == "best" and network != "paper":
         recipe = LIVE_BEST
     if steps is not None:
         recipe = replace(recipe, steps=steps)
     views = _choose_views(particle, network)
-    return _Plan(particle, _local_contrast(particle), views, recipe, network)
+    normalise = _local_contrast(particle)
+    return _Plan(particles, particle, normalise, views, recipe, network)
 
 
 def _choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
@@ -267,17 +238,17 @@ def _attempt(
     plan: _Plan, seed: int, progress: Progress | None
 ) -> tuple[Network, Fit, TrainingReport]:
     generator = torch.Generator().manual_seed(seed)
-    maker = ViewMaker(plan.particle, plan.views, generator=generator)
+    maker = ViewMaker(plan.particles, plan.views, generator=generator)
     network = build_network(
         plan.network, plan.normalise, particle_radius_px=plan.particle.radius_px
     )
     initialise(network, generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     middle = (plan.particle.size_px - 1) / 2
-    anchor = torch.tensor([c - middle for c in plan.particle.centre_px])
+    anchor = torch.tensor([[c - middle for c in p.centre_px] for p in plan.particles])
     result = fit(network, maker, plan.recipe, anchor=anchor, progress=progress)
     report = examine(
-        network, plan.particle, plan.views, anchor=result.anchor, seed=seed
+        network, plan.particles, plan.views, anchor=result.anchor, seed=seed
     )
     return network, result, report
 
@@ -295,11 +266,11 @@ def build_network(
 
 
 def _make_card(plan: _Plan, report: TrainingReport) -> dict[str, Any]:
-    particle = plan.particle
+    particle = plan.particles[0]
     return {
         "network": plan.network,
         "centre_px": list(report.centre_px),
-        "radius_px": particle.radius_px,
+        "radius_px": plan.particle.radius_px,
         "particle": {
             "snr": particle.snr,
             "contrast": particle.contrast,

@@ -83,7 +83,7 @@ Progress = Callable[[TrainingStep], None]
 
 @dataclass(slots=True)
 class Fit:
-    """Result of one training run: the anchor (y, x offset, extras) and the history."""
+    """Result of one training run: history, and one anchor (offset, extras) per crop."""
 
     anchor: Tensor
     loss: list[float] = field(default_factory=list)
@@ -108,8 +108,8 @@ def fit(
     maker
         Source of views and of all randomness.
     anchor
-        First guess of the tracked point: offset (y, x) from the crop's centre, px,
-        then one value per additive channel.
+        First guess of the tracked points, (crops, 2 + extra): offset (y, x) from the
+        crop's centre, px, then one value per additive channel.
     """
     optimiser = _optimiser(network, recipe)
     result = Fit(anchor.clone())
@@ -125,8 +125,8 @@ def fit(
             result.loss.append(float(loss.detach()))
             result.consistency_px.append(float(spread.detach()))
             if recipe.target == "anchor" and step >= ANCHOR_REST * recipe.steps:
-                residual = offset.median(dim=0).values - result.anchor
-                result.anchor = result.anchor + ANCHOR_RATE * residual
+                shown = lesson.views.crop[: len(offset)]
+                result.anchor = _follow(result.anchor, offset, shown)
             if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
                 progress(_describe(result, recipe, time.perf_counter() - started))
     network.eval()
@@ -147,7 +147,9 @@ def _step_loss(
     copies, weighing = votes[views.view], rho[views.view]
     pooled = pool(copies, normalised_weights(weighing, lesson.kept))
     found = views.take_back(pooled.positions)
-    target = views.place(anchor if recipe.target == "anchor" else found.mean(dim=0))
+    if recipe.target == "mean":
+        anchor = _means(found, views.crop, like=anchor)
+    target = views.place(anchor)
     between = ((pooled.positions - target).abs().sum(1) * trust).sum()
     within = (pooled.spread_px * trust).sum()
     loss = between + recipe.within * within
@@ -158,6 +160,29 @@ def _step_loss(
         penalty = weight_penalty(rho, weighing, shared)
         loss = loss + recipe.weight_penalty * penalty
     return loss, within, found.detach()[: len(views.images)]
+
+
+def _follow(anchor: Tensor, found: Tensor, crop: Tensor) -> Tensor:
+    """Move each crop's anchor towards where its own views put the tracked point."""
+    if len(anchor) == 1:
+        return anchor + ANCHOR_RATE * (found.median(dim=0).values - anchor)
+    moved = anchor.clone()
+    for index in range(len(anchor)):
+        own = found[crop == index]
+        if len(own):
+            # Not `median`, the lower of two: where views are few that is a drift.
+            moved[index] += ANCHOR_RATE * (own.quantile(0.5, dim=0) - anchor[index])
+    return moved
+
+
+def _means(found: Tensor, crop: Tensor, *, like: Tensor) -> Tensor:
+    """Return the mean of what each crop's copies found; `like` where there is none."""
+    return torch.stack(
+        [
+            found[crop == index].mean(dim=0) if (crop == index).any() else row
+            for index, row in enumerate(like)
+        ]
+    )
 
 
 def _optimiser(network: Network, recipe: Recipe) -> Adam:

@@ -1,14 +1,16 @@
-"""Views of one particle: the symmetries LodeSTAR learns from.
+"""Views of particles: the symmetries LodeSTAR learns from.
 
 A view is the particle rotated, mirrored and moved, all in one resampling of a
 band-limited (Fourier-upsampled) signal, then given fresh noise. In part of the views
 further copies are added, so that neighbours do not corrupt positions in crowded fields,
-and a stuck pixel, so that it is not taken for a particle.
+and a stuck pixel, so that it is not taken for a particle. With several crops each copy
+shows one of them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +72,8 @@ class Views:
         (n,): whether the view holds one copy only.
     additive
         (m, extra): what each copy adds to the channels after y and x (none in 2-D).
+    crop
+        (m,): which crop each copy shows.
     """
 
     images: Tensor
@@ -79,15 +83,21 @@ class Views:
     noise: Tensor
     is_lone: Tensor
     additive: Tensor
+    crop: Tensor
 
     def place(self, anchor: Tensor) -> Tensor:
-        """Map a point of the crop into every copy.
+        """Map a point of each crop into every copy of it.
 
-        `anchor` (2 + extra): offset (y, x) from the crop's centre, px, then the extra
-        channels. Returns (m, 2 + extra).
+        `anchor` (crops, 2 + extra): offset (y, x) from the crop's centre, px, then the
+        extra channels. Returns (m, 2 + extra).
         """
-        yx = self.shift_px + torch.einsum("mij,j->mi", self.turn, anchor[:2])
-        return torch.cat([yx, anchor[2:] + self.additive], dim=1)
+        if len(anchor) == 1:  # one product for all
+            turned = torch.einsum("mij,j->mi", self.turn, anchor[0, :2])
+        else:
+            anchor = anchor[self.crop]
+            turned = torch.einsum("mij,mj->mi", self.turn, anchor[:, :2])
+        added = anchor[:, 2:] + self.additive
+        return torch.cat([self.shift_px + turned, added], dim=1)
 
     def split(self, batches: int) -> list[Views]:
         """Return the views of each of the batches that were drawn together."""
@@ -101,6 +111,7 @@ class Views:
                 self.noise.chunk(batches),
                 self.is_lone.chunk(batches),
                 self.additive.chunk(batches),
+                self.crop.chunk(batches),
                 strict=True,
             )
         ]
@@ -113,12 +124,13 @@ class Views:
 
 
 class ViewMaker:
-    """Draws batches of views of one particle.
+    """Draws batches of views of one particle, or of several.
 
     Parameters
     ----------
-    particle
-        The measured training crop.
+    particles
+        The measured training crops, all of one size. Lone copies show them in turn,
+        the others at random.
     settings
         Which views are drawn.
     generator
@@ -126,18 +138,22 @@ class ViewMaker:
     """
 
     def __init__(
-        self, particle: Particle, settings: ViewSettings, *, generator: torch.Generator
+        self,
+        particles: Sequence[Particle],
+        settings: ViewSettings,
+        *,
+        generator: torch.Generator,
     ) -> None:
         self.settings = settings
         self.generator = generator
         self.device = generator.device
-        self._margin_px = particle.size_px // 2
-        fine = torch.from_numpy(upsample(self._source(particle)).astype(np.float32))
-        self._signal = fine[None, None].to(self.device)
-        self._gain = particle.gain / particle.noise
-        self._contrast = particle.contrast / particle.noise
-        self._size_px = particle.size_px
-        self.radius_px = particle.radius_px
+        self._size_px = particles[0].size_px
+        self._margin_px = self._size_px // 2
+        fine = [upsample(self._source(p)).astype(np.float32) for p in particles]
+        self._signals = [torch.from_numpy(f)[None, None].to(self.device) for f in fine]
+        self._gain = particles[0].gain / particles[0].noise
+        self._contrast = max(p.contrast / p.noise for p in particles)
+        self.radius_px = max(p.radius_px for p in particles)
         axis = torch.arange(settings.side_px, device=self.device, dtype=torch.float32)
         rows, columns = torch.meshgrid(axis, axis, indexing="ij")
         ones = torch.ones_like(rows)
@@ -158,7 +174,8 @@ class ViewMaker:
         view = (torch.arange(batches)[:, None] * n + pattern).flatten().to(self.device)
         turn = self._draw_turns(len(view))
         shift = self._draw_shifts(n, n_crowded, batches)
-        signal = self._render(turn, shift)
+        crop = self._draw_crops(n, n_crowded, batches, copies=len(pattern))
+        signal = self._render(turn, shift, crop)
         low, high = self.settings.brightness
         brightness = low * (high / low) ** self._uniform(batches, len(crowd))
         brightness = torch.cat(
@@ -171,7 +188,7 @@ class ViewMaker:
         is_lone = (torch.arange(n, device=self.device) < n - n_crowded).repeat(batches)
         images = self._add_hot_pixels(images, level, ~is_lone)
         additive = shift.new_zeros(len(view), 0)
-        return Views(images[:, None], view, turn, shift, level, is_lone, additive)
+        return Views(images[:, None], view, turn, shift, level, is_lone, additive, crop)
 
     def _draw_noise_levels(self, n: int) -> Tensor:
         if self.settings.noise is None:
@@ -181,6 +198,19 @@ class ViewMaker:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, device=self.device)
+
+    def _draw_crops(
+        self, n: int, n_crowded: int, batches: int, *, copies: int
+    ) -> Tensor:
+        """Choose each copy's crop, (batches * copies,): in turn for the lone ones."""
+        n_crops, n_lone = len(self._signals), n - n_crowded
+        chosen = torch.zeros(batches, copies, dtype=torch.long, device=self.device)
+        if n_crops > 1:
+            draws = self._uniform(batches, copies) * n_crops
+            chosen = draws.long().clamp(max=n_crops - 1)
+            turn = torch.arange(batches * n_lone, device=self.device) % n_crops
+            chosen[:, :n_lone] = turn.view(batches, n_lone)
+        return chosen.flatten()
 
     def _draw_turns(self, m: int) -> Tensor:
         angle = 2 * math.pi * self._uniform(m)
@@ -206,13 +236,13 @@ class ViewMaker:
         others = first[:, None, n - n_crowded :] + step
         return torch.cat([first, others.flatten(1, 2)], dim=1).flatten(0, 1)
 
-    def _render(self, turn: Tensor, shift_px: Tensor) -> Tensor:
-        """Sample the signal once per copy, (m, side, side)."""
+    def _render(self, turn: Tensor, shift_px: Tensor, crop: Tensor) -> Tensor:
+        """Sample its crop's signal once per copy, (m, side, side)."""
         # Crop position of view pixel p: turn^T (p - shift) + centre. Fine sample q lies
         # at crop pixel q / _UPSAMPLING; grid_sample wants (x, y), with -1 and 1 on the
         # outer edges of the first and last sample. All of it is one matrix product.
         centre = (self._size_px - 1) / 2 + self._margin_px
-        fine = self._signal.shape[-1]
+        fine = self._signals[0].shape[-1]
         back = turn.transpose(1, 2)
         start = centre - (back @ shift_px[..., None])
         matrix = torch.cat([back, start], dim=2) * (2 * _UPSAMPLING / fine)
@@ -220,10 +250,13 @@ class ViewMaker:
         side = self.settings.side_px
         where = matrix.flip(1).reshape(-1, 3) @ self._pixels
         grid = where.reshape(-1, 2, side, side).permute(0, 2, 3, 1)
-        source = self._signal.expand(len(turn), -1, -1, -1)
-        return torch.nn.functional.grid_sample(
-            source, grid, mode="bilinear", padding_mode="zeros", align_corners=False
-        )[:, 0]
+        if len(self._signals) == 1:
+            return _sample(self._signals[0], grid)
+        rendered = grid.new_empty(grid.shape[:3])
+        for index, signal in enumerate(self._signals):
+            own = crop == index
+            rendered[own] = _sample(signal, grid[own])
+        return rendered
 
     def _add_noise(self, signal: Tensor, level: Tensor) -> Tensor:
         """Add noise of variance level² (1 + g signal); return units of the noise."""
@@ -244,6 +277,14 @@ class ViewMaker:
         flat = images.flatten(1)
         flat.scatter_add_(1, pixel, torch.where(where, height, 0.0)[:, None])
         return flat.view_as(images)
+
+
+def _sample(signal: Tensor, grid: Tensor) -> Tensor:
+    """Sample one signal, (1, 1, fine, fine), at (m, side, side, 2)."""
+    source = signal.expand(len(grid), -1, -1, -1)
+    return torch.nn.functional.grid_sample(
+        source, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )[:, 0]
 
 
 def upsample(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

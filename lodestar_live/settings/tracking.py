@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from lodestar_live.settings.section import Section
 
+Place = tuple[FiniteFloat, FiniteFloat]
+_PLACES = TypeAdapter(tuple[Place, ...])
+
 
 class TrainingSettings(Section):
-    """How a detector is trained on one crop."""
+    """How a detector is trained on one crop, or on several."""
 
-    at_px: tuple[float, float] | None = Field(
-        None, description="(y, x) of the particle. None: a good one is chosen."
+    at_px: Place | tuple[Place, ...] | None = Field(
+        None,
+        description="(y, x) of the particle, or a list of such pairs: particles of "
+        "varying shape or brightness. None: a good one is chosen.",
     )
     size_px: PositiveInt | None = Field(
         None, description="Side of the crop. None: estimated from the particle."
@@ -30,6 +45,23 @@ class TrainingSettings(Section):
     quality: Literal["fast", "best"] = "fast"
     steps: PositiveInt | None = Field(None, description="None: the network's default.")
     seed: NonNegativeInt = 0
+
+    @field_validator("at_px", mode="before")
+    @classmethod
+    def _is_pair_or_pairs(cls, value: Any) -> Any:
+        """Explain in one sentence what a union explains in four."""
+        if value is None:
+            return None
+        is_list = isinstance(value, list | tuple) and len(value) > 0
+        pairs = value if is_list and isinstance(value[0], list | tuple) else [value]
+        try:
+            _PLACES.validate_python(pairs)
+        except ValidationError:
+            raise ValueError(
+                "expected (y, x) of one particle in px, or a list of such pairs, for "
+                "example [[120, 88], [40, 210]]"
+            ) from None
+        return value
 
 
 class DetectionSettings(Section):

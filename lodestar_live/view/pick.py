@@ -21,19 +21,32 @@ from lodestar_live.view.style import contrast
 
 _log = logging.getLogger(__name__)
 
-At = tuple[float, float]
+Places = tuple[tuple[float, float], ...]
 Tell = Callable[[float, str], None]
-TryOut = Callable[[At, int | None, Tell], Detections]
+TryOut = Callable[[Places, int | None, Tell], Detections]
 
 
-class Choice(BaseModel):
-    """What the user clicked: a particle and, if dragged, the side of its crop."""
+class Place(BaseModel):
+    """A click: (y, x) in px."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     y_px: float = Field(allow_inf_nan=False)
     x_px: float = Field(allow_inf_nan=False)
+
+
+class Choice(BaseModel):
+    """What the user clicked: particles and, if dragged, the side of their crops."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    places: tuple[Place, ...] = Field(min_length=1)
     size_px: int | None = Field(None, ge=5, le=1024)
+
+    @property
+    def at_px(self) -> Places:
+        """Return (y, x) of each particle, px, in the order of the clicks."""
+        return tuple((place.y_px, place.x_px) for place in self.places)
 
 
 def pick_crop(
@@ -42,15 +55,17 @@ def pick_crop(
     try_out: TryOut | None = None,
     open_browser: bool = True,
     announce: Callable[[str], None] = lambda url: None,
-) -> tuple[At, int | None]:
-    """Let the user click a particle on `image`; block until "Use this crop".
+) -> tuple[Places, int | None]:
+    """Let the user click particles on `image`; block until "Use this crop".
+
+    A click chooses one; Shift-clicks add others that look different.
 
     Parameters
     ----------
     image
         Snapshot, shape (y, x).
     try_out
-        ``try_out(at_px, size_px, tell) -> Detections``: train on the crop and return
+        ``try_out(at_px, size_px, tell) -> Detections``: train on the crops and return
         what is found in `image`; shown on the page at once. Runs on its own thread;
         ``tell(fraction, text)`` moves the progress bar. None: no such button.
     announce
@@ -58,7 +73,8 @@ def pick_crop(
 
     Returns
     -------
-    (y, x) of the particle in px, and the side of the crop in px; None: to be estimated.
+    (y, x) of each particle in px, and the side of the crops in px; None: to be
+    estimated.
 
     Raises
     ------
@@ -76,7 +92,7 @@ def pick_crop(
         server.close()
     if choice is None:
         raise InputError("pick: cancelled; no particle was chosen. Use --at Y,X.")
-    return (choice.y_px, choice.x_px), choice.size_px
+    return choice.at_px, choice.size_px
 
 
 @dataclass
@@ -169,8 +185,9 @@ class PickFeed:
         except ValidationError as error:
             raise StreamError(f"{verb}: {error.errors()[0]['msg']}.") from error
         height, width = self._shape
-        if not (0 <= choice.y_px < height and 0 <= choice.x_px < width):
-            raise StreamError(f"{verb}: ({choice.y_px}, {choice.x_px}) is outside.")
+        for y, x in choice.at_px:
+            if not (0 <= y < height and 0 <= x < width):
+                raise StreamError(f"{verb}: ({y}, {x}) is outside.")
         return choice
 
     def _start(self, choice: Choice) -> None:
@@ -189,7 +206,7 @@ class PickFeed:
     def _run(self, try_out: TryOut, choice: Choice) -> None:
         found, text = None, ""
         try:
-            found = try_out((choice.y_px, choice.x_px), choice.size_px, self._tell)
+            found = try_out(choice.at_px, choice.size_px, self._tell)
             text = f"finds {len(found)} particles"
         except LodestarError as error:
             text = str(error)

@@ -36,10 +36,26 @@ def test_train_writes_a_model_and_a_picture(image: Path, tmp_path: Path) -> None
     assert (tmp_path / "training.png").stat().st_size > 10_000
 
 
+def test_each_at_is_one_more_crop(tmp_path: Path) -> None:
+    pixels = [
+        shapes.sample(s, 1, snr=10, seed=50).images[0] for s in ("sphere", "point")
+    ]
+    image, output = tmp_path / "two.npy", tmp_path / "two.onnx"
+    np.save(image, (100 + 1000 * np.hstack(pixels)).astype(np.uint16))
+    arguments = ["train", str(image), "-o", str(output), "--size", "48"]
+    arguments += ["--at", "31.5,31.5", "--at", "31.5,95.5", "--steps", "150"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "(31.5, 31.5; 31.5, 95.5), crop 48 px" in result.stderr
+    crops = Detector(output).card["crops"]
+    assert [crop["at_px"] for crop in crops] == [[31.5, 31.5], [31.5, 95.5]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--at", "12"], "expected Y,X"),
+        (["--at", "30,30", "--at", "12"], "--at 12: expected Y,X"),
         (["--at", "500,20", "--size", "32"], "outside the image"),
         (["--size", "4"], "crop size 4"),
     ],

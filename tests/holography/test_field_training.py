@@ -122,6 +122,8 @@ def test_crops_that_are_no_fields_are_refused() -> None:
         train_field(np.ones((64, 64)), OPTICS)
     with pytest.raises(InputError, match="multiple of 4"):
         train_field(crop_at(), OPTICS, size=65)
+    with pytest.raises(InputError, match="one crop only"):
+        train_field(crop_at(), OPTICS, [(30.0, 30.0), (34.0, 31.0)])
 
 
 def test_same_seed_gives_the_same_training() -> None:

@@ -8,7 +8,8 @@ from scipy.spatial.distance import cdist
 
 from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError
-from lodestar_live.lodestar import train, trainer
+from lodestar_live.lodestar import train
+from lodestar_live.lodestar.crops import choose_crops
 
 RADIUS_PX, SIDE_PX = 24.0, 480
 PLACES = np.array([[90.3, 120.8], [130.1, 350.2], [340.6, 100.4], [350.2, 330.7]])
@@ -43,16 +44,17 @@ def test_a_large_particle_is_learnt_at_a_smaller_scale() -> None:
 )
 def test_the_crop_decides_the_scale_unless_it_is_given(size, asked, factor) -> None:
     image = discs(PLACES, 0)
-    scale, at, side = trainer._choose_crop(image, (240.0, 240.0), size, asked)
-    assert (scale.factor, at, side) == (factor, (240.0, 240.0), size)
+    crops = choose_crops(image, (240.0, 240.0), size, asked)
+    assert (crops.scale.factor, crops.size_px) == (factor, size)
+    assert crops.places_px == ((240.0, 240.0),)
 
 
 def test_the_particle_is_chosen_at_the_scale_that_is_given() -> None:
-    scale, at, size = trainer._choose_crop(discs(PLACES, 0), None, None, 8)
-    assert scale.factor == 8
-    assert np.hypot(*(PLACES - at).T).min() < 4
-    assert size % 8 == 0
-    assert size > 2 * RADIUS_PX
+    crops = choose_crops(discs(PLACES, 0), None, None, 8)
+    assert crops.scale.factor == 8
+    assert np.hypot(*(PLACES - crops.places_px[0]).T).min() < 4
+    assert crops.size_px % 8 == 0
+    assert crops.size_px > 2 * RADIUS_PX
 
 
 @pytest.mark.parametrize("factor", [0, -2, 33])

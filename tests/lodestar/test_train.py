@@ -55,11 +55,11 @@ def _fit_briefly(image: np.ndarray, progress: Progress | None = None) -> Network
     particle = measure_particle(image)
     generator = torch.Generator().manual_seed(4)
     views = ViewSettings(side_px=64, max_shift_px=8.0, noise=(0.3, 5.0), crowded=0.25)
-    maker = ViewMaker(particle, views, generator=generator)
+    maker = ViewMaker([particle], views, generator=generator)
     network = Network(live_network(LocalContrast(4, 9, 7, 0.15)), stride=4)
     initialise(network, generator)
     recipe = Recipe(steps=20, learning_rate=0.01)
-    fit(network, maker, recipe, anchor=torch.zeros(2), progress=progress)
+    fit(network, maker, recipe, anchor=torch.zeros(1, 2), progress=progress)
     return network
 
 

@@ -25,7 +25,7 @@ def _maker(shape: str = "point", seed: int = 0, **changes: object) -> ViewMaker:
     image = image + np.random.default_rng(0).normal(0, 1e-3, image.shape)
     options = {"side_px": 64, "max_shift_px": 6.0, "noise": (1e-3, 1e-3)} | changes
     return ViewMaker(
-        measure_particle(image),
+        [measure_particle(image)],
         ViewSettings(**options),  # type: ignore[arg-type]
         generator=torch.Generator().manual_seed(seed),
     )
@@ -36,7 +36,7 @@ def _maker(shape: str = "point", seed: int = 0, **changes: object) -> ViewMaker:
 def test_a_view_shows_the_particle_where_its_label_says(seed: int) -> None:
     maker = _maker("sphere", seed)
     views = maker.draw(4)
-    anchor = torch.tensor([33.3 - 31.5, 29.6 - 31.5])
+    anchor = torch.tensor([[33.3 - 31.5, 29.6 - 31.5]])
     labels = views.place(anchor).numpy()
     rows, columns = np.indices((64, 64))
     for image, label in zip(views.images[:, 0].numpy(), labels, strict=True):
@@ -51,7 +51,7 @@ def test_a_view_shows_the_particle_where_its_label_says(seed: int) -> None:
 @given(seed=st.integers(0, 10_000), y=st.floats(-9, 9), x=st.floats(-9, 9))
 def test_taking_back_undoes_placing(seed: int, y: float, x: float) -> None:
     views = _maker(seed=seed, crowded=0.5).draw(6)
-    anchor = torch.tensor([y, x])
+    anchor = torch.tensor([[y, x]])
     back = views.take_back(views.place(anchor))
     torch.testing.assert_close(back, anchor.expand_as(back), atol=1e-4, rtol=1e-5)
 
@@ -166,7 +166,7 @@ def test_gain_and_offset_of_the_crop_do_not_change_the_views(
     image = shapes.sample("ellipse", 1, snr=10, seed=5).images[0]
     drawn = [
         ViewMaker(
-            measure_particle(crop),
+            [measure_particle(crop)],
             ViewSettings(side_px=64, max_shift_px=8.0, noise=(0.3, 5.0), crowded=0.25),
             generator=torch.Generator().manual_seed(7),
         ).draw(4)

@@ -72,11 +72,33 @@ def test_click_then_drag_chooses_particle_and_size(snapshot, open_page, until):
     page.mouse.move(sx + 15 * zoom, sy + 4, steps=4)
     page.mouse.up()
     page.click("#use")
-    at, size_px = pick.join()
+    (at,), size_px = pick.join()
     until(page, "document.querySelector('#state').innerText.startsWith('chosen')")
     # a mouse hits to half a screen pixel
     np.testing.assert_allclose(at, (y, x), atol=1 / zoom)
     assert size_px == pytest.approx(30, abs=2)
+
+
+def test_shift_click_adds_particles_and_a_click_starts_again(
+    snapshot, open_page, until
+):
+    image, truth = snapshot
+    pick = Pick(image)
+    page = open_page(pick.url)
+    until(page, "lodestar.scene.image.width > 1")
+    places = np.column_stack([truth["y_px"], truth["x_px"]])
+    page.mouse.click(*screen_at(page, *places[0]))
+    page.mouse.click(*screen_at(page, *places[3]))
+    page.keyboard.down("Shift")
+    page.mouse.click(*screen_at(page, *places[1]))
+    page.mouse.click(*screen_at(page, *places[2]))
+    page.keyboard.up("Shift")
+    assert "the last of 3" in page.inner_text("#at")
+    zoom = page.evaluate("lodestar.scene.view.zoom")
+    page.click("#use")
+    at, _ = pick.join()
+    # a mouse hits to half a screen pixel
+    np.testing.assert_allclose(at, places[[3, 1, 2]], atol=1 / zoom)
 
 
 def test_a_click_alone_leaves_the_size_to_be_estimated(snapshot, open_page, until):
@@ -137,18 +159,19 @@ def test_by_keyboard_alone(snapshot, open_page, until):
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("]")
     page.keyboard.press("Enter")
-    assert pick.join() == ((256.0, 266.0), 42)
+    assert pick.join() == (((256.0, 266.0),), 42)
 
 
 @pytest.mark.parametrize(
     ("verb", "args"),
     [
-        ("use", {"y_px": -1, "x_px": 5}),
-        ("use", {"y_px": 5, "x_px": 512}),
-        ("use", {"y_px": float("nan"), "x_px": 5}),
-        ("use", {"y_px": 5}),
-        ("use", {"y_px": 5, "x_px": 5, "size_px": 100_000}),
-        ("try", {"y_px": 5, "x_px": 5}),
+        ("use", {"places": [{"y_px": -1, "x_px": 5}]}),
+        ("use", {"places": [{"y_px": 5, "x_px": 5}, {"y_px": 5, "x_px": 512}]}),
+        ("use", {"places": [{"y_px": float("nan"), "x_px": 5}]}),
+        ("use", {"places": [{"y_px": 5}]}),
+        ("use", {"places": []}),
+        ("use", {"places": [{"y_px": 5, "x_px": 5}], "size_px": 100_000}),
+        ("try", {"places": [{"y_px": 5, "x_px": 5}]}),
         ("rm", {}),
     ],
 )

@@ -9,7 +9,8 @@ const PREVIEW_PX = 40; // side shown while the crop is still to be estimated
 
 const scene = new Scene($("stage"));
 scene.ringDetections = true;
-let at = null; // {y, x}, frame px
+let at = null; // {y, x}, frame px: the last one clicked
+let before = []; // those clicked before it, which Shift keeps
 let size = null; // side, px; null: estimated by the trainer
 let state = { busy: false, can_try: false };
 let isOver = false;
@@ -22,6 +23,16 @@ function setMark(y, x) {
   refresh();
 }
 
+function addMark(y, x) {
+  if (at) before.push(at);
+  setMark(y, x);
+}
+
+function startAgain(y, x) {
+  before = [];
+  setMark(y, x);
+}
+
 function setSize(value) {
   size = value === null ? null : Math.min(Math.max(Math.round(value), 5), 1024);
   $("size").value = size ?? "";
@@ -29,7 +40,8 @@ function setSize(value) {
 }
 
 function refresh() {
-  $("at").textContent = at ? `${at.y.toFixed(1)}, ${at.x.toFixed(1)} px` : "not chosen";
+  const others = before.length ? `, the last of ${before.length + 1}` : "";
+  $("at").textContent = at ? `${at.y.toFixed(1)}, ${at.x.toFixed(1)} px${others}` : "not chosen";
   $("use").disabled = !at || state.busy || isOver;
   $("try").disabled = !at || state.busy || !state.can_try || isOver;
   $("try").hidden = !state.can_try;
@@ -51,8 +63,12 @@ function drawPreview() {
 }
 
 scene.onDraw = (context) => {
-  if (!at) return;
-  const [x, y] = scene.toScreen(at.y, at.x);
+  for (const mark of before) drawMark(context, mark);
+  if (at) drawMark(context, at);
+};
+
+function drawMark(context, mark) {
+  const [x, y] = scene.toScreen(mark.y, mark.x);
   const half = ((size ?? PREVIEW_PX) / 2) * scene.view.zoom;
   context.strokeStyle = "#ff7a4d";
   context.lineWidth = 2;
@@ -65,13 +81,13 @@ scene.onDraw = (context) => {
     context.lineTo(x + 9 * dx, y + 9 * dy);
   }
   context.stroke();
-};
+}
 
 watchPointer(scene, {
-  onClick: (sx, sy) => setMark(...scene.toFrame(sx, sy)),
+  onClick: (sx, sy, event) => (event.shiftKey ? addMark : startAgain)(...scene.toFrame(sx, sy)),
   onDrag(pointer, sx, sy, event) {
     if (event.shiftKey || event.buttons === 4) return false; // pan
-    setMark(...scene.toFrame(pointer.x0, pointer.y0));
+    startAgain(...scene.toFrame(pointer.x0, pointer.y0));
     setSize((2 * Math.max(Math.abs(sx - pointer.x0), Math.abs(sy - pointer.y0))) / scene.view.zoom);
     return true;
   },
@@ -79,7 +95,9 @@ watchPointer(scene, {
 
 // -- buttons and keys -------------------------------------------------------------
 
-const choice = () => ({ y_px: at.y, x_px: at.x, size_px: size });
+const choice = () => ({
+  places: [...before, at].map(({ y, x }) => ({ y_px: y, x_px: x })), size_px: size,
+});
 const send = (verb) => at && connection.command(verb, choice());
 
 $("size").addEventListener("input", () => setSize($("size").value ? Number($("size").value) : null));

@@ -41,7 +41,7 @@ export function watchPointer(scene, { onHover, onClick, onDoubleClick, onDrag })
   const release = (event) => {
     const pointer = held.get(event.pointerId);
     held.delete(event.pointerId);
-    if (pointer && !moved && event.type === "pointerup") onClick?.(pointer.x0, pointer.y0);
+    if (pointer && !moved && event.type === "pointerup") onClick?.(pointer.x0, pointer.y0, event);
   };
   overlay.addEventListener("pointerup", release);
   overlay.addEventListener("pointercancel", release);
