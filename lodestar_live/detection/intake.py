@@ -14,6 +14,7 @@ from lodestar_live.errors import InputError
 _IN_GRAPH = (np.uint8, np.uint16, np.float32)
 _FULL_SCALES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 _LARGEST = 1e18  # squares of larger numbers leave float32
+_SMALLEST = float(np.finfo(np.float32).tiny)
 Mask = npt.NDArray[np.bool_]
 
 
@@ -85,10 +86,18 @@ def take_in(pixels: Pixels, levels: Levels | None = None) -> Intake:
     if pixels.dtype.kind == "f":
         pixels, bad = _fill(pixels)
     levels = levels or Levels(*estimate(pixels))
+    if pixels.dtype.kind == "f":
+        levels = _within_float32(levels, pixels)
     if pixels.dtype in _IN_GRAPH:
         return Intake(pixels[None], levels, False, bad)
     image = (pixels.astype(np.float64) - levels.background) / levels.noise
     return Intake(image.astype(np.float32)[None], levels, True, bad)
+
+
+def _within_float32(levels: Levels, pixels: Pixels) -> Levels:
+    """Raise the noise where the frame in units of it would leave float32."""
+    peak = max(float(pixels.max()), -float(pixels.min()), abs(levels.background))
+    return levels._replace(noise=max(levels.noise, peak / _LARGEST, _SMALLEST))
 
 
 def saturated(pixels: Pixels) -> Mask | None:
