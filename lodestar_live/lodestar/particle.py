@@ -157,9 +157,12 @@ def _wiener(raw: FloatArray) -> tuple[FloatArray, float]:
         np.bincount(ring.ravel()), 1
     )
     gain = np.clip(1 - floor / np.maximum(mean_power, 1e-300), 0, 1)
-    weak = np.flatnonzero(gain < 0.3)
-    if len(weak):  # beyond the optical cut-off only noise is left
-        gain[weak[0] :] = 0
+    # Beyond the optical cut-off only noise is left. What is weak below the strongest
+    # frequency says nothing of it: bright and dark parts may cancel in the mean.
+    strongest = int(np.argmax(gain))
+    weak = np.flatnonzero(gain[strongest:] < 0.3)
+    if len(weak):
+        gain[strongest + weak[0] :] = 0
     start = side // 2
     filtered = np.fft.ifft2(spectrum * gain[ring]).real
     clean: FloatArray = filtered[start : start + side, start : start + side]
