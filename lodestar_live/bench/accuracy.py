@@ -2,7 +2,8 @@
 
 Every model is trained on ONE noisy image of its shape at SNR 10; positions are the
 pooled estimate of `Detector.locate` on the exported model. Errors are per axis, as
-multiples of the Cramér-Rao bound; see `simulation.shapes` for images and bound.
+multiples of the Cramér-Rao bound; see `simulation.shapes` for images and bound. Every
+figure is given for training from scratch and from the warm start.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 from lodestar_live.bench import _localisers as others
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.detection import Detector
-from lodestar_live.lodestar import train
+from lodestar_live.lodestar import Quality, Start, train
 from lodestar_live.simulation import shapes
 
 SNRS = (2, 5, 10, 20)
 TRAINING_SNR = 10
 TEST_SEED = 900_000
+STARTS: tuple[Start, ...] = ("scratch", "warm")
 # Multiples of the bound that the default training has to reach, and the best one.
 BARS = {
     "fast": {
@@ -57,58 +59,71 @@ FULL = Size(shapes.SHAPES, seeds=3, images=1000, images_slow=100, steps=None)
 QUICK = Size(("sphere",), seeds=1, images=40, images_slow=10, steps=40)
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The models of one shape and one start, by training seed, and what they took."""
+
+    shape: str
+    start: Start
+    detectors: list[Detector]
+    seconds: list[float]
+
+
 def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     """Train every shape with the default recipe and measure."""
     return measure("accuracy", quality="fast", size=QUICK if quick else FULL, seed=seed)
 
 
-def measure(name: str, *, quality: str, size: Size, seed: int) -> BenchReport:
+def measure(name: str, *, quality: Quality, size: Size, seed: int) -> BenchReport:
     """Run the bench for one quality of training."""
     with TemporaryDirectory() as folder:
-        detectors, seconds = _train_all(Path(folder), quality, size, seed)
+        models = [
+            _train(Path(folder), shape, start, quality, size, seed)
+            for shape in size.shapes
+            for start in STARTS
+        ]
     bounds = {
         shape: [shapes.cramer_rao_bound_px(shape, snr) for snr in SNRS]
         for shape in size.shapes
     }
-    ours = {shape: _errors_px(detectors[shape], shape, size) for shape in size.shapes}
+    ours = [_errors_px(model, size) for model in models]
     rivals = _rivals(size)
     report = BenchReport(name)
     report.tables = [
         _ratio_table(ours, bounds, quality),
         _pixel_table(ours, rivals, bounds),
-        _consistency_table(detectors, size),
+        *(_consistency_table(models, start, size) for start in STARTS),
         Table(
             "Training",
-            ["shape", "median s", "worst s"],
-            [[s, float(np.median(t)), max(t)] for s, t in seconds.items()],
+            ["shape", "start", "median s", "worst s"],
+            [
+                [m.shape, m.start, float(np.median(m.seconds)), max(m.seconds)]
+                for m in models
+            ],
         ),
     ]
     report.notes = _notes(ours, rivals, bounds, quality)
     return report
 
 
-def _train_all(
-    folder: Path, quality: str, size: Size, seed: int
-) -> tuple[dict[str, list[Detector]], dict[str, list[float]]]:
-    detectors: dict[str, list[Detector]] = {}
-    seconds: dict[str, list[float]] = {}
-    for shape in size.shapes:
-        detectors[shape], seconds[shape] = [], []
-        for i in range(size.seeds):
-            image = shapes.sample(shape, 1, snr=TRAINING_SNR, seed=seed + 1 + i).images[
-                0
-            ]
-            started = time.perf_counter()
-            model = train(
-                image,
-                seed=seed + i,
-                quality="best" if quality == "best" else "fast",
-                steps=size.steps,
-            )
-            seconds[shape].append(time.perf_counter() - started)
-            path = model.export(folder / f"{shape}{i}.onnx")
-            detectors[shape].append(Detector(path))
-    return detectors, seconds
+def _train(
+    folder: Path, shape: str, start: Start, quality: Quality, size: Size, seed: int
+) -> Trained:
+    trained = Trained(shape, start, [], [])
+    for i in range(size.seeds):
+        sample = shapes.sample(shape, 1, snr=TRAINING_SNR, seed=seed + 1 + i)
+        begun = time.perf_counter()
+        model = train(
+            sample.images[0],
+            seed=seed + i,
+            quality=quality,
+            start=start,
+            steps=size.steps,
+        )
+        trained.seconds.append(time.perf_counter() - begun)
+        path = model.export(folder / f"{shape}-{start}-{i}.onnx")
+        trained.detectors.append(Detector(path))
+    return trained
 
 
 def _test_images(shape: str, snr: int, n: int) -> shapes.Sample:
@@ -119,21 +134,24 @@ def _test_images(shape: str, snr: int, n: int) -> shapes.Sample:
 class _Errors:
     """Per-axis errors of one shape: `rmse_px` (training seed, snr), outliers (snr)."""
 
+    shape: str
+    start: Start
     rmse_px: shapes.FloatArray
     n_outliers: list[int]
 
 
-def _errors_px(detectors: list[Detector], shape: str, size: Size) -> _Errors:
-    rmse = np.empty((len(detectors), len(SNRS)))
+def _errors_px(model: Trained, size: Size) -> _Errors:
+    shape = model.shape
+    rmse = np.empty((len(model.detectors), len(SNRS)))
     outliers = [0] * len(SNRS)
     for j, snr in enumerate(SNRS):
         truth = _test_images(shape, snr, size.images)
-        for i, detector in enumerate(detectors):
+        for i, detector in enumerate(model.detectors):
             found = detector.locate(truth.images)
             errors = shapes.position_errors_px(shape, found, truth)
             rmse[i, j] = shapes.rmse_px(errors)
             outliers[j] += int((np.hypot(*errors.T) > 1).sum())
-    return _Errors(rmse, outliers)
+    return _Errors(shape, model.start, rmse, outliers)
 
 
 _FAST_RIVALS = {
@@ -175,15 +193,16 @@ def _rivals(size: Size) -> dict[str, dict[str, list[float]]]:
 
 
 def _ratio_table(
-    ours: dict[str, _Errors], bounds: dict[str, list[float]], quality: str
+    ours: list[_Errors], bounds: dict[str, list[float]], quality: Quality
 ) -> Table:
+    columns = ["shape", "start", *(f"SNR {snr}" for snr in SNRS)]
     table = Table(
         f"Error / Cramér-Rao bound, {quality} training (mean over seeds; worst seed)",
-        ["shape", *(f"SNR {snr}" for snr in SNRS), "bar", "met", "errors > 1 px"],
+        [*columns, "bar", "met", "errors > 1 px"],
     )
-    for shape, errors in ours.items():
-        ratio = errors.rmse_px / bounds[shape]
-        bar = BARS[quality][shape]
+    for errors in ours:
+        ratio = errors.rmse_px / bounds[errors.shape]
+        bar = BARS[quality][errors.shape]
         cells = [
             f"{mean:.2f} ({worst:.2f})"
             for mean, worst in zip(ratio.mean(0), ratio.max(0), strict=True)
@@ -191,7 +210,8 @@ def _ratio_table(
         met = bool((ratio.mean(0) <= np.array(bar)).all())
         table.rows.append(
             [
-                shape,
+                errors.shape,
+                errors.start,
                 *cells,
                 " / ".join(map(str, bar)),
                 "yes" if met else "no",
@@ -202,20 +222,17 @@ def _ratio_table(
 
 
 def _pixel_table(
-    ours: dict[str, _Errors],
+    ours: list[_Errors],
     rivals: dict[str, dict[str, list[float]]],
     bounds: dict[str, list[float]],
 ) -> Table:
     table = Table(
         f"Error, px per axis, at SNR {' / '.join(map(str, SNRS))}",
-        ["shape", "bound", "ours", *rivals],
+        ["shape", "bound", *(f"ours, {start}" for start in STARTS), *rivals],
     )
-    for shape, errors in ours.items():
-        rows = [
-            bounds[shape],
-            errors.rmse_px.mean(0),
-            *(r[shape] for r in rivals.values()),
-        ]
+    for shape, bound in bounds.items():
+        own = [errors.rmse_px.mean(0) for errors in ours if errors.shape == shape]
+        rows = [bound, *own, *(r[shape] for r in rivals.values())]
         table.rows.append([shape, *(_joined(row) for row in rows)])
     return table
 
@@ -224,22 +241,25 @@ def _joined(values: object) -> str:
     return " / ".join(f"{v:.3f}" for v in np.asarray(values, dtype=float))
 
 
-def _consistency_table(detectors: dict[str, list[Detector]], size: Size) -> Table:
+def _consistency_table(models: list[Trained], start: Start, size: Size) -> Table:
     """Return Table 1: mean weighted variance of the votes, px², model against shape."""
     table = Table(
-        "Self-consistency, px² (row: model, column: shape shown; SNR 10)",
+        f"Self-consistency, {start}, px² (row: model, column: shape shown; SNR 10)",
         ["model", *size.shapes, "least off-diagonal / diagonal"],
     )
     n = min(40, size.images)
-    for model, trained in detectors.items():
+    for model in models:
+        if model.start != start:
+            continue
         row = []
         for shape in size.shapes:
             images = _test_images(shape, TRAINING_SNR, n).images
-            row.append(float(np.mean([_vote_variance_px2(d, images) for d in trained])))
-        own = row[size.shapes.index(model)]
-        rest = [v for v, s in zip(row, size.shapes, strict=True) if s != model]
+            variances = [_vote_variance_px2(d, images) for d in model.detectors]
+            row.append(float(np.mean(variances)))
+        own = row[size.shapes.index(model.shape)]
+        rest = [v for v, s in zip(row, size.shapes, strict=True) if s != model.shape]
         ratio = min(rest) / own if rest else float("nan")
-        table.rows.append([model, *row, ratio])
+        table.rows.append([model.shape, *row, ratio])
     return table
 
 
@@ -256,21 +276,22 @@ def _vote_variance_px2(detector: Detector, images: shapes.FloatArray) -> float:
 
 
 def _notes(
-    ours: dict[str, _Errors],
+    ours: list[_Errors],
     rivals: dict[str, dict[str, list[float]]],
     bounds: dict[str, list[float]],
-    quality: str,
+    quality: Quality,
 ) -> list[str]:
     notes = []
-    for shape, errors in ours.items():
-        mean = errors.rmse_px.mean(0)
+    for errors in ours:
+        shape, mean = errors.shape, errors.rmse_px.mean(0)
         for j, snr in enumerate(SNRS):
+            cell = f"{shape}, {errors.start}, SNR {snr}"
             ratio, bar = mean[j] / bounds[shape][j], BARS[quality][shape][j]
             if ratio > bar:
-                notes.append(f"{shape}, SNR {snr}: {ratio:.2f} misses the bar {bar}.")
+                notes.append(f"{cell}: {ratio:.2f} misses the bar {bar}.")
             notes += [
-                f"{shape}, SNR {snr}: {name} is better, "
-                f"{table[shape][j]:.3f} against {mean[j]:.3f} px."
+                f"{cell}: {name} is better, {table[shape][j]:.3f} against "
+                f"{mean[j]:.3f} px."
                 for name, table in rivals.items()
                 if name != "maximum likelihood" and table[shape][j] < mean[j]
             ]

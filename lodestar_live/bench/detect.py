@@ -28,7 +28,7 @@ from lodestar_live.detection.intake import take_in
 from lodestar_live.detection.weights import LocalContrast, NetworkWeights
 from lodestar_live.lodestar import train
 from lodestar_live.lodestar.network import NetworkName, export_weights, initialise
-from lodestar_live.lodestar.trainer import build_network
+from lodestar_live.lodestar.plan import build_network
 
 N_PARTICLES = 100
 _SPREAD_PX = 2.5  # of a particle's Gaussian image

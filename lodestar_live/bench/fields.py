@@ -2,12 +2,14 @@
 
 Every model is trained on one frame of its own kind (the crop is chosen by
 `choose_particle`), then judged on frames it has never seen. Particles closer to the
-frame's edge than half a diameter are left out of recall and error.
+frame's edge than half a diameter are left out of recall and error. Crowds and
+distractors are shown to models from the warm start and to models from scratch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Detections
 from lodestar_live.detection import Detector
 from lodestar_live.detection.graph import build_model
-from lodestar_live.lodestar import train
+from lodestar_live.lodestar import Start, train
 from lodestar_live.simulation.fields import (
     DIAMETER_PX,
     Field,
@@ -31,7 +33,10 @@ FloatArray = npt.NDArray[np.float64]
 
 SPACINGS = (1.5, 2.0, 6.0)  # in diameters; 6: alone
 SNRS = (3.0, 5.0, 8.0, 10.0, 20.0)
+STARTS: tuple[Start, ...] = ("scratch", "warm")
 _SIDE_PX = 640
+
+Models = dict[tuple[str, Start], Detector]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,12 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     shapes = ("sphere",) if quick else SHAPES
     n_frames = 1 if quick else 4
     steps = 300 if quick else None
-    models = {s: _train(s, seed=seed, steps=steps) for s in shapes}
-    sphere = models["sphere"]
+    models: Models = {
+        (shape, start): _train(shape, start, seed=seed, steps=steps)
+        for shape in shapes
+        for start in STARTS
+    }
+    sphere = models["sphere", "scratch"]
     tables = [
         _crowds(models, n_frames, seed, snrs=(10.0,) if quick else SNRS),
         _distractors(models, n_frames, seed),
@@ -60,18 +69,19 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         _sizes(sphere, seed),
     ]
     notes = [
-        "One training run per shape (fast recipe), crop chosen automatically; "
-        "thresholds, limits and sigma are the models' own.",
+        "One training run per shape and start (fast recipe), crop chosen "
+        "automatically; thresholds, limits and sigma are the models' own.",
+        "All but crowds and distractors: from scratch.",
         "Crescent: the best constant offset along the body axis is removed first.",
         "The ratio is to the same model's RMSE on particles 6 diameters apart.",
     ]
     return BenchReport("fields", tables, notes)
 
 
-def _train(shape: str, *, seed: int, steps: int | None) -> Detector:
+def _train(shape: str, start: Start, *, seed: int, steps: int | None) -> Detector:
     scene = Scene(shape=shape, n_particles=12, spacing_px=80, size_px=(400, 400))
     snapshot = simulate_field(scene, seed=1000 + seed)
-    model = train(snapshot.pixels, seed=seed, steps=steps)
+    model = train(snapshot.pixels, seed=seed, start=start, steps=steps)
     data = build_model(model.weights, model.card).SerializeToString()
     return Detector(data)
 
@@ -110,13 +120,12 @@ def _off_axis(error: FloatArray, angles: FloatArray, shape: str) -> FloatArray:
     return np.column_stack([(error * axis).sum(1), (error * across).sum(1)])
 
 
-def _measure(
-    detector: Detector, scene: Scene, n_frames: int, seed: int
-) -> tuple[Score, int]:
-    """Return the score and the number of detections over fresh frames."""
-    frames = [simulate_field(scene, seed=5000 + 31 * seed + k) for k in range(n_frames)]
-    found = [detector(field.pixels) for field in frames]
-    return judge(frames, found, scene.shape), sum(len(f) for f in found)
+def _frames(scene: Scene, n_frames: int, seed: int) -> list[Field]:
+    return [simulate_field(scene, seed=5000 + 31 * seed + k) for k in range(n_frames)]
+
+
+def _score(detector: Detector, frames: list[Field], shape: str) -> Score:
+    return judge(frames, [detector(field.pixels) for field in frames], shape)
 
 
 def _scene(shape: str, spacing: float, snr: float) -> Scene:
@@ -132,50 +141,53 @@ def _scene(shape: str, spacing: float, snr: float) -> Scene:
 
 
 def _crowds(
-    models: dict[str, Detector], n_frames: int, seed: int, *, snrs: tuple[float, ...]
+    models: Models, n_frames: int, seed: int, *, snrs: tuple[float, ...]
 ) -> Table:
-    columns = ["shape", "spacing / diameter", "SNR", "n", "recall", "FDR", "RMSE px"]
-    table = Table("Crowds", [*columns, "/ alone"])
-    for shape, detector in models.items():
-        for snr in snrs:
-            alone, _ = _measure(detector, _scene(shape, 6.0, snr), 3 * n_frames, seed)
-            for spacing in SPACINGS:
-                score, _ = _measure(
-                    detector, _scene(shape, spacing, snr), n_frames, seed
-                )
-                score = alone if spacing == 6.0 else score
-                table.rows.append([
-                    shape, spacing, snr, score.n, score.recall, score.false_discovery,
-                    score.rmse_px, score.rmse_px / alone.rmse_px,
-                ])  # fmt: skip
+    columns = ["shape", "start", "spacing / diameter", "SNR", "n", "recall", "FDR"]
+    table = Table("Crowds", [*columns, "RMSE px", "/ alone"])
+    alone: dict[tuple[str, Start, float], float] = {}
+    for shape, snr, spacing in product(_shapes(models), snrs, sorted(SPACINGS)[::-1]):
+        n_here = 3 * n_frames if spacing == SPACINGS[-1] else n_frames
+        frames = _frames(_scene(shape, spacing, snr), n_here, seed)
+        for start in STARTS:
+            score = _score(models[shape, start], frames, shape)
+            reference = alone.setdefault((shape, start, snr), score.rmse_px)
+            table.rows.append([
+                shape, start, spacing, snr, score.n, score.recall,
+                score.false_discovery, score.rmse_px, score.rmse_px / reference,
+            ])  # fmt: skip
     return table
 
 
-def _distractors(models: dict[str, Detector], n_frames: int, seed: int) -> Table:
+def _distractors(models: Models, n_frames: int, seed: int) -> Table:
     """Equal numbers of the trained shape and of the four others."""
-    columns = ["shape", "SNR", "filter", "recall", "FDR"]
+    columns = ["shape", "start", "SNR", "filter", "recall", "FDR"]
     table = Table("Distractors: the four other shapes, 45 px apart", columns)
-    for shape, detector in models.items():
-        others = tuple(s for s in SHAPES if s != shape)
-        for snr in (5.0, 10.0, 20.0):
-            scene = Scene(
-                shape=shape,
-                n_particles=40,
-                n_distractors=40,
-                distractors=others,
-                spacing_px=45,
-                size_px=(_SIDE_PX, _SIDE_PX),
-                snr=snr,
-            )
-            for is_on in (False, True):
-                detector.only_like_training = is_on
-                score, _ = _measure(detector, scene, n_frames, seed)
-                table.rows.append([
-                    shape, snr, "on" if is_on else "off", score.recall,
-                    score.false_discovery,
-                ])  # fmt: skip
+    for shape, snr in product(_shapes(models), (5.0, 10.0, 20.0)):
+        scene = Scene(
+            shape=shape,
+            n_particles=40,
+            n_distractors=40,
+            distractors=tuple(s for s in SHAPES if s != shape),
+            spacing_px=45,
+            size_px=(_SIDE_PX, _SIDE_PX),
+            snr=snr,
+        )
+        frames = _frames(scene, n_frames, seed)
+        for start, is_on in product(STARTS, (False, True)):
+            detector = models[shape, start]
+            detector.only_like_training = is_on
+            score = _score(detector, frames, shape)
             detector.only_like_training = False
+            table.rows.append([
+                shape, start, snr, "on" if is_on else "off", score.recall,
+                score.false_discovery,
+            ])  # fmt: skip
     return table
+
+
+def _shapes(models: Models) -> list[str]:
+    return list(dict.fromkeys(shape for shape, _ in models))
 
 
 def _light(detector: Detector, n_frames: int, seed: int) -> Table:
@@ -192,7 +204,7 @@ def _light(detector: Detector, n_frames: int, seed: int) -> Table:
     columns = ["case", "recall", "FDR", "RMSE px"]
     table = Table("Bad light and samples: spheres 2 diameters apart, SNR 10", columns)
     for name, scene in cases.items():
-        score, _ = _measure(detector, scene, n_frames, seed)
+        score = _score(detector, _frames(scene, n_frames, seed), "sphere")
         table.rows.append([name, score.recall, score.false_discovery, score.rmse_px])
     return table
 

@@ -12,10 +12,13 @@ import resource
 import sys
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.simulation import shapes
+
+if TYPE_CHECKING:
+    from lodestar_live.lodestar import NetworkName, Quality, Start
 
 SHAPE = "sphere"
 
@@ -23,21 +26,22 @@ SHAPE = "sphere"
 @dataclass(frozen=True, slots=True)
 class _Case:
     name: str
-    network: Literal["live", "paper"]
-    quality: Literal["fast", "best"]
+    network: NetworkName
+    quality: Quality
+    start: Start
     steps: int | None  # None: the recipe's own
     full_steps: int | None = None  # what the time is scaled to
 
 
 _CASES = (
-    _Case("live, fast (default)", "live", "fast", None),
-    _Case("live, fast, 300 steps", "live", "fast", 300),
-    _Case("live, best", "live", "best", None),
-    _Case("paper (timed on 200 steps)", "paper", "fast", 200, full_steps=5000),
+    _Case("live, fast (default)", "live", "fast", "scratch", None),
+    _Case("live, fast, warm start", "live", "fast", "warm", None),
+    _Case("live, best", "live", "best", "scratch", None),
+    _Case("paper (timed on 200 steps)", "paper", "fast", "scratch", 200, 5000),
 )
 _QUICK = (
-    _Case("live, 20 steps", "live", "fast", 20),
-    _Case("paper (timed on 2 steps)", "paper", "fast", 2, full_steps=5000),
+    _Case("live, 20 steps", "live", "fast", "warm", 20),
+    _Case("paper (timed on 2 steps)", "paper", "fast", "scratch", 2, 5000),
 )
 
 
@@ -88,6 +92,7 @@ def _train_once(
             seed=seed,
             network=case.network,
             quality=case.quality,
+            start=case.start,
             steps=case.steps,
             progress=lambda step: steps.append(step.steps),
         )

@@ -153,6 +153,7 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
     command = [sys.executable, "-m", "lodestar_live", "train", str(image)]
     command += ["-o", str(model), "--seed", str(settings.seed)]
     command += ["--network", settings.network, "--quality", settings.quality]
+    command += ["--start", settings.start]
     if settings.pick:
         command += ["--pick"]
     elif settings.at_px is not None:

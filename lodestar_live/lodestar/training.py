@@ -25,7 +25,6 @@ from lodestar_live.lodestar.network import Network
 from lodestar_live.lodestar.views import ViewMaker
 
 ANCHOR_RATE = 0.05
-ANCHOR_REST = 0.5  # of the steps; an untrained network would pull it to the centroid
 WARM_UP = 0.15
 LAST_RATE = 1e-3
 
@@ -50,6 +49,9 @@ class Recipe:
         ``mean``: views agree with their mean (the paper). ``anchor``: they agree with
         one unknown point of the crop that follows them slowly; the same fixed point,
         reached sooner and never collapsed.
+    anchor_rest
+        Share of the steps for which that point stays where it starts; an untrained
+        network would pull it to the centroid.
     """
 
     steps: int
@@ -60,6 +62,7 @@ class Recipe:
     near: float = 1.0
     weight_penalty: float = 0.1
     target: Literal["anchor", "mean"] = "anchor"
+    anchor_rest: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ def fit(
             optimiser.step(recipe.learning_rate * _rate(step, recipe))
             result.loss.append(float(loss.detach()))
             result.consistency_px.append(float(spread.detach()))
-            if recipe.target == "anchor" and step >= ANCHOR_REST * recipe.steps:
+            if recipe.target == "anchor" and step >= recipe.anchor_rest * recipe.steps:
                 shown = lesson.views.crop[: len(offset)]
                 result.anchor = _follow(result.anchor, offset, shown)
             if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):

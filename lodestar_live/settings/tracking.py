@@ -43,6 +43,10 @@ class TrainingSettings(Section):
     )
     network: Literal["live", "quick", "paper"] = "live"
     quality: Literal["fast", "best"] = "fast"
+    start: Literal["warm", "scratch"] = Field(
+        "scratch",
+        description="warm: from generic weights, in a third of the time; less exact.",
+    )
     steps: PositiveInt | None = Field(None, description="None: the network's default.")
     seed: NonNegativeInt = 0
 

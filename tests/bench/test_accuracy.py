@@ -12,7 +12,7 @@ from lodestar_live.simulation import shapes
 
 def test_quick_accuracy_bench_reports_every_table() -> None:
     report = bench.run("accuracy", quick=True)
-    assert [len(table.rows) for table in report.tables] == [1, 1, 1, 1]
+    assert [len(table.rows) for table in report.tables] == [2, 1, 1, 1, 2]
 
 
 def test_maximum_likelihood_reaches_the_bound() -> None:

@@ -14,7 +14,7 @@ from lodestar_live.detection.graph import build_model
 from lodestar_live.detection.normalise import estimate
 from lodestar_live.detection.weights import Conv, LocalContrast
 from lodestar_live.errors import InputError, ModelError
-from lodestar_live.lodestar import Model, Progress, TrainingStep, train, trainer
+from lodestar_live.lodestar import Model, Progress, TrainingStep, train
 from lodestar_live.lodestar.network import (
     Network,
     export_weights,
@@ -24,6 +24,7 @@ from lodestar_live.lodestar.network import (
 )
 from lodestar_live.lodestar.particle import measure_particle
 from lodestar_live.lodestar.picture import write_picture
+from lodestar_live.lodestar.plan import build_network
 from lodestar_live.lodestar.training import Recipe, fit
 from lodestar_live.lodestar.views import ViewMaker, ViewSettings
 from lodestar_live.simulation import shapes
@@ -95,7 +96,7 @@ def test_live_network_is_at_least_ten_times_cheaper() -> None:
 @pytest.mark.parametrize("name", ["live", "quick", "paper"])
 def test_the_exported_network_votes_as_the_trained_one(name, tmp_path: Path) -> None:
     contrast = LocalContrast(4, 9, 7, 0.15)
-    network = trainer.build_network(name, contrast, particle_radius_px=4.0)
+    network = build_network(name, contrast, particle_radius_px=4.0)
     initialise(network, torch.Generator().manual_seed(0))
     image = np.random.default_rng(1).normal(0, 1, (96, 64)).astype(np.float32)
     card = {"threshold": 0.0, "network": name}

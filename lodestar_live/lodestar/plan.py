@@ -1,0 +1,141 @@
+"""Everything decided before the first training step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from lodestar_live.detection.weights import LocalContrast
+from lodestar_live.errors import InputError
+from lodestar_live.lodestar.crops import hardest
+from lodestar_live.lodestar.network import (
+    Network,
+    NetworkName,
+    dilations_for,
+    live_network,
+    paper_network,
+)
+from lodestar_live.lodestar.particle import Particle
+from lodestar_live.lodestar.training import Recipe
+from lodestar_live.lodestar.views import ViewSettings
+
+Quality = Literal["fast", "best"]
+Start = Literal["warm", "scratch"]
+
+LOWEST_SNR = 1.75  # of the noisiest views
+CELL_PX = 4
+LARGEST_VIEW_PX = 72  # unless the particle itself needs more
+#: Fields of eight channels per layer, and the share of negative values that its units
+#: let through: with two fields and none, one in three starts loses half a layer.
+DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.0), "quick": (2, 0.2)}
+
+LIVE_WARM = Recipe(steps=300, learning_rate=0.01, near=0.3)
+LIVE_FAST = Recipe(steps=1000, learning_rate=0.01, near=0.3)
+LIVE_BEST = Recipe(steps=4000, learning_rate=0.01, near=0.3)
+PAPER = Recipe(
+    steps=5000,
+    learning_rate=1e-3,
+    one_cycle=False,
+    within=0.1,
+    near=0.0,
+    weight_penalty=0.0,
+    target="mean",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one attempt is made.
+
+    `particles`: one per crop. `particle`: the hardest of all, see `crops.hardest`.
+    """
+
+    particles: tuple[Particle, ...]
+    particle: Particle
+    normalise: LocalContrast
+    views: ViewSettings
+    recipe: Recipe
+    network: NetworkName
+    start: Start
+
+
+def make_plan(
+    particles: tuple[Particle, ...],
+    network: NetworkName,
+    quality: Quality,
+    start: Start,
+    steps: int | None,
+) -> Plan:
+    """Lay out network, views and recipe for these particles.
+
+    Raises
+    ------
+    InputError
+        There are no weights to start this network from.
+    """
+    if start == "warm" and network != "live":
+        raise InputError(
+            f"start = 'warm' with network = {network!r}: only 'live' has generic "
+            "weights; leave out `start`, or take the live network."
+        )
+    particle = hardest(particles)
+    recipe = _recipe(network, quality, start)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+    views = choose_views(particle, network)
+    normalise = choose_local_contrast(particle)
+    return Plan(particles, particle, normalise, views, recipe, network, start)
+
+
+def _recipe(network: NetworkName, quality: Quality, start: Start) -> Recipe:
+    if network == "paper":
+        return PAPER
+    if quality == "best":
+        return LIVE_BEST
+    return LIVE_WARM if start == "warm" else LIVE_FAST
+
+
+def choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
+    """Size views so that neighbours on all sides fit in, where that stays cheap."""
+    if network == "paper":
+        crop = particle.size_px // CELL_PX * CELL_PX
+        return ViewSettings(side_px=max(crop, 24), max_shift_px=crop / 8)
+    pair_px = 2 * CELL_PX  # an even number of cells: faster when kernels are dilated
+    pairs = particle.radius_px / pair_px
+    widest = max(LARGEST_VIEW_PX // pair_px, round(5 * pairs))
+    side = pair_px * max(6, min(math.ceil(8 * pairs), widest))
+    return ViewSettings(
+        side_px=side,
+        max_shift_px=side / 8,
+        noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR, 3, 20))),
+        crowded=0.5,
+        neighbours=4 if side >= 7 * particle.radius_px else 2,
+    )
+
+
+def choose_local_contrast(particle: Particle) -> LocalContrast:
+    """Choose windows by the particle: contrast over 1.5, background over 4 diameters.
+
+    The floor keeps noise small: block means have 1/16 of the noise variance, and a
+    tenth of the particle's contrast must not be blown up either.
+    """
+    diameter_cells = 2 * particle.radius_px / CELL_PX
+    contrast = max(3, round(1.5 * diameter_cells) | 1)
+    background = max(9, round(4 * diameter_cells) | 1)
+    floor = max(0.15, 0.01 * (particle.contrast / particle.noise) ** 2 / 16)
+    return LocalContrast(CELL_PX, background, contrast, floor)
+
+
+def build_network(
+    name: NetworkName, normalise: LocalContrast, *, particle_radius_px: float
+) -> Network:
+    """Return an untrained network that sees a particle of the given size."""
+    if name == "paper":
+        return Network(paper_network(normalise), stride=2)
+    dilations = dilations_for(particle_radius_px, CELL_PX)
+    fields, leak = DESIGNS[name]
+    layers = live_network(normalise, fields=fields, dilations=dilations, leak=leak)
+    return Network(layers, stride=CELL_PX)
