@@ -32,7 +32,7 @@ LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 #: let through: with two fields and none, one in three starts loses half a layer.
 DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.0), "quick": (2, 0.2)}
 
-LIVE_WARM = Recipe(steps=300, learning_rate=0.01, near=0.3)
+LIVE_WARM = Recipe(steps=200, learning_rate=0.01, near=0.3)
 LIVE_FAST = Recipe(steps=1000, learning_rate=0.01, near=0.3)
 LIVE_BEST = Recipe(steps=4000, learning_rate=0.01, near=0.3)
 PAPER = Recipe(

@@ -25,14 +25,13 @@ def image(tmp_path: Path) -> Path:
 
 def test_train_writes_a_model_and_a_picture(image: Path, tmp_path: Path) -> None:
     output = tmp_path / "sphere.onnx"
-    result = CliRunner().invoke(
-        app,
-        ["train", str(image), "-o", str(output), "--steps", "100", "--json"],
-        catch_exceptions=False,
-    )
+    arguments = ["train", str(image), "-o", str(output), "--steps", "100", "--json"]
+    arguments += ["--start", "warm"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert len(json.loads(result.stdout.splitlines()[-1])["crop"]["at_px"]) == 2
-    assert Detector(output).card["training"]["steps"] == 100
+    training = Detector(output).card["training"]
+    assert (training["steps"], training["start"]) == (100, "warm")
     assert (tmp_path / "training.png").stat().st_size > 10_000
 
 
@@ -58,6 +57,7 @@ def test_each_at_is_one_more_crop(tmp_path: Path) -> None:
         (["--at", "30,30", "--at", "12"], "--at 12: expected Y,X"),
         (["--at", "500,20", "--size", "32"], "outside the image"),
         (["--size", "4"], "crop size 4"),
+        (["--network", "quick", "--start", "warm"], "only 'live' has generic weights"),
     ],
 )
 def test_bad_options_say_what_is_expected(

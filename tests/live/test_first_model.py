@@ -23,3 +23,9 @@ def test_every_particle_of_the_settings_is_learnt_from(at_px, asked) -> None:
     first = command.index("--at") if asked else len(command)
     assert command[first : first + len(asked)] == asked
     assert command.count("--at") == len(asked) // 2
+
+
+def test_the_start_of_the_settings_is_passed_on() -> None:
+    settings = TrainingSettings(start="warm")
+    command = _command(Path("a.tif"), Path("m.onnx"), settings)
+    assert command[command.index("--start") + 1] == "warm"
