@@ -52,6 +52,11 @@ def test_one_particle_or_several_can_be_learnt_from(given, read) -> None:
     assert parse_settings({"training": {"at_px": given}}).training.at_px == read
 
 
+def test_a_network_without_starting_weights_is_refused_before_the_run() -> None:
+    with pytest.raises(SettingsError, match="only 'live' has generic weights"):
+        parse_settings({"training": {"network": "quick", "start": "warm"}})
+
+
 @pytest.mark.parametrize(
     "given", [[], [[]], [1], [1, 2, 3], [[1, 2], [3]], "1,2", [1, float("nan")]]
 )

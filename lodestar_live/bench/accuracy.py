@@ -92,7 +92,10 @@ def measure(name: str, *, quality: Quality, size: Size, seed: int) -> BenchRepor
     report.tables = [
         _ratio_table(ours, bounds, quality),
         _pixel_table(ours, rivals, bounds),
-        *(_consistency_table(models, start, size) for start in STARTS),
+        *(
+            _consistency_table([m for m in models if m.start == start], start, size)
+            for start in STARTS
+        ),
         Table(
             "Training",
             ["shape", "start", "median s", "worst s"],
@@ -132,7 +135,10 @@ def _test_images(shape: str, snr: int, n: int) -> shapes.Sample:
 
 @dataclass(frozen=True, slots=True)
 class _Errors:
-    """Per-axis errors of one shape: `rmse_px` (training seed, snr), outliers (snr)."""
+    """Per-axis errors of one shape and one start.
+
+    `rmse_px` (training seed, snr), `n_outliers` (snr).
+    """
 
     shape: str
     start: Start
@@ -249,8 +255,6 @@ def _consistency_table(models: list[Trained], start: Start, size: Size) -> Table
     )
     n = min(40, size.images)
     for model in models:
-        if model.start != start:
-            continue
         row = []
         for shape in size.shapes:
             images = _test_images(shape, TRAINING_SNR, n).images

@@ -14,6 +14,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from lodestar_live.bench.accuracy import STARTS
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Detections
 from lodestar_live.detection import Detector
@@ -31,9 +32,8 @@ from lodestar_live.simulation.shapes import SHAPES
 
 FloatArray = npt.NDArray[np.float64]
 
-SPACINGS = (1.5, 2.0, 6.0)  # in diameters; 6: alone
+SPACINGS = (6.0, 2.0, 1.5)  # in diameters; the first: alone
 SNRS = (3.0, 5.0, 8.0, 10.0, 20.0)
-STARTS: tuple[Start, ...] = ("scratch", "warm")
 _SIDE_PX = 640
 
 Models = dict[tuple[str, Start], Detector]
@@ -146,8 +146,8 @@ def _crowds(
     columns = ["shape", "start", "spacing / diameter", "SNR", "n", "recall", "FDR"]
     table = Table("Crowds", [*columns, "RMSE px", "/ alone"])
     alone: dict[tuple[str, Start, float], float] = {}
-    for shape, snr, spacing in product(_shapes(models), snrs, sorted(SPACINGS)[::-1]):
-        n_here = 3 * n_frames if spacing == SPACINGS[-1] else n_frames
+    for shape, snr, spacing in product(_shapes(models), snrs, SPACINGS):
+        n_here = 3 * n_frames if spacing == SPACINGS[0] else n_frames
         frames = _frames(_scene(shape, spacing, snr), n_here, seed)
         for start in STARTS:
             score = _score(models[shape, start], frames, shape)

@@ -1,7 +1,7 @@
 """Random lopsided particles: what the generic starting weights are trained on.
 
 None has a mirror axis. Points, disks, rings, ellipses and crescents all have one, so
-the shapes of the accuracy benchmark are not among them, nor anything close to them.
+the shapes of the accuracy benchmark are not among them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def mirror_likeness(picture: FloatArray) -> float:
 
 
 def _in_units_of_noise(particle: Particle) -> Particle:
-    """Scale to noise 1 and contrast 10: the darkest camera pixels tell nothing here."""
+    """Scale to noise 1 and contrast 10, so that no blob outweighs another."""
     signal = particle.signal * (10 / particle.contrast)
     return replace(
         particle, signal=signal, noise=1.0, gain=0.0, background=0.0, contrast=10.0

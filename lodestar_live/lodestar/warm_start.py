@@ -31,11 +31,11 @@ def start_warm(network: Network, *, radius_px: float) -> None:
     `radius_px` holds 90 % of the energy, at the network's scale; beyond the sizes
     trained on the nearest ones are taken.
     """
-    weights = _load()[place_of(radius_px)]
+    weights = _load()[range_of(radius_px)]
     free_weights(network).copy_(torch.from_numpy(weights))
 
 
-def place_of(radius_px: float) -> int:
+def range_of(radius_px: float) -> int:
     """Return the number of the range that a radius falls into, or the nearest."""
     return min(max(bisect(RADII_PX, radius_px) - 1, 0), len(RADII_PX) - 2)
 

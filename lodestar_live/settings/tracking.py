@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -14,6 +14,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from lodestar_live.settings.section import Section
@@ -49,6 +50,15 @@ class TrainingSettings(Section):
     )
     steps: PositiveInt | None = Field(None, description="None: the network's default.")
     seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _has_starting_weights(self) -> Self:
+        if self.start == "warm" and self.network != "live":
+            raise ValueError(
+                f"start = 'warm' with network = {self.network!r}: only 'live' has "
+                "generic weights; leave out `start`, or take the live network"
+            )
+        return self
 
     @field_validator("at_px", mode="before")
     @classmethod

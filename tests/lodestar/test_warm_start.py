@@ -75,8 +75,7 @@ def test_every_size_has_a_start(radius_px: float) -> None:
     weights = warm_start._load()
     assert np.isfinite(weights).all()
     assert (weights != 0).mean(axis=1) == pytest.approx(1, abs=0.2)
-    place = warm_start.place_of(radius_px)
-    assert place == {1.0: 0, 8.0: 3, 60.0: 7}[radius_px]
+    assert warm_start.range_of(radius_px) == {1.0: 0, 8.0: 3, 60.0: 7}[radius_px]
 
 
 def test_the_weights_can_be_made_again() -> None:
