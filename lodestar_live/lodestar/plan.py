@@ -32,9 +32,11 @@ LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 #: let through: with two fields and none, one in three starts loses half a layer.
 DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.0), "quick": (2, 0.2)}
 
-LIVE_WARM = Recipe(steps=200, learning_rate=0.01, near=0.3)
-LIVE_FAST = Recipe(steps=1000, learning_rate=0.01, near=0.3)
-LIVE_BEST = Recipe(steps=4000, learning_rate=0.01, near=0.3)
+LIVE_FAST = Recipe(
+    steps=600, learning_rate=0.03, optimiser="muon", within=0.15, near=0.1
+)
+LIVE_WARM = replace(LIVE_FAST, steps=200)
+LIVE_BEST = replace(LIVE_FAST, steps=4000)
 PAPER = Recipe(
     steps=5000,
     learning_rate=1e-3,
@@ -113,6 +115,7 @@ def choose_views(particle: Particle, network: NetworkName) -> ViewSettings:
         noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR, 3, 20))),
         crowded=0.5,
         neighbours=4 if side >= 7 * particle.radius_px else 2,
+        apparent=True,
     )
 
 

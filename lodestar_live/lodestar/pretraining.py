@@ -19,6 +19,7 @@ import torch
 from lodestar_live.lodestar.blobs import draw_blobs
 from lodestar_live.lodestar.network import initialise
 from lodestar_live.lodestar.plan import (
+    LIVE_FAST,
     build_network,
     choose_local_contrast,
     choose_views,
@@ -31,7 +32,7 @@ N_BLOBS = 400
 #: Every particle keeps its pivot as the tracked point: nothing is to be found out here.
 #: Three times the steps make weights from which training ends up to a tenth more exact,
 #: but which take other shapes for the trained one and are worse among neighbours.
-RECIPE = Recipe(steps=5000, learning_rate=0.01, near=0.3, anchor_rest=1.0)
+RECIPE = replace(LIVE_FAST, steps=5000, anchor_rest=1.0)
 
 
 def pretrain(

@@ -21,7 +21,9 @@ from lodestar_live.lodestar.losses import (
     pool,
     weight_penalty,
 )
+from lodestar_live.lodestar.muon import Muon
 from lodestar_live.lodestar.network import Network
+from lodestar_live.lodestar.symmetric import SymmetricStack
 from lodestar_live.lodestar.views import ViewMaker
 
 ANCHOR_RATE = 0.05
@@ -38,7 +40,11 @@ class Recipe:
     steps, batch
         Mini-batches and views per mini-batch.
     learning_rate
-        Adam's (AdamW with a one-cycle schedule if `one_cycle`).
+        The optimiser's.
+    optimiser
+        ``muon`` for the live network, whose kernels lie in one stack, or ``adam``.
+    one_cycle
+        Whether the rate rises and falls; else it stays.
     within
         Weight of the internal-consistency loss.
     near
@@ -57,6 +63,7 @@ class Recipe:
     steps: int
     batch: int = 8
     learning_rate: float = 1e-3
+    optimiser: Literal["muon", "adam"] = "adam"
     one_cycle: bool = True
     within: float = 0.05
     near: float = 1.0
@@ -188,10 +195,11 @@ def _means(found: Tensor, crop: Tensor, *, like: Tensor) -> Tensor:
     )
 
 
-def _optimiser(network: Network, recipe: Recipe) -> Adam:
-    if not recipe.one_cycle:
+def _optimiser(network: Network, recipe: Recipe) -> Adam | Muon:
+    if recipe.optimiser == "adam":
         return Adam(network.parameters())
-    return Adam(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    (stack,) = (m for m in network.layers if isinstance(m, SymmetricStack))
+    return Muon(stack)
 
 
 def _rate(step: int, recipe: Recipe) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lodestar_live.lodestar.particle import Particle
 
 _UPSAMPLING = 4  # fine enough to interpolate linearly: 0.2 % of a sharp point's peak
+_PRIOR_PX = 1.0  # copies of which hardly anything is seen must not be pulled far away
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class ViewSettings:
         How many further copies.
     brightness
         Range of a further copy's contrast, relative to the first.
+    apparent
+        Place copies where the noise makes them appear; see `pull_px`.
     """
 
     side_px: int
@@ -50,6 +53,7 @@ class ViewSettings:
     crowded: float = 0.0
     neighbours: int = 1
     brightness: tuple[float, float] = (0.5, 1.6)
+    apparent: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +69,8 @@ class Views:
     turn
         (m, 2, 2): rotation and reflection, crop offset -> view offset, (y, x).
     shift_px
-        (m, 2): position of the crop's centre in the view, px.
+        (m, 2): position of the crop's centre in the view, px; the apparent one if the
+        settings say so.
     noise
         (n,): noise in units of the crop's own.
     is_lone
@@ -184,11 +189,12 @@ class ViewMaker:
         signal *= brightness.reshape(-1, 1, 1)
         total = torch.zeros_like(signal[: n * batches]).index_add_(0, view, signal)
         level = self._draw_noise_levels(n * batches)
-        images = self._add_noise(total, level)
+        images, pull = self._add_noise(total, level, signal, view)
         is_lone = (torch.arange(n, device=self.device) < n - n_crowded).repeat(batches)
         images = self._add_hot_pixels(images, level, ~is_lone)
         additive = shift.new_zeros(len(view), 0)
-        return Views(images[:, None], view, turn, shift, level, is_lone, additive, crop)
+        place = shift + pull
+        return Views(images[:, None], view, turn, place, level, is_lone, additive, crop)
 
     def _draw_noise_levels(self, n: int) -> Tensor:
         if self.settings.noise is None:
@@ -258,14 +264,23 @@ class ViewMaker:
             rendered[own] = _sample(signal, grid[own])
         return rendered
 
-    def _add_noise(self, signal: Tensor, level: Tensor) -> Tensor:
-        """Add noise of variance level² (1 + g signal); return units of the noise."""
+    def _add_noise(
+        self, total: Tensor, level: Tensor, signal: Tensor, view: Tensor
+    ) -> tuple[Tensor, Tensor | float]:
+        """Add noise of variance level² (1 + g total); return units of the noise.
+
+        Also returns by how much that pulls the copies (`signal`, m) in their `view`.
+        """
         if self.settings.noise is None:
-            return signal
+            return total, 0.0
         scale = level[:, None, None]
-        variance = scale**2 * (1 + self._gain * signal.clamp(min=0))
-        white = torch.randn(signal.shape, generator=self.generator, device=self.device)
-        return (signal + variance.sqrt() * white) / scale
+        variance = scale**2 * (1 + self._gain * total.clamp(min=0))
+        deviation = variance.sqrt()
+        white = torch.randn(total.shape, generator=self.generator, device=self.device)
+        images = (total + deviation * white) / scale
+        if not self.settings.apparent:
+            return images, 0.0
+        return images, pull_px(signal, (white / deviation)[view], 1 / variance[view])
 
     def _add_hot_pixels(self, images: Tensor, level: Tensor, where: Tensor) -> Tensor:
         """Add one stuck pixel to each view `where` it may; they are no particles."""
@@ -277,6 +292,38 @@ class ViewMaker:
         flat = images.flatten(1)
         flat.scatter_add_(1, pixel, torch.where(where, height, 0.0)[:, None])
         return flat.view_as(images)
+
+
+def pull_px(signal: Tensor, noise: Tensor, information: Tensor) -> Tensor:
+    """Return how far noise moves the most likely place of each particle, (m, 2).
+
+    A position cannot be told better than the noise allows, but we drew that noise, so
+    we know what an efficient estimator makes of it: to first order the score over the
+    Fisher information, F⁻¹ Σ ∂s n / σ². Asked for that place instead of the true one, a
+    network learns the same estimator (the pull is 0 on average) from targets that are
+    no longer blurred by what nobody can know.
+
+    Parameters
+    ----------
+    signal
+        (m, side, side): every particle alone.
+    noise
+        Same shape: the noise in its view over its variance.
+    information
+        Same shape: one over the variance.
+    """
+    slopes = torch.zeros(2, *signal.shape, dtype=signal.dtype, device=signal.device)
+    # Moving the particle by +1 px changes a pixel by minus the image's slope there.
+    slopes[0, :, 1:-1] = (signal[:, :-2] - signal[:, 2:]) / 2
+    slopes[1, :, :, 1:-1] = (signal[:, :, :-2] - signal[:, :, 2:]) / 2
+    y, x = slopes
+    score = (slopes * noise).sum((-2, -1))
+    across = (x * y * information).sum((-2, -1))
+    own = (slopes**2 * information).sum((-2, -1)) + _PRIOR_PX**-2
+    determinant = own[0] * own[1] - across**2
+    pull_y = (own[1] * score[0] - across * score[1]) / determinant
+    pull_x = (own[0] * score[1] - across * score[0]) / determinant
+    return torch.stack([pull_y, pull_x], dim=-1)
 
 
 def _sample(signal: Tensor, grid: Tensor) -> Tensor:
