@@ -33,6 +33,10 @@ from lodestar_live.lodestar.symmetric import (
 
 NetworkName = Literal["live", "quick", "paper"]
 
+#: Up to this radius no layer is dilated, and one more for every so many cells beyond.
+NARROW_CELLS = 1.875
+CELLS_PER_WIDE_LAYER = 1.5
+
 
 class LocalContrastNorm(nn.Module):
     """Subtract the local mean and divide by the local contrast; see `LocalContrast`."""
@@ -181,17 +185,16 @@ def live_network(
 
 
 def dilations_for(radius_px: float, stride: int) -> tuple[int, ...]:
-    """Return dilations of five layers with which a cell just sees a particle around it.
+    """Return dilations of five layers with which a cell sees enough around itself.
 
-    No farther: what a cell cannot see (neighbours, dirt) cannot disturb its vote.
-    `radius_px` holds 90 % of the particle's energy; its rim lies at up to 1.6 times
-    that, cells up to 0.8 times off must see all of it, and the cell's own block
-    reaches half a stride.
+    `radius_px` holds 90 % of the particle's energy. What a cell cannot see (neighbours,
+    dirt) cannot disturb its vote, and taps set wide apart learn sub-pixel places less
+    well: annuli of 12 px radius reach 1.33 times the bound at SNR 20 with one wide
+    layer, 1.65 with three; at 18 px two are best (1.29; one 1.40, five 1.34).
     """
-    cells = math.ceil((2.4 * radius_px + stride / 2) / stride)
-    extra = min(max(cells - 5, 0), 5)
+    wide = math.ceil((radius_px / stride - NARROW_CELLS) / CELLS_PER_WIDE_LAYER)
     order = (2, 1, 3, 0, 4)  # widen from the middle
-    return tuple(1 + (order.index(i) < extra) for i in range(5))
+    return tuple(1 + (order.index(i) < wide) for i in range(5))
 
 
 def _conv(before: int, after: int) -> list[nn.Module]:
