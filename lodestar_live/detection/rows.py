@@ -78,11 +78,12 @@ def visible(found: Found, least_contrast: float, floor: float) -> Found:
 
 
 class Context(NamedTuple):
-    """What the frame tells about its detections."""
+    """What the frame tells about its detections, and the score their kind has."""
 
     shape: tuple[int, ...]
     intake: Intake
     saturated: Mask | None
+    like_score: float | None = None
 
 
 def to_detections(
@@ -152,6 +153,8 @@ def _flags(
     limit = card.get("consistency_px")
     if limit is not None:
         flags[rows["consistency_px"] > limit] |= Flag.UNLIKE
+    if context.like_score is not None:
+        flags[rows["score"] < context.like_score] |= Flag.UNLIKE
     return flags
 
 

@@ -34,6 +34,7 @@ CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
 _BLANK_SIDE_PX, _N_BLANK = 512, 8
 _EVERYTHING = -1e30  # a threshold every local maximum passes
+_NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones are alone
 
 
 def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any]:
@@ -53,8 +54,8 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     Card entries: ``centre_px`` (the point of the first crop that detections name,
     (y, x)), ``crops`` (with that of each),
     ``threshold`` (log score), ``sigma`` (factors of the predicted error),
-    ``consistency_px`` (limit of the shape filter) and ``calibration`` (how they came
-    about).
+    ``consistency_px`` and ``like_score`` (limits of the shape filter) and
+    ``calibration`` (how they came about).
     """
     rng = np.random.default_rng([seed, 77])
     detector = Detector(
@@ -76,6 +77,7 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         "threshold": threshold,
         "sigma": fit_sigma(practice),
         "consistency_px": consistency_limit(practice),
+        "like_score": like_score(practice),
         "calibration": facts,
     }
 
@@ -337,6 +339,19 @@ def consistency_limit(practice: Rows) -> float:
     least favourable noise, up to twice the crop's: nearly all of them stay under it;
     other shapes lie higher.
     """
-    usual = practice[practice["noise_level"] <= 2.0]
-    worst = max(np.median(rows["consistency_px"]) for rows in _per_level(usual))
+    calm = practice[practice["noise_level"] <= 2.0]
+    worst = max(np.median(rows["consistency_px"]) for rows in _per_level(calm))
     return 2.5 * float(worst)
+
+
+def like_score(practice: Rows) -> float:
+    """Return the log score below which a detection is not the trained shape.
+
+    What 98 % of the practice particles of the least favourable crop exceed at the
+    least favourable noise, up to 2.5 times the crop's, less what neighbours cost.
+    Consistency alone lets a spot pass where a ball was trained: a few cells in its
+    middle vote, and those agree.
+    """
+    calm = practice[practice["noise_level"] <= 2.5]
+    worst = min(np.quantile(rows["score"], 0.02) for rows in _per_level(calm))
+    return float(worst) - _NEIGHBOURS_COST

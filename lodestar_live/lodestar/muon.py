@@ -90,7 +90,7 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     Newton-Schulz iteration in Jordan's version: 0.7 to 1.2 is near enough.
     """
     a, b, c = _QUINTIC
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + _EPSILON)
+    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + _EPSILON)
     for _ in range(_ITERATIONS):
         gram = x @ x.transpose(1, 2)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)

@@ -189,7 +189,7 @@ def dilations_for(radius_px: float, stride: int) -> tuple[int, ...]:
 
     `radius_px` holds 90 % of the particle's energy. What a cell cannot see (neighbours,
     dirt) cannot disturb its vote, and taps set wide apart learn sub-pixel places less
-    well: annuli of 12 px radius reach 1.33 times the bound at SNR 20 with one wide
+    well: annuli of 12 px radius reach 1.3 times the bound at SNR 20 with one wide
     layer, 1.65 with three; at 18 px two are best (1.29; one 1.40, five 1.34).
     """
     wide = math.ceil((radius_px / stride - NARROW_CELLS) / CELLS_PER_WIDE_LAYER)

@@ -30,7 +30,7 @@ CELL_PX = 4
 LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 #: Fields of eight channels per layer, and the share of negative values that its units
 #: let through: with two fields and none, one in three starts loses half a layer.
-DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.1), "quick": (2, 0.2)}
+DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.0), "quick": (2, 0.2)}
 
 LIVE_FAST = Recipe(
     steps=600, learning_rate=0.03, optimiser="muon", within=0.15, near=0.1

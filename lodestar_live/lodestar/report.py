@@ -76,9 +76,7 @@ def examine(
 
     def measure(index: int, level: float, offset: int) -> tuple[Tensor, ...]:
         generator = torch.Generator(device=anchor.device).manual_seed(seed + offset)
-        alone = replace(
-            settings, noise=(level, level), crowded=0.0, apparent=False
-        )
+        alone = replace(settings, noise=(level, level), crowded=0.0, apparent=False)
         maker = ViewMaker([particles[index]], alone, generator=generator)
         views = maker.draw(N_VIEWS)
         votes, rho = network.votes(views.images)

@@ -21,7 +21,7 @@ from lodestar_live.lodestar.symmetric import SymmetricStack
 FILE = "warm_start.npy"
 #: Edges of the ranges. From 7.5 px on they are where `dilations_for` changes, so that
 #: weights never meet another spacing of taps than they were trained with.
-RADII_PX = (2.2, 3.8, 5.6, 7.5, 9.166, 10.833, 12.5, 14.166, 18.0)
+RADII_PX = (2.2, 3.8, 5.6, 7.5, 9.5, 11.5, 13.5, 16.5, 19.5)
 
 
 @torch.no_grad()

@@ -115,6 +115,19 @@ def test_detections_unlike_the_training_particle_are_flagged_or_dropped() -> Non
     assert len(Detector(model, only_like_training=True)(image)) == 2
 
 
+def test_detections_of_too_low_a_score_are_unlike_the_training_particle() -> None:
+    weights, image = networks.spot_finder(), noisy()
+    scores = Detector(networks.model(weights, threshold=THRESHOLD))(image).rows["score"]
+    limit = float(np.median(scores))
+    model = networks.model(weights, threshold=THRESHOLD, like_score=limit)
+    rows = Detector(model)(image).rows
+    assert ((rows["flags"] & Flag.UNLIKE != 0) == (rows["score"] < limit)).all()
+    assert (rows["score"] < limit).any()
+    # Other exponents make other scores, of which the limit says nothing.
+    rows = Detector(model, alpha=0.4)(image).rows
+    assert (rows["flags"] & Flag.UNLIKE == 0).all()
+
+
 def test_what_is_far_fainter_than_the_rest_is_background_texture() -> None:
     model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
     image = noisy(peak=200.0)

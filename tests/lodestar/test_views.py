@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import least_squares
 
 from lodestar_live.lodestar.losses import (
     Reach,
@@ -45,6 +46,46 @@ def test_a_view_shows_the_particle_where_its_label_says(seed: int) -> None:
         centroid = [(weight * a).sum() / weight.sum() for a in (rows, columns)]
         # Denoised signal, bicubic sampling: a few hundredths of a pixel.
         assert centroid == pytest.approx(list(label), abs=0.05)
+
+
+def _fitted_px(image: np.ndarray, start_px: np.ndarray) -> np.ndarray:
+    """Return where a sphere fits an image of even noise best."""
+
+    def misfit(guess: np.ndarray) -> np.ndarray:
+        y, x, height, level = guess
+        return (height * shapes.draw("sphere", y, x) + level - image).ravel()
+
+    fit = least_squares(misfit, [*start_px, image.max(), 0.0], x_scale=[1, 1, 10, 1])
+    return np.asarray(fit.x[:2])
+
+
+def test_noise_pulls_particles_to_where_a_fit_finds_them() -> None:
+    options = {"noise": (60.0, 60.0), "crowded": 0.5}  # contrast / noise of 17
+    plain = _maker("sphere", 5, **options).draw(16)
+    pulled = _maker("sphere", 5, **options, apparent=True).draw(16)
+    torch.testing.assert_close(pulled.images, plain.images)  # only the places differ
+    anchor = torch.tensor([[33.3 - 31.5, 29.6 - 31.5]])
+    true_px = plain.place(anchor)[:8].numpy()
+    apparent_px = pulled.place(anchor)[:8].numpy()
+    images = plain.images[:8, 0].numpy().astype(float)
+    found_px = np.array(
+        [_fitted_px(*pair) for pair in zip(images, true_px, strict=True)]
+    )
+    off_truth = np.sqrt(np.mean((found_px - true_px) ** 2))
+    assert off_truth > 0.02  # the noise matters, and the pull explains most of it
+    assert np.sqrt(np.mean((found_px - apparent_px) ** 2)) < 0.4 * off_truth
+    neighbours = (pulled.shift_px - plain.shift_px)[16:]
+    assert (neighbours.abs().amax(dim=1) > 0).all()
+
+
+def test_the_pull_has_the_bounds_size_and_no_direction() -> None:
+    sixty_fold = (60.0, 60.0)  # of the crop's noise, a thousandth of its contrast
+    plain = _maker("sphere", 6, noise=sixty_fold).draw(400)
+    pulled = _maker("sphere", 6, noise=sixty_fold, apparent=True).draw(400)
+    pull = (pulled.shift_px - plain.shift_px).numpy()
+    bound = shapes.cramer_rao_bound_px("sphere", 1000 / 60, kind="gaussian")
+    assert np.sqrt(np.mean(pull**2)) == pytest.approx(bound, rel=0.1)
+    assert np.abs(pull.mean(axis=0)).max() < 4 * bound / np.sqrt(400)
 
 
 @settings(max_examples=20, deadline=None)
