@@ -74,13 +74,20 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     return measure("accuracy", quality="fast", size=QUICK if quick else FULL, seed=seed)
 
 
-def measure(name: str, *, quality: Quality, size: Size, seed: int) -> BenchReport:
+def measure(
+    name: str,
+    *,
+    quality: Quality,
+    size: Size,
+    seed: int,
+    starts: tuple[Start, ...] = STARTS,
+) -> BenchReport:
     """Run the bench for one quality of training."""
     with TemporaryDirectory() as folder:
         models = [
             _train(Path(folder), shape, start, quality, size, seed)
             for shape in size.shapes
-            for start in STARTS
+            for start in starts
         ]
     bounds = {
         shape: [shapes.cramer_rao_bound_px(shape, snr) for snr in SNRS]
@@ -94,7 +101,7 @@ def measure(name: str, *, quality: Quality, size: Size, seed: int) -> BenchRepor
         _pixel_table(ours, rivals, bounds),
         *(
             _consistency_table([m for m in models if m.start == start], start, size)
-            for start in STARTS
+            for start in starts
         ),
         Table(
             "Training",
@@ -232,9 +239,10 @@ def _pixel_table(
     rivals: dict[str, dict[str, list[float]]],
     bounds: dict[str, list[float]],
 ) -> Table:
+    starts = dict.fromkeys(errors.start for errors in ours)
     table = Table(
         f"Error, px per axis, at SNR {' / '.join(map(str, SNRS))}",
-        ["shape", "bound", *(f"ours, {start}" for start in STARTS), *rivals],
+        ["shape", "bound", *(f"ours, {start}" for start in starts), *rivals],
     )
     for shape, bound in bounds.items():
         own = [errors.rmse_px.mean(0) for errors in ours if errors.shape == shape]

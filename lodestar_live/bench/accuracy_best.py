@@ -7,6 +7,11 @@ from lodestar_live.bench.report import BenchReport
 
 
 def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
-    """Train every shape with the best recipe and measure; see `bench.accuracy`."""
+    """Train every shape with the best recipe and measure; see `bench.accuracy`.
+
+    From scratch only: who trains for a minute has no use for a quick start.
+    """
     size = QUICK if quick else FULL
-    return measure("accuracy_best", quality="best", size=size, seed=seed)
+    return measure(
+        "accuracy_best", quality="best", size=size, seed=seed, starts=("scratch",)
+    )

@@ -1,6 +1,6 @@
 """Make the generic starting weights of `warm_start`: hundreds of particles at once.
 
-Run once by us, for about a quarter of an hour, and shipped in ``models/``::
+Run once by us, for about seven minutes, and shipped in ``models/``::
 
     python -m lodestar_live.lodestar.pretraining models/warm_start.npy
 """
@@ -30,9 +30,7 @@ from lodestar_live.lodestar.warm_start import RADII_PX, free_weights
 
 N_BLOBS = 400
 #: Every particle keeps its pivot as the tracked point: nothing is to be found out here.
-#: Three times the steps make weights from which training ends up to a tenth more exact,
-#: but which take other shapes for the trained one and are worse among neighbours.
-RECIPE = replace(LIVE_FAST, steps=5000, anchor_rest=1.0)
+RECIPE = replace(LIVE_FAST, steps=3000, anchor_rest=1.0)
 
 
 def pretrain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +14,7 @@ from lodestar_live.lodestar import train, warm_start
 from lodestar_live.lodestar.blobs import MOST_ALIKE, draw_blobs, mirror_likeness
 from lodestar_live.lodestar.network import dilations_for
 from lodestar_live.lodestar.plan import CELL_PX
-from lodestar_live.lodestar.pretraining import pretrain
-from lodestar_live.lodestar.training import Recipe
+from lodestar_live.lodestar.pretraining import RECIPE, pretrain
 from lodestar_live.simulation import shapes
 
 
@@ -79,7 +79,7 @@ def test_every_size_has_a_start(radius_px: float) -> None:
 
 
 def test_the_weights_can_be_made_again() -> None:
-    brief = Recipe(steps=3, learning_rate=0.01, near=0.3, anchor_rest=1.0)
+    brief = replace(RECIPE, steps=3)
     made = [pretrain((3.8, 5.6), recipe=brief, n_blobs=4, seed=2) for _ in range(2)]
     assert made[0].shape == warm_start._load()[0].shape
     np.testing.assert_array_equal(made[0], made[1])
