@@ -33,7 +33,12 @@ LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 DESIGNS: dict[NetworkName, tuple[int, float]] = {"live": (3, 0.0), "quick": (2, 0.2)}
 
 LIVE_FAST = Recipe(
-    steps=600, learning_rate=0.03, optimiser="muon", within=0.15, near=0.1
+    steps=700,
+    learning_rate=0.03,
+    optimiser="muon",
+    within=0.15,
+    near=0.1,
+    weight_penalty=0.2,
 )
 LIVE_WARM = replace(LIVE_FAST, steps=200)
 LIVE_BEST = replace(LIVE_FAST, steps=4000)
