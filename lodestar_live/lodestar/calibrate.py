@@ -30,6 +30,8 @@ FloatArray = npt.NDArray[np.float64]
 
 FALSE_ALARMS_PER_MPX = 1.0  # expected in pure noise, at the lowest allowed threshold
 CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to count
+FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
+GAP_SHARE = 0.85  # of a gap that may be given up to keep those out
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
 _BLANK_SIDE_PX, _N_BLANK = 512, 8
@@ -204,8 +206,9 @@ def choose_threshold(
     million pixels and no ghost, a maximum between neighbours or on a particle's rim;
     the highest still passes 98 % of the practice particles, copies of one particle or
     of each of several. Between the two lies the threshold: in the middle of the widest
-    gap of the snapshot's own scores, if one stands out. Real particles may differ so
-    much that their scores fill the range; then it lies `CLEARANCE` above the lowest.
+    gap of the snapshot's own scores, if one stands out, or higher in it if that is
+    `FAR_BELOW` the particles. Real particles may differ so much that their scores fill
+    the range; then it lies `CLEARANCE` above the lowest.
     Where lowest and highest overlap, particles come first: the highest threshold holds,
     and the card states how many false alarms that costs.
 
@@ -235,7 +238,9 @@ def choose_threshold(
         gaps = np.diff(marks) / (highest - lowest)
         widest = int(np.argmax(gaps))
         if gaps[widest] >= CLEAR_GAP:
-            threshold = float(marks[widest : widest + 2].mean())
+            low, high = (float(mark) for mark in marks[widest : widest + 2])
+            last = low + GAP_SHARE * (high - low)
+            threshold = float(np.clip(highest - FAR_BELOW, (low + high) / 2, last))
         else:
             threshold = lowest + CLEARANCE * (highest - lowest)
     return threshold, {
