@@ -7,6 +7,8 @@ from lodestar_live.detection import Detector
 from lodestar_live.detection.graph import build_model
 from lodestar_live.lodestar import train
 from lodestar_live.lodestar.calibrate import (
+    FAR_BELOW,
+    GAP_SHARE,
     PRACTICE_DTYPE,
     NoiseTail,
     calibrate,
@@ -62,13 +64,21 @@ def test_sigma_recovers_the_law_it_was_made_with():
     assert fitted["spread"] == pytest.approx(0.2, rel=0.2)
 
 
-def test_threshold_lies_in_the_widest_gap_between_noise_and_particles():
+@pytest.mark.parametrize(
+    ("faintest_seen", "expected"),
+    [
+        (1.5, lambda noise: 2.0 - FAR_BELOW),  # texture would reach half of the gap
+        (-0.5, lambda noise: noise + GAP_SHARE * (-0.5 - noise)),  # faint but seen
+    ],
+)
+def test_threshold_lies_far_from_noise_in_the_widest_gap(faintest_seen, expected):
     noise = np.sort(np.random.default_rng(0).exponential(0.7, 3000) - 10)[::-1]
     practice = rows_of(np.ones(100), np.ones(100), 10.0, score=2.0)
     threshold, facts = choose_threshold(
-        practice, noise, NO_SCORES, np.array([-9.0, 1.5, 2.1])
+        practice, noise, NO_SCORES, np.array([-9.0, faintest_seen, 2.1])
     )
-    assert threshold == pytest.approx((facts["noise_score"] + 1.5) / 2)
+    assert threshold == pytest.approx(expected(facts["noise_score"]))
+    assert facts["noise_score"] < threshold < faintest_seen
     assert facts["separated"]
     assert facts["n_snapshot"] == 2
     assert facts["false_alarms_per_mpx"] < 0.01
