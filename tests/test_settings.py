@@ -54,7 +54,7 @@ def test_one_particle_or_several_can_be_learnt_from(given, read) -> None:
 
 def test_a_network_without_starting_weights_is_refused_before_the_run() -> None:
     with pytest.raises(SettingsError, match="only 'live' has generic weights"):
-        parse_settings({"training": {"network": "quick", "start": "warm"}})
+        parse_settings({"training": {"network": "paper", "start": "warm"}})
 
 
 @pytest.mark.parametrize(

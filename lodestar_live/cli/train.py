@@ -44,7 +44,7 @@ def train_model(
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page by itself.")
     ] = True,
-    network: Annotated[Literal["live", "quick", "paper"], typer.Option()] = "live",
+    network: Annotated[Literal["live", "paper"], typer.Option()] = "live",
     quality: Annotated[
         Literal["fast", "best"], typer.Option(help="best: up to a minute.")
     ] = "fast",

@@ -34,7 +34,7 @@ FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
 GAP_SHARE = 0.85  # of a gap that may be given up to keep those out
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
-_BLANK_SIDE_PX, _N_BLANK = 512, 8
+_BLANK_SIDE_PX, _N_BLANK = 256, 32
 _EVERYTHING = -1e30  # a threshold every local maximum passes
 _NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones are alone
 

@@ -55,7 +55,7 @@ def draw_lessons(
     near_px = max(2.0 * network.stride, maker.radius_px)
     reach = Reach(
         near_px,
-        far_px=1.5 * near_px + network.stride,
+        far_px=1.2 * near_px + network.stride,
         here_px=0.75 * network.stride,
     )
 

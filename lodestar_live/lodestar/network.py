@@ -31,7 +31,7 @@ from lodestar_live.lodestar.symmetric import (
     regular_action,
 )
 
-NetworkName = Literal["live", "quick", "paper"]
+NetworkName = Literal["live", "paper"]
 
 #: Up to this radius no layer is dilated, and one more for every so many cells beyond.
 NARROW_CELLS = 1.875

@@ -69,8 +69,7 @@ def train(
     seed
         Same seed, same machine: same model.
     network
-        ``live`` (default), ``quick`` (less time per frame, a little less exact) or
-        ``paper`` (the publication's network and recipe).
+        ``live`` (default) or ``paper`` (the publication's network and recipe).
     quality
         ``fast`` or ``best`` (up to a minute; not for ``paper``).
     start

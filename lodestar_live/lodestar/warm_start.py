@@ -48,7 +48,7 @@ def free_weights(network: Network) -> torch.Tensor:
 
 @cache
 def _load() -> npt.NDArray[np.float32]:
-    """Return one vector per range, (8, 3050)."""
+    """Return one vector per range, (8, 1458)."""
     path = resources.folder("models") / FILE
     weights: npt.NDArray[np.float32] = np.load(path)
     return weights

@@ -42,7 +42,7 @@ class TrainingSettings(Section):
     pick: bool = Field(
         False, description="Open the first frame in the browser to click the particle."
     )
-    network: Literal["live", "quick", "paper"] = "live"
+    network: Literal["live", "paper"] = "live"
     quality: Literal["fast", "best"] = "fast"
     start: Literal["warm", "scratch"] = Field(
         "scratch",

@@ -57,7 +57,7 @@ def test_each_at_is_one_more_crop(tmp_path: Path) -> None:
         (["--at", "30,30", "--at", "12"], "--at 12: expected Y,X"),
         (["--at", "500,20", "--size", "32"], "outside the image"),
         (["--size", "4"], "crop size 4"),
-        (["--network", "quick", "--start", "warm"], "only 'live' has generic weights"),
+        (["--network", "paper", "--start", "warm"], "only 'live' has generic weights"),
     ],
 )
 def test_bad_options_say_what_is_expected(

@@ -67,7 +67,7 @@ def test_weights_that_do_not_help_are_given_up(monkeypatch: pytest.MonkeyPatch) 
 def test_other_networks_have_no_warm_start() -> None:
     image = shapes.sample("sphere", 1, snr=10, seed=50).images[0]
     with pytest.raises(InputError, match="only 'live' has generic weights"):
-        train(image, network="quick", start="warm")
+        train(image, network="paper", start="warm")
 
 
 @pytest.mark.parametrize("radius_px", [1.0, 8.0, 60.0])
