@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from lodestar_live.detection.engines import session_options
 
 _PAUSE_S = 0.03
+_SETTLE_S = 0.06
 _SIDE = 1024
 
 
@@ -51,13 +52,17 @@ def time_in_blocks(
     """Time candidates in turns, so that a busy moment hits all of them.
 
     Each block pauses (thread pools of other libraries spin after a run and would
-    slow the next candidate), runs once untimed, then `runs` times.
+    slow the next candidate), runs untimed for a moment, then `runs` times. The moment:
+    a virtual machine's core that idled is not woken for a second thread at once.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
     for _ in range(blocks):
         for name, call in candidates.items():
             time.sleep(_PAUSE_S)
+            settled = time.perf_counter() + _SETTLE_S
             call()
+            while time.perf_counter() < settled:
+                call()
             for _ in range(runs):
                 start, start_cpu = time.perf_counter(), time.process_time()
                 call()

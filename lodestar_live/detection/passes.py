@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,20 +82,21 @@ class Passes:
             return self.around(intake, tiles, threshold)
         parts = [tiles[index : index + 1] for index in range(len(tiles))]
         feeds = [_pixels(intake, part.pixels) for part in parts]
-        return self._collect(zip(parts, feeds, strict=True), threshold)
+        return self._collect(list(zip(parts, feeds, strict=True)), threshold)
 
     def around(self, intake: Intake, tiles: Tiles, threshold: float) -> rows.Found:
         """Return the rows of tiles; tiles that are alike run together."""
         if not len(tiles):
             return np.empty((0, self.n_columns))
-        groups = list(tiles.alike(self.max_tile_px))
-        feeds = self._feeds(intake, groups)
-        pairs = zip(groups, feeds, strict=True)
-        fair = len(tiles) / self.engine.n_parallel
-        shares = [share for pair in pairs for share in _shares(*pair, fair)]
+        fair = max(len(tiles) / self.engine.n_parallel, _LEAST_BATCH)
+        work = []
+        for alike in tiles.alike():
+            feeds = self._feeds(intake, alike)
+            shares = alike.shares(fair, self.max_tile_px)
+            work += [(alike[share], _cut(feeds, share)) for share in shares]
         # The longest first: no thread begins one when the others are done.
-        shares.sort(key=lambda share: len(share[0]), reverse=True)
-        return self._collect(shares, threshold)
+        work.sort(key=lambda share: len(share[0]), reverse=True)
+        return self._collect(work, threshold)
 
     def scores(self, intake: Intake) -> FloatArray:
         """Return the log score of every cell of the frame, tile by tile."""
@@ -103,7 +104,7 @@ class Passes:
         tiles = self.layout.whole(intake.shape, self.max_tile_px)
         for index in range(len(tiles)):
             tile = tiles[index : index + 1]
-            (feeds,) = self._feeds(intake, [tile])
+            feeds = self._feeds(intake, tile)
             criteria = self._criteria(NO_THRESHOLD)
             (score,) = self.engine.run(["score"], {**feeds, **criteria})
             (top, bottom), (left, right) = tile.owned[0]
@@ -114,51 +115,41 @@ class Passes:
         return whole
 
     def _collect(
-        self, groups: Iterable[tuple[Tiles, Feeds]], threshold: float
+        self, work: Sequence[tuple[Tiles, Feeds]], threshold: float
     ) -> rows.Found:
         """Return the rows of groups of tiles, in the frame's coordinates."""
-        tiles, feeds = zip(*groups, strict=True)
         criteria = self._criteria(threshold)
-        parts = [
-            Part({**one, **criteria}, group.opening)
-            for group, one in zip(tiles, feeds, strict=True)
-        ]
+        parts = [Part({**feeds, **criteria}, tiles.opening) for tiles, feeds in work]
         results = self.engine.run_parts(["detections"], parts)
-        found = [
-            owned_rows(group, detections, self.layout)
-            for group, (detections,) in zip(tiles, results, strict=True)
-        ]
-        return np.concatenate(found)
+        found = [detections for (detections,) in results]
+        return owned_rows([tiles for tiles, _ in work], found, self.layout.stride)
 
-    def _feeds(self, intake: Intake, groups: Sequence[Tiles]) -> list[Feeds]:
-        """Return what the network reads of each group's tiles."""
-        feeds = [_pixels(intake, group.pixels) for group in groups]
+    def _feeds(self, intake: Intake, tiles: Tiles) -> Feeds:
+        """Return what the network reads of tiles that are alike."""
+        feeds = _pixels(intake, tiles.pixels)
         if self.layout.contrast_margin_px == 0:
             return feeds
-        step = self.layout.block_px
-        local = self._local(intake, [group.surround for group in groups])
-        for group, one, (maps, corner) in zip(groups, feeds, local, strict=True):
-            index = np.arange(len(group)) % len(maps[0])
-            start = (group.pixels[..., 0] - corner) // step
-            shape = [self.layout.map_side(side) for side in group.shape]
-            for name, values in zip(LOCAL, maps, strict=True):
-                one[name] = windows(values, index, start, shape)
+        maps, index, corner = self._local(intake, tiles.surround)
+        start = (tiles.pixels[..., 0] - corner) // self.layout.block_px
+        shape = [self.layout.map_side(side) for side in tiles.shape]
+        for name, values in zip(LOCAL, maps, strict=True):
+            feeds[name] = windows(values, index, start, shape)
         return feeds
 
     def _local(
-        self, intake: Intake, surrounds: Sequence[IntArray]
-    ) -> list[tuple[list[Array], IntArray]]:
-        """Return the maps `LOCAL` of each group's surrounds, and their corners, px.
+        self, intake: Intake, surround: IntArray
+    ) -> tuple[list[Array], IntArray, IntArray]:
+        """Return the maps `LOCAL`, which of them each tile reads, and its corner, px.
 
-        One map for all if that is less than one for each.
+        One map for all tiles if that is less than one for each.
         """
-        together = bounding(np.concatenate(surrounds))[None]
-        is_less = area(together) <= sum(map(area, surrounds))
-        read = [together] if is_less else list(surrounds)
+        index = np.arange(len(surround))
+        together = bounding(surround)[None]
+        if area(together) < area(surround):
+            surround, index = together, np.zeros_like(index)
         # Not `run`: one thread does so little as soon, and wakes no pool for it.
-        found = self.engine.run_parts(LOCAL, [Part(_pixels(intake, r)) for r in read])
-        local = [(m, r[..., 0]) for m, r in zip(found, read, strict=True)]
-        return local * len(surrounds) if is_less else local
+        (maps,) = self.engine.run_parts(LOCAL, [Part(_pixels(intake, surround))])
+        return maps, index, surround[index, :, 0]
 
     def _criteria(self, threshold: float, quantile: float = 1.0) -> Feeds:
         numbers = {
@@ -179,16 +170,10 @@ def _pixels(intake: Intake, spans: IntArray) -> Feeds:
     return {"pixels": pixels, "background": background, "scale": scale}
 
 
-def _shares(
-    group: Tiles, feeds: Feeds, fair_share: float
-) -> Iterator[tuple[Tiles, Feeds]]:
-    """Yield what each of the threads computes of a group, about a fair share each."""
-    n_shares = max(1, round(len(group) / max(fair_share, _LEAST_BATCH)))
-    size = -(-len(group) // n_shares)
-    for start in range(0, len(group), size):
-        part = slice(start, start + size)
-        cut = {k: v[part] for k, v in feeds.items() if k in ("pixels", *LOCAL)}
-        yield group[part], {**feeds, **cut}
+def _cut(feeds: Feeds, share: slice) -> Feeds:
+    """Return what a share of the tiles is fed."""
+    of_tiles = ("pixels", *LOCAL)
+    return {k: v[share] if k in of_tiles else v for k, v in feeds.items()}
 
 
 def _level(value: float) -> npt.NDArray[np.float32]:

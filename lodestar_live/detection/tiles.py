@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -80,19 +80,34 @@ class Tiles:
         top, left, bottom, right = self.is_open[0].tolist()
         return Opening(top, left, bottom, right, self.rim_cells)
 
-    def alike(self, max_px: int) -> Iterator[Tiles]:
-        """Group tiles that can run together: of one kind, `max_px` in all."""
+    def alike(self) -> Iterator[Tiles]:
+        """Group tiles that read as many pixels; those of one kind follow each other."""
         if len(self) == 1:
             yield self
             return
         sizes = [np.diff(spans)[..., 0] for spans in (self.pixels, self.surround)]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index, key in enumerate(np.hstack([*sizes, self.is_open]).tolist()):
+        for index, key in enumerate(np.hstack(sizes).tolist()):
             groups.setdefault(tuple(key), []).append(index)
-        for (height, width, *_), group in groups.items():
-            step = max(1, max_px // (height * width))
-            for start in range(0, len(group), step):
-                yield self[group[start : start + step]]
+        kinds = _kinds(self.is_open).tolist()
+        for group in groups.values():
+            yield self[sorted(group, key=kinds.__getitem__)]
+
+    def shares(self, fair_share: float, max_px: int) -> Iterator[slice]:
+        """Yield runs of tiles of one kind, for tiles that are `alike`.
+
+        Each about `fair_share` tiles, and `max_px` at most if it is more than one.
+        """
+        if len(self) == 1:
+            yield slice(0, 1)
+            return
+        most = max(1, max_px // math.prod(self.shape))
+        ends = [*np.flatnonzero(np.diff(_kinds(self.is_open))) + 1, len(self)]
+        for start, end in pairwise([0, *ends]):
+            n_shares = max(1, round((end - start) / fair_share))
+            step = min(-(-(end - start) // n_shares), most)
+            for first in range(start, end, step):
+                yield slice(first, min(first + step, end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,26 +264,35 @@ def windows(
 
 
 def owned_rows(
-    tiles: Tiles, found: npt.NDArray[np.float64], layout: Layout
+    groups: Sequence[Tiles], found: Sequence[npt.NDArray[np.float64]], stride: int
 ) -> npt.NDArray[np.float64]:
     """Move the detections of tiles into the frame, keeping those of cells they own.
 
-    `found` has columns image (index of the tile), row, column, y_px, x_px first; see
-    `graph.COLUMNS`.
+    `found` has, for each group, columns image (index of the tile in it), row, column,
+    y_px, x_px first; see `graph.COLUMNS`.
     """
-    index = found[:, 0].astype(np.intp)
-    origin, owned = tiles.origin[index], tiles.owned[index]
-    moved = found.copy()
+    moved = np.concatenate(found)
+    index = moved[:, 0].astype(np.intp)
+    if len(groups) > 1:
+        first = np.cumsum([0, *map(len, groups[:-1])])
+        index += np.repeat(first, [len(rows) for rows in found])
+    origin = np.concatenate([tiles.origin for tiles in groups])[index]
+    owned = np.concatenate([tiles.owned for tiles in groups])[index]
     moved[:, 1:3] += origin
-    moved[:, 3:5] += layout.stride * origin
+    moved[:, 3:5] += stride * origin
     cell = moved[:, 1:3]
     is_owned = ((owned[..., 0] <= cell) & (cell < owned[..., 1])).all(axis=1)
     return np.asarray(moved[is_owned])
 
 
+def _kinds(is_open: Sides) -> IntArray:
+    """Return a number for the open sides of each tile."""
+    return np.asarray(is_open @ np.array([1, 2, 4, 8]))
+
+
 def _of_few_kinds(is_open: Sides) -> Sides:
     """Close sides of tiles of rare kinds until these are one kind: a run costs more."""
-    kind = is_open @ np.array([1, 2, 4, 8])
+    kind = _kinds(is_open)
     is_rare = np.bincount(kind)[kind] < _LEAST_KIND
     common = is_open[is_rare].all(axis=0)
     return np.asarray(np.where(is_rare[:, None], is_open & common, is_open))
