@@ -117,7 +117,7 @@ def _measure(
     return [
         every.recall, every.false_discovery, alike.recall, alike.false_discovery,
         every.rmse_px, every.error_per_sigma,
-        model.card["consistency_px"], model.card["training"]["seconds"],
+        model.card["like"]["consistency_px"][-1], model.card["training"]["seconds"],
     ]  # fmt: skip
 
 

@@ -134,8 +134,9 @@ class Detector:
         if h_maxima and quantile is None:
             raise SettingsError("h_maxima = True needs `quantile`, e.g. 0.99.")
         self._threshold = self._chosen(threshold, "threshold", 0.0)
-        is_usual_score = alpha is None and beta is None
-        self._like_score = self.card.get("like_score") if is_usual_score else None
+        self._likeness = rows.Likeness.of(self.card)
+        if alpha is not None or beta is not None:
+            self._likeness = self._likeness.of_any_score()
         margin_cells = self.card["margin_px"] / self.card["stride"]
         is_plain = can_open(self._proto, margin_cells)
         self.layout = Layout.of(self.card, can_open=is_plain)
@@ -352,7 +353,7 @@ class Detector:
             visible = rows.visible(merged, self.least_contrast, floor)
         self.n_cut = max(0, len(visible) - self.max_detections)
         clipped = self.scale.shrink_mask(saturated(pixels))
-        context = rows.Context(intake.shape, intake, clipped, self._like_score)
+        context = rows.Context(intake.shape, intake, clipped, self._likeness)
         detections = self.scale.enlarge(
             rows.to_detections(visible[: self.max_detections], self.card, context)
         )

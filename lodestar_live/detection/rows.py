@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,13 +77,57 @@ def visible(found: Found, least_contrast: float, floor: float) -> Found:
     return kept
 
 
+class Likeness(NamedTuple):
+    """What the training particle shows at each contrast/noise; see `calibrate`.
+
+    Parameters
+    ----------
+    snr
+        |intensity| / noise, ascending, (k,).
+    consistency_px
+        The most that is like it, (k,).
+    score
+        The least that is like it, (k,).
+    """
+
+    snr: Sequence[float]
+    consistency_px: Sequence[float]
+    score: Sequence[float]
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Likeness:
+        """Read a model's card; older ones have one limit of each kind, or none."""
+        if "like" in card:
+            return cls(**card["like"])
+        spread, score = card.get("consistency_px"), card.get("like_score")
+        return cls(
+            [1.0],
+            [np.inf if spread is None else spread],
+            [-np.inf if score is None else score],
+        )
+
+    def of_any_score(self) -> Likeness:
+        """Return the limits for scores that are not the practised ones."""
+        return self._replace(score=[-np.inf] * len(self.snr))
+
+    def lacks(self, rows: Rows, noise: float) -> npt.NDArray[np.bool_]:
+        """Say which detections are beyond the limits at their contrast/noise."""
+        snr = np.abs(rows["intensity"]) / noise
+        at = np.log(np.maximum(snr, 1e-12))
+        most, least = (
+            np.interp(at, np.log(self.snr), limits)
+            for limits in (self.consistency_px, self.score)
+        )
+        return np.asarray((rows["consistency_px"] > most) | (rows["score"] < least))
+
+
 class Context(NamedTuple):
-    """What the frame tells about its detections, and the score their kind has."""
+    """What the frame tells about its detections, and what their kind shows."""
 
     shape: tuple[int, ...]
     intake: Intake
     saturated: Mask | None
-    like_score: float | None = None
+    likeness: Likeness
 
 
 def to_detections(
@@ -150,11 +194,8 @@ def _flags(
         flags[_touches(context.intake.bad, yx, radius)] |= Flag.BORDER
     if context.saturated is not None:
         flags[_touches(context.saturated, yx, radius)] |= Flag.SATURATED
-    limit = card.get("consistency_px")
-    if limit is not None:
-        flags[rows["consistency_px"] > limit] |= Flag.UNLIKE
-    if context.like_score is not None:
-        flags[rows["score"] < context.like_score] |= Flag.UNLIKE
+    noise = context.intake.levels.noise
+    flags[context.likeness.lacks(rows, noise)] |= Flag.UNLIKE
     return flags
 
 

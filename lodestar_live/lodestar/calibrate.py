@@ -33,9 +33,11 @@ CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to c
 FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
 GAP_SHARE = 0.85  # of a gap that may be given up to keep those out
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
-_N_LEVELS, _PRACTICE_SIDE_PX = 6, 400
+_N_LEVELS, _PRACTICE_SIDE_PX = 6, 560
 _BLANK_SIDE_PX, _N_BLANK = 256, 32
 _EVERYTHING = -1e30  # a threshold every local maximum passes
+_SPREAD_MARGIN = 1.25  # real particles are not copies of one
+_LEAST_ROWS = 5  # of a level, to say what is usual there
 _NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones are alone
 
 
@@ -56,8 +58,7 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     Card entries: ``centre_px`` (the point of the first crop that detections name,
     (y, x)), ``crops`` (with that of each),
     ``threshold`` (log score), ``sigma`` (factors of the predicted error),
-    ``consistency_px`` and ``like_score`` (limits of the shape filter) and
-    ``calibration`` (how they came about).
+    ``like`` (limits of the shape filter) and ``calibration`` (how they came about).
     """
     rng = np.random.default_rng([seed, 77])
     detector = Detector(
@@ -78,8 +79,7 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         ],
         "threshold": threshold,
         "sigma": fit_sigma(practice),
-        "consistency_px": consistency_limit(practice),
-        "like_score": like_score(practice),
+        "like": like_limits(practice),
         "calibration": facts,
     }
 
@@ -152,7 +152,8 @@ def _practise_one(
         offsets.append(np.einsum("nij,ni->nj", frame.turns[ok], error))
         block = np.zeros(len(best), PRACTICE_DTYPE)
         block["consistency_px"] = best["consistency_px"]
-        block["snr"] = np.abs(best["intensity"]) / (level * particle.noise)
+        # As a detector measures it: light particles raise the noise of a full frame.
+        block["snr"] = np.abs(best["intensity"]) / detector.levels(frame.pixels).noise
         block["score"] = best["score"]
         block["noise_level"] = level
         blocks.append(block)
@@ -337,26 +338,46 @@ def fit_sigma(practice: Rows) -> dict[str, float]:
     return dict(zip(names, np.sqrt(factors / norm).tolist(), strict=True))
 
 
-def consistency_limit(practice: Rows) -> float:
-    """Return the vote spread (px) above which a detection is not the trained shape.
+def like_limits(practice: Rows) -> dict[str, list[float]]:
+    """Return what a detection of the trained shape shows at each contrast/noise.
 
-    2.5 times the median of the practice particles of the least favourable crop at the
-    least favourable noise, up to twice the crop's: nearly all of them stay under it;
-    other shapes lie higher.
+    Its votes scatter at most 1.25 times as much as those of 98 % of the practice
+    particles, and its score is at least what 98 % of them exceed, less what neighbours
+    cost. One limit for all would be that of the faintest particles: too wide for bright
+    ones, among which shapes differ most clearly. Nor is scatter enough: a few cells in
+    the middle of a spot vote where a ball was trained, and those agree. Of several
+    crops the most lenient counts.
+
+    Returns
+    -------
+    The fields of `detection.rows.Likeness`.
     """
-    calm = practice[practice["noise_level"] <= 2.0]
-    worst = max(np.median(rows["consistency_px"]) for rows in _per_level(calm))
-    return 2.5 * float(worst)
+    every = _per_level(practice)
+    levels = [rows for rows in every if len(rows) >= _LEAST_ROWS] or every
+    curves = {
+        int(crop): np.array([_like(rows) for rows in levels if rows["crop"][0] == crop])
+        for crop in np.unique([rows["crop"][0] for rows in levels])
+    }
+    snr = np.unique(np.concatenate([curve[:, 0] for curve in curves.values()]))
+    spread, score = (
+        np.array([_along(curve, snr, column) for curve in curves.values()])
+        for column in (1, 2)
+    )
+    # Who is fainter agrees less and scores lower: what departs from that is chance.
+    spread = np.maximum.accumulate(spread.max(axis=0)[::-1])[::-1]
+    score = np.minimum.accumulate(score.min(axis=0)[::-1])[::-1]
+    limits = {"snr": snr, "consistency_px": spread, "score": score}
+    return {name: values.tolist() for name, values in limits.items()}
 
 
-def like_score(practice: Rows) -> float:
-    """Return the log score below which a detection is not the trained shape.
+def _like(rows: Rows) -> tuple[float, float, float]:
+    """Return contrast/noise, most scatter (px) and least score of practice rows."""
+    spread = _SPREAD_MARGIN * np.quantile(rows["consistency_px"], 0.98)
+    score = np.quantile(rows["score"], 0.02) - _NEIGHBOURS_COST
+    return float(rows["snr"].mean()), float(spread), float(score)
 
-    What 98 % of the practice particles of the least favourable crop exceed at the
-    least favourable noise, up to 2.5 times the crop's, less what neighbours cost.
-    Consistency alone lets a spot pass where a ball was trained: a few cells in its
-    middle vote, and those agree.
-    """
-    calm = practice[practice["noise_level"] <= 2.5]
-    worst = min(np.quantile(rows["score"], 0.02) for rows in _per_level(calm))
-    return float(worst) - _NEIGHBOURS_COST
+
+def _along(curve: FloatArray, snr: FloatArray, column: int) -> FloatArray:
+    order = np.argsort(curve[:, 0])
+    values = np.interp(np.log(snr), np.log(curve[order, 0]), curve[order, column])
+    return np.asarray(values)
