@@ -29,7 +29,7 @@ from lodestar_live.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
-LEAST_CONTRAST = 0.1  # of the median detection of a frame
+LEAST_CONTRAST = 0.1  # of the frame's upper quartile
 NOISE_FLOOR = 1.0  # of a pixel's noise: fainter than that is no particle either
 MAX_TILE_BYTES = 256 * 2**20
 
@@ -83,7 +83,7 @@ class Detector:
     only_like_training
         Drop detections whose votes disagree more than the training particle's.
     least_contrast
-        Drop detections fainter than this share of the frame's median detection: the
+        Drop detections fainter than this share of the frame's upper quartile: the
         texture of a background has shapes too, but hardly any contrast. Nor is what
         differs from its surroundings by less than a pixel's noise, over 4 x 4 px,
         a particle. 0, or a `quantile`: both off.
@@ -344,8 +344,7 @@ class Detector:
         found = found[np.isfinite(found).all(axis=1)]
         found = rows.inside(found, intake.shape)
         best = rows.strongest(found, 4 * self.max_detections)
-        merge_px = self.card.get("merge_px", max(2.0, 0.5 * self.layout.stride))
-        merged = rows.merge(best, merge_px)
+        merged = rows.merge(best, max(2.0, 0.5 * self.layout.stride))
         visible = merged
         if self.least_contrast > 0 and self._quantile is None:
             is_field = pixels.dtype.kind == "c"  # its contrast has no unit of noise

@@ -15,6 +15,7 @@ from lodestar_live.detection.intake import Intake, Mask
 
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
+_APART = 3.0  # times their scatter, votes name two places
 
 
 def n_columns(card: Mapping[str, Any]) -> int:
@@ -35,16 +36,22 @@ def strongest(found: Found, limit: int) -> Found:
 
 
 def merge(found: Found, distance_px: float) -> Found:
-    """Keep the best of rows whose positions coincide within `distance_px`.
+    """Keep the best of rows that name one place.
 
-    `found` must be sorted by falling score. Two maxima of one particle have the same
-    local weighted average; two particles do not.
+    `found` must be sorted by falling score. Rows within `distance_px` do: two maxima of
+    one particle have the same local weighted average, two particles do not. So do a row
+    whose votes disagree and a better one within `_APART` times that scatter: between
+    particles that touch, votes for both mix, and a mark there stands for neither.
     """
     if len(found) < 2:
         return found
-    tree = cKDTree(found[:, [_AT["y_px"], _AT["x_px"]]])
-    pairs = tree.query_pairs(distance_px, output_type="ndarray")
+    places = found[:, [_AT["y_px"], _AT["x_px"]]]
+    reach_px = np.maximum(_APART * found[:, _AT["consistency_px"]], distance_px)
+    pairs = cKDTree(places).query_pairs(reach_px.max(), output_type="ndarray")
     better, worse = pairs.T  # the lower index comes first
+    apart = np.linalg.norm(places[better] - places[worse], axis=1)
+    is_one = apart <= reach_px[worse]
+    better, worse = better[is_one], worse[is_one]
     is_kept = np.zeros(len(found), bool)
     is_open = np.ones(len(found), bool)
     while is_open.any():  # each round decides the best of every cluster, at least
@@ -64,16 +71,19 @@ def inside(found: Found, shape: tuple[int, ...]) -> Found:
 
 
 def visible(found: Found, least_contrast: float, floor: float) -> Found:
-    """Keep rows of at least this share of the median contrast, and above a floor.
+    """Keep rows of at least this share of the frame's contrast, and above a floor.
 
-    `floor` is in units of a pixel's noise. Contrast is a mean over 16 pixels: 1 is four
-    times its own noise, more than an empty frame shows anywhere.
+    The frame's contrast is the one that a quarter of its rows exceed: where particles
+    have halos or lie on texture, the median row may be neither. `floor` is in units of
+    a pixel's noise. Contrast is a mean over 16 pixels: 1 is four times its own noise,
+    more than an empty frame shows anywhere.
     """
     if not len(found):
         return found
     contrast = np.abs(found[:, _AT["contrast"]])
-    median = np.partition(contrast, len(contrast) // 2)[len(contrast) // 2]
-    kept: Found = found[contrast >= max(least_contrast * median, floor)]
+    upper = 3 * len(contrast) // 4
+    usual = np.partition(contrast, upper)[upper]
+    kept: Found = found[contrast >= max(least_contrast * usual, floor)]
     return kept
 
 

@@ -117,7 +117,7 @@ class DetectionSettings(Section):
         0.1,
         ge=0,
         lt=1,
-        description="Drop detections fainter than this share of the frame's median one "
+        description="Drop detections fainter than this share of the frame's upper quartile "
         "(background texture). 0: off.",
     )
     engine: str = Field("auto", description="auto, cpu, openvino, cuda, tensorrt.")
