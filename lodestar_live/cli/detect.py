@@ -49,7 +49,9 @@ def detect(
     ] = False,
     least_contrast: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of the frame's upper quartile; 0: keep all."),
+        typer.Option(
+            min=0, max=1, help="Share of the frame's upper quartile; 0: keep all."
+        ),
     ] = 0.1,
     engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda…")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON.")] = False,

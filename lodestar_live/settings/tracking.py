@@ -117,8 +117,8 @@ class DetectionSettings(Section):
         0.1,
         ge=0,
         lt=1,
-        description="Drop detections fainter than this share of the frame's upper quartile "
-        "(background texture). 0: off.",
+        description="Drop detections fainter than this share of the frame's upper "
+        "quartile (background texture). 0: off.",
     )
     engine: str = Field("auto", description="auto, cpu, openvino, cuda, tensorrt.")
     n_threads: PositiveInt | None = None
