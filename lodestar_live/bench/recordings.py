@@ -27,9 +27,14 @@ from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.linking import Linker
 from lodestar_live.lodestar import train
 from lodestar_live.lodestar.model import Model
+from lodestar_live.lodestar.network import NetworkName
 
 FloatArray = npt.NDArray[np.float64]
 Points = dict[int, FloatArray]  # frame -> (n, 2) positions (y, x)
+_NETWORKS: dict[NetworkName, str] = {
+    "live": "LodeSTAR",
+    "paper": "LodeSTAR, paper's network",
+}
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -67,7 +72,7 @@ STILLS = {
 
 
 def run(*, quick: bool = False, seed: int = 0, data: Path | None = None) -> BenchReport:
-    """Run the benchmark; `quick` takes the ring beads only."""
+    """Run the benchmark; `quick` takes the ring beads and the live network only."""
     folder = DATA if data is None else data
     if not folder.is_dir():
         note = f"{folder}: no recordings there; nothing was measured."
@@ -97,16 +102,18 @@ def _movies(folder: Path, *, seed: int, quick: bool) -> Table:
     table = Table("Movies", [*columns, "tracks", "long", "train s"])
     for name, movie in list(MOVIES.items())[: 1 if quick else None]:
         stack = tifffile.imread(folder / movie.path)
-        model = train(stack[0], seed=seed)
-        found, lengths = follow(model, stack)
         theirs, their_lengths = _trackpy(folder, movie, stack)
+        results: list[tuple[str, Points, npt.NDArray[np.int_], object]] = []
+        for network, label in _NETWORKS.items():
+            if network == "paper" and quick:
+                continue
+            model = train(stack[0], seed=seed, network=network)
+            seconds = model.card["training"]["seconds"]
+            results.append((label, *follow(model, stack), seconds))
+        results.append(("trackpy", theirs, their_lengths, ""))
         truth = _read_points(folder / movie.reference) if movie.reference else theirs
         ignore = _read_points(folder / movie.ignore) if movie.ignore else {}
-        seconds = model.card["training"]["seconds"]
-        for method, points, tracks, cost in (
-            ("LodeSTAR", found, lengths, seconds),
-            ("trackpy", theirs, their_lengths, ""),
-        ):
+        for method, points, tracks, cost in results:
             measures = compare(points, truth, ignore, gate_px=movie.gate_px)
             n = sum(len(p) for p in points.values()) / len(stack)
             long = int((tracks >= 20).sum()) if len(tracks) else ""

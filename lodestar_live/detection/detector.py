@@ -126,6 +126,7 @@ class Detector:
         self.max_detections = max_detections
         self.only_like_training = only_like_training
         self.least_contrast = least_contrast
+        self._usual_counts: float | None = None
         self.n_cut = 0
         self.scale = Scale.of(self.card)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
@@ -226,7 +227,7 @@ class Detector:
             found = self.passes.everywhere(intake, self._threshold)
         else:
             found = self._by_quantile(intake, self._quantile)
-        return self._finish(found, pixels, intake)
+        return self._finish(found, pixels, intake, is_whole=True)
 
     def near(
         self,
@@ -275,7 +276,7 @@ class Detector:
     def _look(self, tiles: Tiles, pixels: Pixels, intake: Intake) -> Detections:
         threshold = self._threshold if self._quantile is None else NO_THRESHOLD
         found = self.passes.around(intake, tiles, threshold)
-        return self._finish(found, pixels, intake)
+        return self._finish(found, pixels, intake, is_whole=False)
 
     def _small(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a camera frame has for the network."""
@@ -339,7 +340,9 @@ class Detector:
         level = float(np.quantile(self.passes.scores(intake), quantile))
         return self.passes.everywhere(intake, level)
 
-    def _finish(self, found: rows.Found, pixels: Pixels, intake: Intake) -> Detections:
+    def _finish(
+        self, found: rows.Found, pixels: Pixels, intake: Intake, *, is_whole: bool
+    ) -> Detections:
         """Merge, limit and flag."""
         found = found[np.isfinite(found).all(axis=1)]
         found = rows.inside(found, intake.shape)
@@ -347,9 +350,10 @@ class Detector:
         merged = rows.merge(best, max(2.0, 0.5 * self.layout.stride))
         visible = merged
         if self.least_contrast > 0 and self._quantile is None:
+            usual = self._usual_contrast(merged, intake, is_whole=is_whole)
             is_field = pixels.dtype.kind == "c"  # its contrast has no unit of noise
             floor = 0.0 if is_field else NOISE_FLOOR
-            visible = rows.visible(merged, self.least_contrast, floor)
+            visible = rows.visible(merged, max(self.least_contrast * usual, floor))
         self.n_cut = max(0, len(visible) - self.max_detections)
         clipped = self.scale.shrink_mask(saturated(pixels))
         context = rows.Context(intake.shape, intake, clipped, self._likeness)
@@ -359,6 +363,20 @@ class Detector:
         if self.only_like_training:
             return rows.like_training(detections)
         return detections
+
+    def _usual_contrast(
+        self, found: rows.Found, intake: Intake, *, is_whole: bool
+    ) -> float:
+        """Return the frame's, in its noise; for tiles that of the last whole frame.
+
+        Else a faint particle would come and go with the tiles that happen to be read.
+        """
+        noise = intake.levels.noise
+        if is_whole:
+            self._usual_counts = rows.usual_contrast(found) * noise
+        if self._usual_counts is None:
+            return rows.usual_contrast(found)
+        return self._usual_counts / noise
 
     def _chosen(self, value: float | None, key: str, otherwise: float) -> float:
         return float(self.card.get(key, otherwise) if value is None else value)

@@ -90,7 +90,8 @@ def take_in(pixels: Pixels, levels: Levels | None = None) -> Intake:
         levels = _within_float32(levels, pixels)
     if pixels.dtype in _IN_GRAPH:
         return Intake(pixels[None], levels, False, bad)
-    image = (pixels.astype(np.float64) - levels.background) / levels.noise
+    image = np.subtract(pixels, levels.background, dtype=np.float64)
+    image /= levels.noise
     return Intake(image.astype(np.float32)[None], levels, True, bad)
 
 
@@ -125,7 +126,8 @@ def _fill(pixels: Pixels) -> tuple[Pixels, Mask | None]:
     """Replace what is not a usable number by the median of the rest."""
     flat = pixels.ravel()
     with np.errstate(all="ignore"):
-        if np.dot(flat, flat) < _LARGEST**2:  # False for NaN, too
+        # Not `dot`: BLAS' threads would spin on the cores that the graph needs next.
+        if np.einsum("i,i", flat, flat) < _LARGEST**2:  # False for NaN, too
             return pixels, None
     bad = ~(np.abs(pixels) < _LARGEST)  # also true for NaN
     filled = pixels.copy()

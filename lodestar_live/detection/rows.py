@@ -70,20 +70,25 @@ def inside(found: Found, shape: tuple[int, ...]) -> Found:
     return found[((yx >= -0.5) & (yx <= np.subtract(shape, 0.5))).all(axis=1)]
 
 
-def visible(found: Found, least_contrast: float, floor: float) -> Found:
-    """Keep rows of at least this share of the frame's contrast, and above a floor.
+def usual_contrast(found: Found) -> float:
+    """Return the |contrast| that a quarter of a frame's rows exceed.
 
-    The frame's contrast is the one that a quarter of its rows exceed: where particles
-    have halos or lie on texture, the median row may be neither. `floor` is in units of
-    a pixel's noise. Contrast is a mean over 16 pixels: 1 is four times its own noise,
-    more than an empty frame shows anywhere.
+    Where particles have halos or lie on texture, the median row may be neither.
     """
     if not len(found):
-        return found
+        return 0.0
     contrast = np.abs(found[:, _AT["contrast"]])
     upper = 3 * len(contrast) // 4
-    usual = np.partition(contrast, upper)[upper]
-    kept: Found = found[contrast >= max(least_contrast * usual, floor)]
+    return float(np.partition(contrast, upper)[upper])
+
+
+def visible(found: Found, least: float) -> Found:
+    """Keep rows of at least this |contrast|, in units of a pixel's noise.
+
+    Contrast is a mean over 16 pixels: 1 is four times its own noise, more than an empty
+    frame shows anywhere.
+    """
+    kept: Found = found[np.abs(found[:, _AT["contrast"]]) >= least]
     return kept
 
 

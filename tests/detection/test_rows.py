@@ -39,11 +39,10 @@ def test_votes_that_disagree_name_no_second_particle_beside_a_better_one() -> No
 
 
 def test_halos_that_outnumber_particles_do_not_pass_for_usual() -> None:
-    contrast = np.array([100.0, 110, 5, 4, -6, 5])
-    frame = found(y_px=20.0 * np.arange(6), contrast=contrast)
-    assert places(rows.visible(frame, 0.1, 1.0)) == [0, 20]
+    frame = found(y_px=20.0 * np.arange(6), contrast=[100.0, 110, 5, 4, -6, 5])
+    usual = rows.usual_contrast(frame)
+    assert places(rows.visible(frame, 0.1 * usual)) == [0, 20]
 
 
-def test_nothing_fainter_than_the_floor_is_visible() -> None:
-    frame = found(y_px=[0.0, 20], contrast=[0.9, -0.8])
-    assert places(rows.visible(frame, 0.1, 1.0)) == []
+def test_a_frame_without_rows_has_no_contrast() -> None:
+    assert rows.usual_contrast(found(y_px=[])) == 0
