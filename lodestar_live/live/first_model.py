@@ -18,9 +18,8 @@ import tifffile
 
 from lodestar_live.data import Pixels
 from lodestar_live.errors import ModelError
+from lodestar_live.priority import BESIDE, lower_process
 from lodestar_live.settings import TrainingSettings
-
-_NICENESS = 5
 
 
 class TrainingProcess:
@@ -95,9 +94,8 @@ class TrainingProcess:
         finally:
             if log is not None:
                 log.close()
-        if hasattr(os, "setpriority") and not is_alone:
-            nicer = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
-            os.setpriority(os.PRIO_PROCESS, process.pid, nicer)
+        if not is_alone:
+            lower_process(process.pid, BESIDE)
         return process
 
     def _wait(self) -> None:

@@ -26,6 +26,7 @@ from lodestar_live.live.mailbox import Mailbox
 from lodestar_live.live.models import Models
 from lodestar_live.microscope import read_facts
 from lodestar_live.pipeline import Pipeline, Sink
+from lodestar_live.priority import TRACKING, lower_this_thread
 from lodestar_live.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ class Run:
             self._losses.append(Loss(outcome, lost.frame_index, lost.t_arrival_s))
 
     def _work(self) -> None:
+        lower_this_thread(TRACKING)  # a busy detector must not hold up the camera
         while True:
             arrival = self._mailbox.get(_IDLE_S)
             self._report_losses()

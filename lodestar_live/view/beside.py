@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_NICENESS = 5
+from lodestar_live.priority import BESIDE, lower_process
+
 _ENDS_WITHIN_S = 3.0
 
 
@@ -63,7 +64,5 @@ def _start(command: list[str], *, quiet: bool) -> subprocess.Popen[bytes]:
         env={**os.environ, "PYTHONPATH": path},
         start_new_session=True,  # Ctrl-C ends the run first, then its page
     )
-    if hasattr(os, "setpriority"):
-        nicer = max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
-        os.setpriority(os.PRIO_PROCESS, process.pid, nicer)
+    lower_process(process.pid, BESIDE)
     return process

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -59,6 +62,24 @@ def frame_with_spot(y, x):
     image = IMAGE.copy()
     image[y, x] = 100
     return image
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness there")
+def test_the_detector_gives_way_to_the_cameras_thread(tmp_path) -> None:
+    niceness = {}
+
+    def detect(pixels) -> Detections:
+        niceness["detector"] = os.getpriority(os.PRIO_PROCESS, 0)
+        with ThreadPoolExecutor(1) as pool:  # as engines have one
+            helper = pool.submit(os.getpriority, os.PRIO_PROCESS, 0)
+        niceness["helper"] = helper.result()
+        return Detections.empty()
+
+    settings = settings_for(tmp_path, live={"mode": "every"})
+    with LiveTracker(settings, detect=detect) as tracker:
+        tracker(IMAGE, METADATA)
+    camera = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness == {"detector": camera + 5, "helper": camera + 5}
 
 
 def test_the_hook_has_exactly_the_two_parameters_pycromanager_counts() -> None:
