@@ -10,8 +10,8 @@ import os
 import sys
 import threading
 
-TRACKING = 5  # nicer than the camera's thread and MMCore
-BESIDE = 10  # nicer than tracking: training, and pages, during a run
+TRACKING = 10  # nicer than the camera's thread and MMCore
+BESIDE = 15  # nicer than tracking: training, and pages, during a run
 _NICEST = 19
 
 

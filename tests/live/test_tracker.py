@@ -79,7 +79,7 @@ def test_the_detector_gives_way_to_the_cameras_thread(tmp_path) -> None:
     with LiveTracker(settings, detect=detect) as tracker:
         tracker(IMAGE, METADATA)
     camera = os.getpriority(os.PRIO_PROCESS, 0)
-    assert niceness == {"detector": camera + 5, "helper": camera + 5}
+    assert niceness == {"detector": camera + 10, "helper": camera + 10}
 
 
 def test_the_hook_has_exactly_the_two_parameters_pycromanager_counts() -> None:
