@@ -234,7 +234,7 @@ class Detector:
         pixels: Pixels,
         positions_px: npt.ArrayLike,
         *,
-        reach_px: float = 8.0,
+        reach_px: npt.ArrayLike = 8.0,
         levels: Levels | None = None,
     ) -> Detections:
         """Find particles around given positions only; equal to the full pass there.
@@ -246,7 +246,8 @@ class Detector:
         positions_px
             Shape (n, 2), (y, x).
         reach_px
-            Maxima of the score up to this far from a position are found.
+            Maxima of the score up to this far from a position are found; one for all,
+            or one each, (n,).
         levels
             The frame's levels, if known (a full pass found them); saves time.
         """
@@ -255,12 +256,17 @@ class Detector:
         return self._look(tiles, pixels, intake)
 
     def tiles_near(
-        self, shape: tuple[int, ...], positions_px: npt.ArrayLike, *, reach_px: float
+        self,
+        shape: tuple[int, ...],
+        positions_px: npt.ArrayLike,
+        *,
+        reach_px: npt.ArrayLike,
     ) -> Tiles:
         """Return the tiles that `near` looks at in a frame of the given shape."""
         around = self.scale.to_small(positions_px).reshape(-1, 2)
         small = self._small(shape)
-        return self.layout.around(around, reach_px / self.scale.factor, small)
+        reach = np.asarray(reach_px, dtype=float) / self.scale.factor
+        return self.layout.around(around, reach, small)
 
     def share_of(self, tiles: Tiles, shape: tuple[int, ...]) -> float:
         """Return what tiles read, as a share of a frame of the given shape."""

@@ -10,6 +10,11 @@ from lodestar_live.detection.detector import Detector
 from lodestar_live.detection.intake import Levels
 from lodestar_live.detection.tiles import Tiles
 
+_REACH_PX = 6.0  # where nobody says how far a particle may be
+_FARTHEST_PX = 1e5  # beyond any frame
+_BESIDE_PX = 2.0  # so far from a particle its best cell may lie
+_CLASSES_PX = 4.0  # reaches are multiples of it: tiles of one size run together
+
 # What a tile's pixel costs less than a full frame's if the tile is open all around.
 # Measured where tiles and frame cost the same: about 55 tiles of 76 px in 512 x 512.
 _OPEN_SAVES = 0.25
@@ -27,26 +32,22 @@ class Follower:
         The model at run time.
     full_every
         Every n-th frame is a full pass.
-    reach_px
-        How far from its prediction a particle may be; None: 8 px.
     """
 
-    def __init__(
-        self,
-        detector: Detector,
-        *,
-        full_every: int = 10,
-        reach_px: float | None = None,
-    ) -> None:
+    def __init__(self, detector: Detector, *, full_every: int = 10) -> None:
         self.detector = detector
         self.full_every = full_every
-        self.reach_px = 8.0 if reach_px is None else reach_px
         self.was_full = False
         self._since_full = 0
         self._levels: Levels | None = None
         self._shape: tuple[int, ...] = ()
 
-    def __call__(self, pixels: Pixels, predicted_px: npt.ArrayLike) -> Detections:
+    def __call__(
+        self,
+        pixels: Pixels,
+        predicted_px: npt.ArrayLike,
+        reach_px: npt.ArrayLike = _REACH_PX,
+    ) -> Detections:
         """Find the particles of one frame.
 
         Parameters
@@ -55,10 +56,17 @@ class Follower:
             Shape (y, x).
         predicted_px
             Where tracks are expected in this frame, (n, 2), (y, x).
+        reach_px
+            How far from there they may be, scalar or (n,). NaN: nobody knows, so the
+            whole frame is looked at.
         """
         predicted = np.asarray(predicted_px, dtype=float).reshape(-1, 2)
-        predicted = predicted[np.isfinite(predicted).all(axis=1)]
-        tiles = self._tiles(pixels, predicted)
+        known = np.isfinite(predicted).all(axis=1)
+        reach = np.asarray(reach_px, dtype=float) + _BESIDE_PX
+        reach = np.minimum(np.ceil(reach / _CLASSES_PX) * _CLASSES_PX, _FARTHEST_PX)
+        tiles = self._tiles(
+            pixels, predicted[known], np.broadcast_to(reach, len(predicted))[known]
+        )
         self.was_full = tiles is None
         if tiles is None:
             self._since_full, self._shape = 0, pixels.shape
@@ -68,16 +76,19 @@ class Follower:
         return self.detector.within(tiles, pixels, levels=self._levels)
 
     def _tiles(
-        self, pixels: Pixels, predicted: npt.NDArray[np.float64]
+        self,
+        pixels: Pixels,
+        predicted: npt.NDArray[np.float64],
+        reach_px: npt.NDArray[np.float64],
     ) -> Tiles | None:
         """Return where to look; None if a full pass is due, or costs less."""
         if self._levels is None or pixels.shape != self._shape or not len(predicted):
             return None
+        if np.isnan(reach_px).any():
+            return None
         if self._since_full + 1 >= self.full_every:
             return None
-        tiles = self.detector.tiles_near(
-            pixels.shape, predicted, reach_px=self.reach_px
-        )
+        tiles = self.detector.tiles_near(pixels.shape, predicted, reach_px=reach_px)
         share = self.detector.share_of(tiles, pixels.shape)
         cost = share * (1 - _OPEN_SAVES * tiles.is_open.mean())
         return tiles if cost < 1 else None

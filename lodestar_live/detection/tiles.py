@@ -188,19 +188,25 @@ class Layout:
         return self._tiles(_grid((rows, columns), sides), shape, can_open=False)
 
     def around(
-        self, positions_px: FloatArray, reach_px: float, shape: Sequence[int]
+        self,
+        positions_px: FloatArray,
+        reach_px: FloatArray | float,
+        shape: Sequence[int],
     ) -> Tiles:
         """Return tiles that own the cells within `reach_px` of each position.
 
-        They are open where the frame goes on beyond what they read.
+        `reach_px`: one for all, or one each. The tiles are open where the frame goes on
+        beyond what they read.
         """
         limits = np.array(self.map_shape(shape))
-        first = np.floor((positions_px - reach_px) / self.stride).astype(np.int64)
-        size = math.ceil(2 * reach_px / self.stride) + 1
+        reach = np.broadcast_to(reach_px, len(positions_px))[:, None]
+        first = np.floor((positions_px - reach) / self.stride).astype(np.int64)
+        size = np.ceil(2 * reach / self.stride).astype(np.int64) + 1
         first = np.clip(first, 0, np.maximum(limits - size, 0))
-        if len(first) > 1:  # each tile once; np.unique takes longer
-            first = np.array(list(dict.fromkeys(map(tuple, first.tolist()))))
         owned = np.stack([first, np.minimum(first + size, limits)], axis=2)
+        if len(owned) > 1:  # each tile once; np.unique takes longer
+            flat = dict.fromkeys(map(tuple, owned.reshape(-1, 4).tolist()))
+            owned = np.array(list(flat)).reshape(-1, 2, 2)
         return self._tiles(owned, shape, can_open=self.can_open)
 
     def _tiles(self, owned: IntArray, shape: Sequence[int], *, can_open: bool) -> Tiles:

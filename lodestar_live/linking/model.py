@@ -39,6 +39,7 @@ OVER = 0.01  # a track less probable than this has ended
 # Real steps have heavier tails than one Gaussian: a detector jumps between the ends of
 # a rod, a particle is kicked. This share of them is this many times wider.
 JUMP_SHARE, JUMP_WIDTH = 0.02, 4.0
+REACH_SD = 6.0  # tails again: of Gaussian steps 1 in 10^7 goes farther
 
 
 class MotionModel:
@@ -62,6 +63,17 @@ class MotionModel:
             part = states.filtered[unit]
             part.belief = predict(part.belief, learner.motion, dt)
         states.existence = states.existence * SURVIVAL**dt
+
+    def reach_px(self, states: States, dt: int) -> FloatArray:
+        """Return how far from its prediction each may be `dt` frames on; NaN: unknown.
+
+        `REACH_SD` standard deviations of the prediction.
+        """
+        law = self.law("px")
+        if law is None:
+            return np.full(len(states), np.nan)
+        ahead = predict(states.filtered["px"].belief, law, dt)
+        return REACH_SD * np.sqrt(ahead.variance)
 
     def candidates(self, states: States, rows: Rows) -> Pairs:
         """Return every pair worth more than leaving both alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lodestar_live.data import Rows
+from lodestar_live.data import FloatArray, Rows
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray, pairs_within
 from lodestar_live.linking.learning import first_step_variance
@@ -30,6 +30,11 @@ class NearestModel:
 
     def predict(self, states: States, dt: int) -> None:
         """Leave every track where it was last seen."""
+
+    def reach_px(self, states: States, dt: int) -> FloatArray:
+        """Return how far from its last place each may be linked; NaN: unknown."""
+        radius_px = np.nan if self.radius_px is None else self.radius_px
+        return np.full(len(states), radius_px)
 
     def candidates(self, states: States, rows: Rows) -> Pairs:
         """Return every pair closer than the threshold."""

@@ -130,7 +130,8 @@ class Parts:
         if full_every == 1:
             found = detect(image)
         else:
-            found = self._follower(image, self._expected_px(frame))
+            reach_px = self.linker.reach_px(frame.index)
+            found = self._follower(image, self._expected_px(frame), reach_px)
         if self.engines is not None:
             self.engines.offer(detect, image, found)
         return found

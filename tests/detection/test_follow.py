@@ -74,6 +74,19 @@ def test_newcomers_are_found_at_the_next_full_pass(detector) -> None:
     assert [len(follower(after, old)) for _ in range(3)] == [1, 1, 2]
 
 
+def test_fast_particles_are_followed_as_far_as_they_may_go(detector) -> None:
+    follower = Follower(detector)
+    before, after = np.array([[60.0, 70.0]]), np.array([[60.0, 95.0]])
+    first, second = (
+        np.random.default_rng(0).poisson(networks.spots(place, SHAPE))
+        for place in (before, after)
+    )
+    for reach_px, n_found in ((6.0, 0), ([24.0], 1), (np.inf, 1), (np.nan, 1)):
+        seen = follower(first, []).positions_px
+        assert len(follower(second, seen, reach_px)) == n_found
+        assert follower.was_full == (not np.isfinite(reach_px).all())
+
+
 def test_many_tiles_are_dearer_than_one_full_pass(detector) -> None:
     follower = Follower(detector)
     frame = movie(1)[0]

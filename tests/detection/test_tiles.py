@@ -53,6 +53,17 @@ def test_detections_near_a_position_equal_those_of_the_full_pass(name) -> None:
     assert gap.max() < 1e-4
 
 
+def test_every_position_has_a_tile_of_its_own_reach() -> None:
+    layout = Layout.of(detector_card("thin"))
+    places, reach_px = np.array([[100.0, 120.0], [200, 210]]), np.array([4.0, 20.0])
+    tiles = layout.around(places, reach_px, (256, 320))
+    for place, reach, owned in zip(places, reach_px, tiles.owned, strict=True):
+        first, last = np.floor([place - reach, place + reach]) // layout.stride
+        assert (owned[:, 0] <= first).all() and (owned[:, 1] > last).all()
+    small, large = np.diff(tiles.pixels)[:, 0, 0]
+    assert small < large
+
+
 def test_a_quantile_is_that_of_the_whole_frame() -> None:
     frame = crowded((256, 320))
     model = networks.model(NETWORKS["thin"])

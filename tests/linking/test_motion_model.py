@@ -196,3 +196,39 @@ def test_a_start_far_off_is_put_right_by_learning():
         law = linker._model.law("px")
         per_axis = 2 * law.diffusion + law.velocity_sd**2
         assert per_axis == pytest.approx(scenario.step_px**2 / 2, rel=0.2)
+
+
+@pytest.mark.parametrize("step_px", [0.3, 3.0])
+def test_the_reach_is_as_far_as_particles_go_and_not_much_farther(step_px):
+    """Brownian particles far apart: the next places lie within reach, and are few."""
+    rng = np.random.default_rng(0)
+    places = 100.0 * np.indices((8, 8)).reshape(2, -1).T
+    linker = Linker()
+    outside, reaches = 0, []
+    for frame in range(30):
+        places = places + step_px * rng.normal(size=places.shape)
+        rows = linker(Detections.from_positions(places, sigma_px=0.05), frame).rows
+        if frame < 10:
+            continue
+        expected = np.column_stack(
+            [rows[f"{c}_px"] + rows[f"v{c}_px_per_frame"] for c in "yx"]
+        )
+        reach = linker.reach_px(frame + 1)
+        assert reach.shape == (len(rows),)
+        reaches.append(np.median(reach))
+        ahead = places + step_px * rng.normal(size=places.shape)
+        apart = np.linalg.norm(ahead[:, None] - expected, axis=2).min(axis=1)
+        outside += int((apart > np.median(reach)).sum())
+    assert outside == 0
+    assert 4 * step_px < np.median(reaches) < 10 * step_px
+    assert (linker.reach_px(33) > linker.reach_px(30)).all()
+
+
+def test_the_reach_is_unknown_before_anything_was_linked_and_obeys_the_user():
+    linker = Linker(search_radius_px=5.0)
+    assert linker.reach_px(0).shape == (0,)
+    linker(Detections.from_positions([[10.0, 10.0]]), 0)
+    np.testing.assert_allclose(linker.reach_px(1), 5.0)
+    linker = Linker()
+    linker(Detections.from_positions([[10.0, 10.0]]), 0)
+    assert np.isnan(linker.reach_px(1)).all()
