@@ -171,19 +171,22 @@ class Linker:
         z_um, y_px, x_px = position
         return Prediction(z_um, y_px, x_px, np.diag(variance))
 
-    def reach_px(self, frame_index: int) -> FloatArray:
-        """Return how far from its prediction each live track may be found, (n,), px.
+    def expect(self, frame_index: int) -> tuple[FloatArray, FloatArray]:
+        """Return where to look for the live tracks in a later frame.
 
-        In the order of the last frame's tracks; NaN while nothing is known of how they
-        move. Where the user limits the step (`search_radius_px`), no more than that.
+        Returns
+        -------
+        Positions (n, 2), (y, x), and how far from them each may be, (n,), px; NaN while
+        nothing is known of how they move. Where the user limits the step
+        (`search_radius_px`), no farther than that.
         """
         states = self._states
-        reach = self._model.reach_px(states, frame_index - (self._frame or 0))
-        if self.search_radius_px is None:
-            return reach
-        limit = self.search_radius_px * (frame_index - states.seen)
-        result: FloatArray = np.fmin(reach, limit)
-        return result
+        elapsed = max(frame_index - (self._frame or 0), 0)
+        positions, reach = self._model.expect(states, elapsed)
+        if self.search_radius_px is not None:
+            limit = self.search_radius_px * (frame_index - states.seen)
+            reach = np.fmin(reach, limit)
+        return positions, reach
 
     def _link(self, rows: Rows, index: IntArray, frame_index: int) -> None:
         states, is_first = self._states, self._frame is None

@@ -64,16 +64,16 @@ class MotionModel:
             part.belief = predict(part.belief, learner.motion, dt)
         states.existence = states.existence * SURVIVAL**dt
 
-    def reach_px(self, states: States, dt: int) -> FloatArray:
-        """Return how far from its prediction each may be `dt` frames on; NaN: unknown.
+    def expect(self, states: States, dt: int) -> tuple[FloatArray, FloatArray]:
+        """Return where each will be `dt` frames on, and how far from there it may be.
 
-        `REACH_SD` standard deviations of the prediction.
+        That is `REACH_SD` standard deviations; NaN before a law of motion is known.
         """
-        law = self.law("px")
+        now, law = states.filtered["px"].belief, self.law("px")
         if law is None:
-            return np.full(len(states), np.nan)
-        ahead = predict(states.filtered["px"].belief, law, dt)
-        return REACH_SD * np.sqrt(ahead.variance)
+            return now.position, np.full(len(states), np.nan)
+        ahead = predict(now, law, dt)
+        return ahead.position, REACH_SD * np.sqrt(ahead.variance)
 
     def candidates(self, states: States, rows: Rows) -> Pairs:
         """Return every pair worth more than leaving both alone."""

@@ -31,10 +31,10 @@ class NearestModel:
     def predict(self, states: States, dt: int) -> None:
         """Leave every track where it was last seen."""
 
-    def reach_px(self, states: States, dt: int) -> FloatArray:
-        """Return how far from its last place each may be linked; NaN: unknown."""
+    def expect(self, states: States, dt: int) -> tuple[FloatArray, FloatArray]:
+        """Return the last places, and how far away each may be linked; NaN: unknown."""
         radius_px = np.nan if self.radius_px is None else self.radius_px
-        return np.full(len(states), radius_px)
+        return states.filtered["px"].belief.position, np.full(len(states), radius_px)
 
     def candidates(self, states: States, rows: Rows) -> Pairs:
         """Return every pair closer than the threshold."""

@@ -72,8 +72,6 @@ class Parts:
     engines: EngineChoice | None = None
     map: PixelToStage | None = None
     _follower: Follower | None = None
-    _linked: Tracks = field(default_factory=Tracks.empty)
-    _linked_index: int = 0
     _stage_start_um: FloatArray | None = None
     _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
@@ -130,18 +128,12 @@ class Parts:
         if full_every == 1:
             found = detect(image)
         else:
-            reach_px = self.linker.reach_px(frame.index)
-            found = self._follower(image, self._expected_px(frame), reach_px)
+            expected_px, reach_px = self.linker.expect(frame.index)
+            expected_px = expected_px - self._stage_shift_px(frame)
+            found = self._follower(image, expected_px, reach_px)
         if self.engines is not None:
             self.engines.offer(detect, image, found)
         return found
-
-    def _expected_px(self, frame: Frame) -> FloatArray:
-        """Return where the live tracks should be in this frame, (n, 2)."""
-        rows, elapsed = self._linked.rows, frame.index - self._linked_index
-        y_px = rows["y_px"] + elapsed * np.nan_to_num(rows["vy_px_per_frame"])
-        x_px = rows["x_px"] + elapsed * np.nan_to_num(rows["vx_px_per_frame"])
-        return np.column_stack([y_px, x_px]) - self._stage_shift_px(frame)
 
     def link_frame(self, detections: Detections, frame: Frame) -> Tracks:
         """Link in the sample's frame, so that our own moves are no motion."""
@@ -149,7 +141,6 @@ class Parts:
         tracks = self.linker(
             Detections(_shifted(detections.rows, shift_px)), frame.index
         )
-        self._linked, self._linked_index = tracks, frame.index
         rows = _shifted(tracks.rows, -shift_px)
         if self.model_version:
             rows = rows.copy()

@@ -207,28 +207,28 @@ def test_the_reach_is_as_far_as_particles_go_and_not_much_farther(step_px):
     outside, reaches = 0, []
     for frame in range(30):
         places = places + step_px * rng.normal(size=places.shape)
-        rows = linker(Detections.from_positions(places, sigma_px=0.05), frame).rows
+        linker(Detections.from_positions(places, sigma_px=0.05), frame)
         if frame < 10:
             continue
-        expected = np.column_stack(
-            [rows[f"{c}_px"] + rows[f"v{c}_px_per_frame"] for c in "yx"]
-        )
-        reach = linker.reach_px(frame + 1)
-        assert reach.shape == (len(rows),)
+        expected, reach = linker.expect(frame + 1)
         reaches.append(np.median(reach))
         ahead = places + step_px * rng.normal(size=places.shape)
         apart = np.linalg.norm(ahead[:, None] - expected, axis=2).min(axis=1)
         outside += int((apart > np.median(reach)).sum())
     assert outside == 0
     assert 4 * step_px < np.median(reaches) < 10 * step_px
-    assert (linker.reach_px(33) > linker.reach_px(30)).all()
+    assert (linker.expect(33)[1] > linker.expect(30)[1]).all()
 
 
 def test_the_reach_is_unknown_before_anything_was_linked_and_obeys_the_user():
     linker = Linker(search_radius_px=5.0)
-    assert linker.reach_px(0).shape == (0,)
+    assert [part.shape for part in linker.expect(0)] == [(0, 2), (0,)]
     linker(Detections.from_positions([[10.0, 10.0]]), 0)
-    np.testing.assert_allclose(linker.reach_px(1), 5.0)
+    positions, reach = linker.expect(1)
+    np.testing.assert_allclose(positions, [[10.0, 10.0]])
+    np.testing.assert_allclose(reach, 5.0)
     linker = Linker()
     linker(Detections.from_positions([[10.0, 10.0]]), 0)
-    assert np.isnan(linker.reach_px(1)).all()
+    assert np.isnan(linker.expect(1)[1]).all()
+    linker.end_all()
+    assert [part.shape for part in linker.expect(1)] == [(0, 2), (0,)]

@@ -22,6 +22,7 @@ from lodestar_live.live import LiveTracker
 from lodestar_live.recording import Recording
 from lodestar_live.settings import parse_settings
 from lodestar_live.streams import Subscriber, request
+from tests.detection import networks
 
 IMAGE = np.zeros((32, 40), np.uint16)
 METADATA = {"Axes": {"time": 0}, "Exposure": 10.0, "PixelSize_um": 0.5}
@@ -84,6 +85,26 @@ def test_the_detector_gives_way_to_the_cameras_thread(tmp_path) -> None:
 
 def test_the_hook_has_exactly_the_two_parameters_pycromanager_counts() -> None:
     assert list(inspect.signature(LiveTracker()).parameters) == ["image", "metadata"]
+
+
+def test_following_survives_another_frame_size(tmp_path) -> None:
+    """The tracks end with the old size; what follows is looked for afresh."""
+    (tmp_path / "model.onnx").write_bytes(
+        networks.model(networks.spot_finder(), threshold=-1.5)
+    )
+    detection = {"model": str(tmp_path / "model.onnx"), "full_every": 5}
+    settings = settings_for(tmp_path, live={"mode": "every"}, detection=detection)
+    sink = Remember()
+    places = np.array([[20.0, 30.0], [60.25, 44.5]])
+    with LiveTracker(settings, sinks=[sink]) as tracker:
+        for shape in [(128, 136)] * 4 + [(96, 100)] * 4:
+            spots = networks.spots(places, shape, 100.0)
+            image = np.random.default_rng(0).poisson(spots).astype(np.uint16)
+            tracker(image, METADATA)
+    assert tracker.counts.processed == 8
+    assert [len(update.detections) for update in sink.updates] == [2] * 8
+    last = sink.updates[-1].tracks.rows
+    np.testing.assert_array_equal(last["age_frames"], 4)
 
 
 def test_frames_become_tracks_and_every_frame_is_accounted_for(tmp_path) -> None:
