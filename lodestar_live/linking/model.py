@@ -39,7 +39,7 @@ OVER = 0.01  # a track less probable than this has ended
 # Real steps have heavier tails than one Gaussian: a detector jumps between the ends of
 # a rod, a particle is kicked. This share of them is this many times wider.
 JUMP_SHARE, JUMP_WIDTH = 0.02, 4.0
-REACH_SD = 6.0  # tails again: of Gaussian steps 1 in 10^7 goes farther
+REACH_SD = 6.0  # one Gaussian step in 10^7 goes farther; tails again
 
 
 class MotionModel:
