@@ -183,7 +183,9 @@ class Run:
             self._losses.append(Loss(outcome, lost.frame_index, lost.t_arrival_s))
 
     def _work(self) -> None:
-        lower_this_thread(TRACKING)  # a busy detector must not hold up the camera
+        # A busy detector must not hold up the camera; a stage needs its places on time.
+        if self.parts.controller is None:
+            lower_this_thread(TRACKING)
         while True:
             arrival = self._mailbox.get(_IDLE_S)
             self._report_losses()
