@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import inspect
 import itertools
+import os
 import signal
 import threading
 from dataclasses import replace
@@ -143,6 +144,16 @@ def test_a_step_of_five_um_is_centred_within_five_frames(
     assert np.linalg.norm(error_um[29]) == pytest.approx(5.0, abs=0.1)
     assert np.linalg.norm(error_um[35:], axis=1).max() < 1.0
     assert (error_um[30:] @ np.array([0.6, -0.8])).min() > -0.2 * 5.0
+
+
+def test_tracking_that_moves_the_stage_gives_way_to_nobody(
+    microscope, tmp_path
+) -> None:
+    loop = Loop(microscope, settings_for(tmp_path), n_updates=5)
+    niceness: list[int] = []
+    loop.watch = lambda update: niceness.append(os.getpriority(os.PRIO_PROCESS, 0))
+    loop.run()
+    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)] * 5
 
 
 def test_a_bead_stays_within_one_pixel_while_the_stage_is_pushed(
