@@ -153,7 +153,7 @@ def test_tracking_that_moves_the_stage_gives_way_to_nobody(
     niceness: list[int] = []
     loop.watch = lambda update: niceness.append(os.getpriority(os.PRIO_PROCESS, 0))
     loop.run()
-    assert niceness == [os.getpriority(os.PRIO_PROCESS, 0)] * 5
+    assert set(niceness) == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 def test_a_bead_stays_within_one_pixel_while_the_stage_is_pushed(
