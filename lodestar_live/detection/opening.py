@@ -8,13 +8,14 @@ as much smaller as its kernel reaches, and everything that comes out is right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-_PLAIN = ("Conv", "Relu", "LeakyRelu")
+PLAIN = ("Conv", "Relu", "LeakyRelu")  # a network on the grid of its output
 _END = 2**31  # beyond the end of any axis
 
 
@@ -46,7 +47,7 @@ def can_open(model: onnx.ModelProto, margin_cells: float) -> bool:
     True if the network is one stack of convolutions on the grid of its output, as the
     live network is; pooling between them, as in the paper's, needs the padding.
     """
-    convolutions, _ = _stack(model)
+    convolutions, _ = _convolutions(model)
     is_plain = all(set(_ints(node, "strides")) <= {1} for node in convolutions)
     return is_plain and margin_cells == sum(max(_pads(n)) for n in convolutions)
 
@@ -60,7 +61,7 @@ def opened(model: onnx.ModelProto, opening: Opening) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    convolutions, source = _stack(copy)
+    convolutions, source = _convolutions(copy)
     sides = np.array(opening[:4])
     rim = opening.rim_cells * sides
     margin = np.zeros(4, int)
@@ -74,16 +75,22 @@ def opened(model: onnx.ModelProto, opening: Opening) -> onnx.ModelProto:
     return copy
 
 
-def _stack(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
-    """Return the convolutions that end in `features`, and what they start from."""
+def stack(
+    model: onnx.ModelProto, through: Sequence[str]
+) -> tuple[list[onnx.NodeProto], str]:
+    """Return the nodes of some operators that end in `features`, and their source."""
     makers = {name: node for node in model.graph.node for name in node.output}
     value, found = "features", []
-    while value in makers and makers[value].op_type in _PLAIN:
-        node = makers[value]
-        if node.op_type == "Conv":
-            found.append(node)
-        value = node.input[0]
+    while value in makers and makers[value].op_type in through:
+        found.append(makers[value])
+        value = found[-1].input[0]
     return found, value
+
+
+def _convolutions(model: onnx.ModelProto) -> tuple[list[onnx.NodeProto], str]:
+    """Return the convolutions of a plain network, and what they start from."""
+    nodes, source = stack(model, PLAIN)
+    return [node for node in nodes if node.op_type == "Conv"], source
 
 
 def _crop(graph: onnx.GraphProto, name: str, cells: np.ndarray) -> None:
