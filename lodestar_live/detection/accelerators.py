@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import onnx
@@ -21,8 +22,15 @@ from lodestar_live.detection.engines import (
     Engine,
     OnnxRuntimeCpu,
     Part,
-    session_options,
     set_pixel_type,
+)
+from lodestar_live.detection.gpu import (
+    CUDA,
+    NET,
+    TENSORRT,
+    GpuNetworks,
+    Network,
+    Provider,
 )
 from lodestar_live.detection.layers import LOCAL
 from lodestar_live.detection.nodes import cut
@@ -31,17 +39,27 @@ from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-_NET = ("features", "contrast")
-_PROVIDERS = {
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-Network = Callable[[Mapping[str, Array]], list[Array]]
 Compile = Callable[[onnx.ModelProto, int], Network]
+_Result = TypeVar("_Result")
+
+
+class _Gpu(NamedTuple):
+    provider: Provider
+    is_half: bool
+
+
+_GPUS = {
+    "cuda": _Gpu(CUDA, is_half=True),
+    "cuda-float32": _Gpu(CUDA, is_half=False),
+    "tensorrt": _Gpu(TENSORRT, is_half=True),
+}
 
 
 class SplitEngine:
     """The network through `compile_network`, everything else in ONNX Runtime.
+
+    If the network fails, whatever the reason, it is "cpu" from then on: a live run
+    goes on.
 
     Parameters
     ----------
@@ -72,13 +90,33 @@ class SplitEngine:
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
-        return self._run(outputs, Part(feeds))
+        return self._or_cpu(
+            lambda: self._run(outputs, Part(feeds)),
+            partial(self._cpu.run, outputs, feeds),
+        )
 
     def run_parts(
         self, outputs: Sequence[str], parts: Sequence[Part]
     ) -> list[list[Array]]:
         """Return `outputs` of every part."""
-        return [self._run(outputs, part) for part in parts]
+        return self._or_cpu(
+            lambda: [self._run(outputs, part) for part in parts],
+            partial(self._cpu.run_parts, outputs, parts),
+        )
+
+    def _or_cpu(
+        self, split: Callable[[], _Result], whole: Callable[[], _Result]
+    ) -> _Result:
+        """Return what `split` does; what `whole` does once that has failed."""
+        if self.name == self._cpu.name:
+            return whole()
+        try:
+            return split()
+        except Exception:  # a driver's, of any class
+            logger.warning("engine = %r failed; using 'cpu'.", self.name, exc_info=True)
+        self.name, self.n_parallel = self._cpu.name, self._cpu.n_parallel
+        self._networks.clear()
+        return whole()
 
     def _run(self, outputs: Sequence[str], part: Part) -> list[Array]:
         feeds = part.feeds
@@ -87,23 +125,38 @@ class SplitEngine:
         pixels = feeds.get("pixels")
         key = (tuple(feeds), None if pixels is None else pixels.dtype, part.opening)
         if key not in self._networks:
-            model = cut(opened(self._proto, part.opening), key[0], _NET)
+            model = cut(opened(self._proto, part.opening), key[0], NET)
             set_pixel_type(model, key[1])
             names = [value.name for value in model.graph.input]
             self._networks[key] = self._compile(model, self._n_threads), names
         network, names = self._networks[key]
         maps = network({name: feeds[name] for name in names})
-        rest = {k: v for k, v in feeds.items() if k not in ("pixels", *LOCAL)}
-        seen = dict(zip(_NET, maps, strict=True))
-        return self._cpu.run(outputs, {**seen, **rest})
+        values = dict(zip(NET, maps, strict=True))
+        # Not through the CPU's session: some versions return what they were fed as a
+        # view of memory that nobody holds.
+        missing = [name for name in outputs if name not in values]
+        if missing:
+            given = {k: v for k, v in feeds.items() if k not in ("pixels", *LOCAL)}
+            found = self._cpu.run(missing, {**values, **given})
+            values.update(zip(missing, found, strict=True))
+        return [values[name] for name in outputs]
 
 
 def available() -> list[str]:
     """Return the engines that are installed here, `cpu` first."""
     has_openvino = importlib.util.find_spec("openvino") is not None
     providers = set(onnxruntime.get_available_providers())
-    gpus = [name for name, provider in _PROVIDERS.items() if provider in providers]
+    gpus = [name for name, gpu in _GPUS.items() if gpu.provider.name in providers]
     return ["cpu", *["openvino"] * has_openvino, *gpus]
+
+
+def candidates() -> list[str]:
+    """Return the engines among which "auto" chooses.
+
+    TensorRT takes seconds to minutes for a new shape of frame or tiles, each time: who
+    wants it says so.
+    """
+    return [name for name in available() if name != "tensorrt"]
 
 
 def open_engine(name: str, proto: onnx.ModelProto, *, n_threads: int) -> Engine:
@@ -114,7 +167,7 @@ def open_engine(name: str, proto: onnx.ModelProto, *, n_threads: int) -> Engine:
     ModelError
         There is no engine of that name.
     """
-    known = ["cpu", "openvino", *_PROVIDERS]
+    known = ["cpu", "openvino", *_GPUS]
     if name not in known:
         raise ModelError(f"engine = {name!r}: unknown; expected one of {known}.")
     if name not in available():
@@ -128,7 +181,12 @@ def open_engine(name: str, proto: onnx.ModelProto, *, n_threads: int) -> Engine:
         name = "cpu"
     if name == "cpu":
         return OnnxRuntimeCpu(proto, n_threads=n_threads)
-    compile_network = _openvino if name == "openvino" else _on_provider(name)
+    if name == "openvino":
+        compile_network: Compile = _openvino
+    else:
+        onnxruntime.preload_dlls()  # finds CUDA where pip, e.g. torch's, has put it
+        provider, is_half = _GPUS[name]
+        compile_network = GpuNetworks(provider, is_half=is_half)
     return SplitEngine(name, proto, compile_network, n_threads=n_threads)
 
 
@@ -150,25 +208,6 @@ def _openvino(model: onnx.ModelProto, n_threads: int) -> Network:
 
     def run(feeds: Mapping[str, Array]) -> list[Array]:
         results = compiled(dict(feeds), share_inputs=True)
-        return [np.asarray(results[name]) for name in _NET]
+        return [np.asarray(results[name]) for name in NET]
 
     return run
-
-
-def _on_provider(name: str) -> Compile:
-    """Compile for a GPU through ONNX Runtime (written from its documentation)."""
-
-    def compile_network(model: onnx.ModelProto, n_threads: int) -> Network:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(),
-            session_options(n_threads),
-            providers=[_PROVIDERS[name], "CPUExecutionProvider"],
-        )
-
-        def run(feeds: Mapping[str, Array]) -> list[Array]:
-            results: list[Array] = session.run(_NET, dict(feeds))
-            return results
-
-        return run
-
-    return compile_network

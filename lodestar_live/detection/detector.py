@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection import rows
-from lodestar_live.detection.accelerators import available, open_engine
+from lodestar_live.detection.accelerators import candidates, open_engine
 from lodestar_live.detection.engines import Engine, physical_cores
 from lodestar_live.detection.h_maxima import keep_h_maxima
 from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
@@ -88,8 +88,9 @@ class Detector:
         differs from its surroundings by less than a pixel's noise, over 4 x 4 px,
         a particle. 0, or a `quantile`: both off.
     engine
-        "cpu", "openvino", "cuda" or "tensorrt"; one that is not installed becomes
-        "cpu" with a warning. "auto" is "cpu" until `warm_up` finds a faster one.
+        "cpu", "openvino", "cuda", "cuda-float32" or "tensorrt"; one that is not
+        installed, or fails, becomes "cpu" with a warning. "auto" is "cpu" until
+        `warm_up` finds a faster one.
     n_threads
         None: one per physical core.
 
@@ -178,7 +179,7 @@ class Detector:
     @property
     def has_choice(self) -> bool:
         """Whether the engine is "auto" and there is more than one."""
-        return self._is_automatic and len(available()) > 1
+        return self._is_automatic and len(candidates()) > 1
 
     def choose_engine(self, pixels: Pixels) -> list[Trial]:
         """Try every engine installed here; use the fastest that agrees with "cpu".
@@ -196,10 +197,11 @@ class Detector:
         """
         expected = self._with_engine("cpu")(pixels).positions_px
         tried = {}
-        for name in available():
+        for name in candidates():
             other = self._with_engine(name)
             trial = try_engine(name, partial(_places, other, pixels), expected)
-            tried[trial] = other.passes
+            if other.engine.name == name:  # else it failed, and was "cpu"
+                tried[trial] = other.passes
         accepted = (trial for trial in tried if trial.is_accepted)
         best = min(accepted, key=lambda trial: trial.median_ms)
         self.passes = tried[best]

@@ -120,7 +120,9 @@ class DetectionSettings(Section):
         description="Drop detections fainter than this share of the frame's upper "
         "quartile (background texture). 0: off.",
     )
-    engine: str = Field("auto", description="auto, cpu, openvino, cuda, tensorrt.")
+    engine: str = Field(
+        "auto", description="auto, cpu, openvino, cuda, cuda-float32, tensorrt."
+    )
     n_threads: PositiveInt | None = None
 
 
