@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import onnx
 import onnxruntime
 
@@ -35,6 +34,7 @@ from lodestar_live.detection.gpu import (
 from lodestar_live.detection.layers import LOCAL
 from lodestar_live.detection.nodes import cut
 from lodestar_live.detection.opening import opened
+from lodestar_live.detection.openvino_network import OpenVino
 from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -69,9 +69,12 @@ class SplitEngine:
         The model.
     compile_network
         Turns a model (inputs to features and contrast) and a number of threads into
-        a function of the inputs.
+        a function of a part's feeds.
     n_threads
         For both halves; they run one after the other.
+    takes_tiles
+        Else tiles, which are fed what their surroundings say, stay in ONNX Runtime:
+        little work each time, and ever new shapes.
     """
 
     def __init__(
@@ -81,12 +84,15 @@ class SplitEngine:
         compile_network: Compile,
         *,
         n_threads: int,
+        takes_tiles: bool = True,
     ) -> None:
         self.name = name
-        self.n_parallel = 1  # its threads share one part
+        self._takes_tiles = takes_tiles
+        self.n_strips = 1  # its threads share one part
+        self.n_parallel = 1 if takes_tiles else n_threads
         self._proto, self._compile, self._n_threads = proto, compile_network, n_threads
         self._cpu = OnnxRuntimeCpu(proto, n_threads=n_threads)
-        self._networks: dict[tuple[Any, ...], tuple[Network, list[str]]] = {}
+        self._networks: dict[tuple[Any, ...], Network] = {}
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
@@ -99,6 +105,8 @@ class SplitEngine:
         self, outputs: Sequence[str], parts: Sequence[Part]
     ) -> list[list[Array]]:
         """Return `outputs` of every part."""
+        if all(self._is_for_cpu(outputs, part) for part in parts):
+            return self._cpu.run_parts(outputs, parts)
         return self._or_cpu(
             lambda: [self._run(outputs, part) for part in parts],
             partial(self._cpu.run_parts, outputs, parts),
@@ -114,24 +122,22 @@ class SplitEngine:
             return split()
         except Exception:  # a driver's, of any class
             logger.warning("engine = %r failed; using 'cpu'.", self.name, exc_info=True)
-        self.name, self.n_parallel = self._cpu.name, self._cpu.n_parallel
+        self.name, self.n_strips = self._cpu.name, self._cpu.n_strips
+        self.n_parallel = self._cpu.n_parallel
         self._networks.clear()
         return whole()
 
     def _run(self, outputs: Sequence[str], part: Part) -> list[Array]:
         feeds = part.feeds
-        if set(outputs) <= set(LOCAL):
+        if self._is_for_cpu(outputs, part):
             return self._cpu.run(outputs, feeds)
         pixels = feeds.get("pixels")
         key = (tuple(feeds), None if pixels is None else pixels.dtype, part.opening)
         if key not in self._networks:
             model = cut(opened(self._proto, part.opening), key[0], NET)
             set_pixel_type(model, key[1])
-            names = [value.name for value in model.graph.input]
-            self._networks[key] = self._compile(model, self._n_threads), names
-        network, names = self._networks[key]
-        maps = network({name: feeds[name] for name in names})
-        values = dict(zip(NET, maps, strict=True))
+            self._networks[key] = self._compile(model, self._n_threads)
+        values = dict(zip(NET, self._networks[key](feeds), strict=True))
         # Not through the CPU's session: some versions return what they were fed as a
         # view of memory that nobody holds.
         missing = [name for name in outputs if name not in values]
@@ -140,6 +146,10 @@ class SplitEngine:
             found = self._cpu.run(missing, {**values, **given})
             values.update(zip(missing, found, strict=True))
         return [values[name] for name in outputs]
+
+    def _is_for_cpu(self, outputs: Sequence[str], part: Part) -> bool:
+        is_tile = not set(LOCAL).isdisjoint(part.feeds)
+        return set(outputs) <= set(LOCAL) or (is_tile and not self._takes_tiles)
 
 
 def available() -> list[str]:
@@ -182,32 +192,10 @@ def open_engine(name: str, proto: onnx.ModelProto, *, n_threads: int) -> Engine:
     if name == "cpu":
         return OnnxRuntimeCpu(proto, n_threads=n_threads)
     if name == "openvino":
-        compile_network: Compile = _openvino
-    else:
-        onnxruntime.preload_dlls()  # finds CUDA where pip, e.g. torch's, has put it
-        provider, is_half = _GPUS[name]
-        compile_network = GpuNetworks(provider, is_half=is_half)
-    return SplitEngine(name, proto, compile_network, n_threads=n_threads)
-
-
-def _openvino(model: onnx.ModelProto, n_threads: int) -> Network:
-    """Compile for OpenVINO: bfloat16 where the processor has it, else float32."""
-    import openvino
-
-    core = openvino.Core()
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    compiled = core.compile_model(
-        core.read_model(model.SerializeToString()),
-        "CPU",
-        {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": n_threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 else "f32",
-        },
-    )
-
-    def run(feeds: Mapping[str, Array]) -> list[Array]:
-        results = compiled(dict(feeds), share_inputs=True)
-        return [np.asarray(results[name]) for name in NET]
-
-    return run
+        return SplitEngine(
+            name, proto, OpenVino, n_threads=n_threads, takes_tiles=False
+        )
+    onnxruntime.preload_dlls()  # finds CUDA where pip, e.g. torch's, has put it
+    provider, is_half = _GPUS[name]
+    networks = GpuNetworks(provider, is_half=is_half)
+    return SplitEngine(name, proto, networks, n_threads=n_threads)

@@ -61,10 +61,13 @@ class Engine(Protocol):
     ----------
     n_parallel
         How many parts of a frame it computes side by side.
+    n_strips
+        Into how many a whole frame is best cut.
     """
 
     name: str
     n_parallel: int
+    n_strips: int
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
@@ -89,7 +92,7 @@ class OnnxRuntimeCpu:
     name = "cpu"
 
     def __init__(self, proto: onnx.ModelProto, *, n_threads: int) -> None:
-        self.n_parallel = n_threads
+        self.n_parallel = self.n_strips = n_threads
         self._proto = proto
         self._sessions: dict[tuple[Any, ...], _Session] = {}
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="detect")

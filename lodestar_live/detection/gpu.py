@@ -101,7 +101,7 @@ class GpuNetworks:
         self._lock = threading.Lock()  # a session has one set of arrays
 
     def __call__(self, model: onnx.ModelProto, n_threads: int) -> Network:
-        """Return a function of the inputs of `model`, of any shape."""
+        """Return a function of feeds that hold the inputs of `model`, of any shape."""
         reference = onnxruntime.InferenceSession(
             model.SerializeToString(),
             session_options(n_threads),
@@ -115,6 +115,7 @@ class GpuNetworks:
         reference: onnxruntime.InferenceSession,
         feeds: Feeds,
     ) -> list[Array]:
+        feeds = {value.name: feeds[value.name] for value in model.graph.input}
         n_images = max(map(len, feeds.values()))
         feeds = _to_power_of_two(feeds, n_images)
         key = (id(model), *(array.shape for array in feeds.values()))
@@ -146,8 +147,7 @@ class GpuNetworks:
         feeds: Feeds,
     ) -> _FixedNetwork:
         """Return a session for the shapes of `feeds`, checked against the CPU."""
-        names = [value.name for value in model.graph.input]
-        expected = reference.run(NET, {name: feeds[name] for name in names})
+        expected = reference.run(NET, dict(feeds))
         while self._ways:
             try:
                 network = _FixedNetwork(

@@ -72,7 +72,7 @@ class Passes:
         """Return the rows of the whole frame, computed as is fastest here."""
         layout, max_px = self.layout, self.max_tile_px
         if layout.can_open:
-            tiles = layout.parts(intake.shape, max_px, self.engine.n_parallel)
+            tiles = layout.parts(intake.shape, max_px, self.engine.n_strips)
         else:
             tiles = layout.whole(intake.shape, max_px)
         if len(tiles) == 1:

@@ -37,7 +37,8 @@ def shifted(by_px: float):
         )
 
         def run(feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-            features, contrast = session.run(None, dict(feeds))
+            fed = {node.name: feeds[node.name] for node in session.get_inputs()}
+            features, contrast = session.run(None, fed)
             features[:, :2] += by_px
             return [features, contrast]
 
@@ -74,6 +75,18 @@ def test_openvino_passes_the_gate_here() -> None:
     assert trial.is_accepted
     # Without bfloat16 in hardware it computes in float32.
     assert trial.p95_shift_px < MAX_SHIFT_PX
+
+
+def test_openvino_agrees_far_above_zero_and_around_predictions() -> None:
+    # Block means of 50 000 counts would be off by a hundred in bfloat16.
+    frame = FRAME.astype(np.uint16) + np.uint16(50_000)
+    reference, openvino = (spot_detector(engine=e) for e in ("cpu", "openvino"))
+    expected = reference(frame).positions_px
+    assert len(expected) == len(SPOTS)
+    np.testing.assert_allclose(openvino(frame).positions_px, expected, atol=0.02)
+    # Tiles stay in float32: they are small, and of ever new shapes.
+    near, expected = (d.near(frame, SPOTS[:2]) for d in (openvino, reference))
+    np.testing.assert_array_equal(near.positions_px, expected.positions_px)
 
 
 @pytest.mark.parametrize(("by_px", "is_accepted"), [(0.001, True), (0.05, False)])
