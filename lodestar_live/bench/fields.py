@@ -18,7 +18,6 @@ from lodestar_live.bench.accuracy import STARTS
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Detections
 from lodestar_live.detection import Detector
-from lodestar_live.detection.graph import build_model
 from lodestar_live.lodestar import Start, train
 from lodestar_live.simulation.fields import (
     DIAMETER_PX,
@@ -82,7 +81,7 @@ def _train(shape: str, start: Start, *, seed: int, steps: int | None) -> Detecto
     scene = Scene(shape=shape, n_particles=12, spacing_px=80, size_px=(400, 400))
     snapshot = simulate_field(scene, seed=1000 + seed)
     model = train(snapshot.pixels, seed=seed, start=start, steps=steps)
-    data = build_model(model.weights, model.card).SerializeToString()
+    data = model.to_bytes()
     return Detector(data)
 
 

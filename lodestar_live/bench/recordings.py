@@ -22,7 +22,6 @@ from scipy.spatial.distance import cdist
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Pixels
 from lodestar_live.detection import Detector
-from lodestar_live.detection.graph import build_model
 from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.linking import Linker
 from lodestar_live.lodestar import train
@@ -125,7 +124,7 @@ def _movies(folder: Path, *, seed: int, quick: bool) -> Table:
 
 def follow(model: Model, stack: Pixels) -> tuple[Points, npt.NDArray[np.int_]]:
     """Detect and link a movie; return the detections and the tracks' lengths."""
-    data = build_model(model.weights, model.card).SerializeToString()
+    data = model.to_bytes()
     detector, linker = Detector(data), Linker()
     points: Points = {}
     seen: list[npt.NDArray[np.int64]] = []

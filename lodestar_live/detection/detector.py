@@ -6,7 +6,7 @@ import logging
 import math
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from lodestar_live.detection.accelerators import candidates, open_engine
 from lodestar_live.detection.engines import Engine, physical_cores
 from lodestar_live.detection.h_maxima import keep_h_maxima
 from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
+from lodestar_live.detection.look import Look
 from lodestar_live.detection.model_file import read_model
 from lodestar_live.detection.opening import can_open
 from lodestar_live.detection.passes import NO_THRESHOLD, Passes
@@ -81,7 +82,9 @@ class Detector:
     max_detections
         The best by score are kept; `n_cut` counts the rest.
     only_like_training
-        Drop detections whose votes disagree more than the training particle's.
+        Drop detections whose image correlates less with the training particle's,
+        turned and mirrored every way, than practised ones at their contrast/noise; of
+        older models those whose votes disagree more.
     least_contrast
         Drop detections fainter than this share of the frame's upper quartile: the
         texture of a background has shapes too, but hardly any contrast. Nor is what
@@ -124,6 +127,7 @@ class Detector:
     ) -> None:
         file = read_model(model)
         self.name, self.card = file.name, file.card
+        self._looks = file.looks
         self.max_detections = max_detections
         self.only_like_training = only_like_training
         self.least_contrast = least_contrast
@@ -364,13 +368,19 @@ class Detector:
             visible = rows.visible(merged, max(self.least_contrast * usual, floor))
         self.n_cut = max(0, len(visible) - self.max_detections)
         clipped = self.scale.shrink_mask(saturated(pixels))
-        context = rows.Context(intake.shape, intake, clipped, self._likeness)
+        look = self._appearance if self.only_like_training else None
+        context = rows.Context(intake.shape, intake, clipped, self._likeness, look)
         detections = self.scale.enlarge(
             rows.to_detections(visible[: self.max_detections], self.card, context)
         )
         if self.only_like_training:
             return rows.like_training(detections)
         return detections
+
+    @cached_property
+    def _appearance(self) -> Look | None:
+        """The training particles to compare images with; None in older files."""
+        return Look.of(self._looks) if self._looks else None
 
     def _usual_contrast(
         self, found: rows.Found, intake: Intake, *, is_whole: bool

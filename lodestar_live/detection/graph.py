@@ -16,7 +16,7 @@ Three choices keep float32 exact (each has a test against a float64 reference):
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -28,6 +28,7 @@ from lodestar_live.detection.readout import add_readout
 from lodestar_live.detection.weights import NetworkWeights
 
 CARD_KEY = "lodestar_live"
+LOOKS_KEY = "lodestar_live.looks"
 OPSET = 18
 COLUMNS = (
     "image", "row", "column", "y_px", "x_px", "score", "log_weight", "consistency_px",
@@ -39,7 +40,9 @@ INPUTS = (
 OUTPUTS = ("detections", "features", "contrast", "log_weight", "clustering", "score")
 
 
-def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelProto:
+def build_model(
+    weights: NetworkWeights, card: Mapping[str, Any], looks: Sequence[Any] = ()
+) -> onnx.ModelProto:
     """Return the ONNX model of a trained network, card included.
 
     Parameters
@@ -50,6 +53,9 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
         What a reader should know, JSON-safe. `window_px` (radius of the local
         average) and `vote_px` (how far a vote may lie from the place) become part of
         the graph; everything else is stored as it is.
+    looks
+        What the training particles look like, see `look.shown_around`; stored beside
+        the card, which people read.
 
     Notes
     -----
@@ -77,7 +83,9 @@ def build_model(weights: NetworkWeights, card: Mapping[str, Any]) -> onnx.ModelP
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=9,
     )
-    helper.set_model_props(model, {CARD_KEY: json.dumps(card, allow_nan=False)})
+    props = {CARD_KEY: card} | ({LOOKS_KEY: list(looks)} if looks else {})
+    written = {key: json.dumps(value, allow_nan=False) for key, value in props.items()}
+    helper.set_model_props(model, written)
     return model
 
 

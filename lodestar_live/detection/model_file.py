@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from lodestar_live.detection.graph import CARD_KEY, INPUTS, OPSET, OUTPUTS
+from lodestar_live.detection.graph import (
+    CARD_KEY,
+    INPUTS,
+    LOOKS_KEY,
+    OPSET,
+    OUTPUTS,
+)
 from lodestar_live.detection.scale import LARGEST_FACTOR, Scale
 from lodestar_live.errors import ModelError
 
@@ -28,11 +35,15 @@ OPERATORS = frozenset(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelFile:
-    """A checked model: where it came from, its graph and its card."""
+    """A checked model: where it came from, its graph and its card.
+
+    `looks`: the training particles, see `Look.of`; none in older files.
+    """
 
     name: str
     proto: onnx.ModelProto
     card: dict[str, Any]
+    looks: tuple[npt.NDArray[np.float64], ...]
 
 
 def read_model(source: str | Path | bytes) -> ModelFile:
@@ -59,7 +70,8 @@ def read_model(source: str | Path | bytes) -> ModelFile:
         ) from error
     for problem in _problems(proto):
         raise ModelError(f"{name}: {problem}")
-    return ModelFile(name, proto, _card(proto))
+    looks = tuple(np.asarray(look, dtype=float) for look in _looks(proto))
+    return ModelFile(name, proto, _card(proto), looks)
 
 
 def _read(path: Path) -> bytes:
@@ -110,6 +122,11 @@ def _problems(proto: onnx.ModelProto) -> Iterator[str]:
             f"inputs {inputs} and outputs {outputs}; expected {list(INPUTS)} and "
             f"{list(OUTPUTS)}. {retrain}"
         )
+    if not all(map(_is_square, _looks(proto))):
+        yield (
+            f"its {LOOKS_KEY!r} are not the training particles: expected squares of "
+            f"finite numbers. Copy the file again. {retrain}"
+        )
     yield from _tensor_problems(proto)
 
 
@@ -134,10 +151,33 @@ def _tensor_problems(proto: onnx.ModelProto) -> Iterator[str]:
 
 
 def _card(proto: onnx.ModelProto) -> Any:
+    return _prop(proto, CARD_KEY)
+
+
+def _looks(proto: onnx.ModelProto) -> Any:
+    return _prop(proto, LOOKS_KEY) or []
+
+
+def _prop(proto: onnx.ModelProto, key: str) -> Any:
     for entry in proto.metadata_props:
-        if entry.key == CARD_KEY:
+        if entry.key == key:
             try:
                 return json.loads(entry.value)
             except ValueError:
                 return None
     return None
+
+
+def _is_square(look: Any) -> bool:
+    """Say whether a look is a square of finite numbers with a middle pixel."""
+    try:
+        values = np.asarray(look, dtype=float)
+    except (ValueError, TypeError):
+        return False
+    sides = {*values.shape}
+    return (
+        values.ndim == 2
+        and len(sides) == 1
+        and values.size % 2 == 1
+        and (3 <= max(sides) and bool(np.isfinite(values).all()))
+    )

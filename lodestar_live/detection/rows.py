@@ -9,9 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
-from lodestar_live.data import DETECTION_DTYPE, Detections, Flag, Rows, blank_rows
+from lodestar_live.data import (
+    DETECTION_DTYPE,
+    Detections,
+    Flag,
+    Rows,
+    blank_rows,
+)
 from lodestar_live.detection.graph import COLUMNS
 from lodestar_live.detection.intake import Intake, Mask
+from lodestar_live.detection.look import Look
 
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
@@ -103,11 +110,14 @@ class Likeness(NamedTuple):
         The most that is like it, (k,).
     score
         The least that is like it, (k,).
+    match
+        The least correlation with its image that is like it, (k,); see `look`.
     """
 
     snr: Sequence[float]
     consistency_px: Sequence[float]
     score: Sequence[float]
+    match: Sequence[float] | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> Likeness:
@@ -125,10 +135,18 @@ class Likeness(NamedTuple):
         """Return the limits for scores that are not the practised ones."""
         return self._replace(score=[-np.inf] * len(self.snr))
 
-    def lacks(self, rows: Rows, noise: float) -> npt.NDArray[np.bool_]:
-        """Say which detections are beyond the limits at their contrast/noise."""
+    def lacks(
+        self, rows: Rows, noise: float, match: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Say which detections are beyond the limits at their contrast/noise.
+
+        `match`: their correlations with the training particle, if measured; they tell
+        shapes apart better than the votes do, and decide alone.
+        """
         snr = np.abs(rows["intensity"]) / noise
         at = np.log(np.maximum(snr, 1e-12))
+        if match is not None and self.match is not None:
+            return np.asarray(match < np.interp(at, np.log(self.snr), self.match))
         most, least = (
             np.interp(at, np.log(self.snr), limits)
             for limits in (self.consistency_px, self.score)
@@ -137,12 +155,16 @@ class Likeness(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What the frame tells about its detections, and what their kind shows."""
+    """What the frame tells about its detections, and what their kind shows.
+
+    `look`: to compare the image with, if that is asked for.
+    """
 
     shape: tuple[int, ...]
     intake: Intake
     saturated: Mask | None
     likeness: Likeness
+    look: Look | None = None
 
 
 def to_detections(
@@ -209,8 +231,10 @@ def _flags(
         flags[_touches(context.intake.bad, yx, radius)] |= Flag.BORDER
     if context.saturated is not None:
         flags[_touches(context.saturated, yx, radius)] |= Flag.SATURATED
-    noise = context.intake.levels.noise
-    flags[context.likeness.lacks(rows, noise)] |= Flag.UNLIKE
+    noise, match = context.intake.levels.noise, None
+    if context.look is not None:
+        match = context.look.match(context.intake.image[0], yx)
+    flags[context.likeness.lacks(rows, noise, match)] |= Flag.UNLIKE
     return flags
 
 

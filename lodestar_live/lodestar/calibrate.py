@@ -18,7 +18,8 @@ from scipy.spatial.distance import cdist
 from lodestar_live.data import Pixels, Rows
 from lodestar_live.detection import Detector
 from lodestar_live.detection.graph import build_model
-from lodestar_live.lodestar.model import Model
+from lodestar_live.detection.look import Look, shown_around
+from lodestar_live.lodestar.model import LOOK_RADII, Model
 from lodestar_live.lodestar.particle import Particle
 from lodestar_live.lodestar.practice import (
     blank_frame,
@@ -37,6 +38,7 @@ _N_LEVELS, _PRACTICE_SIDE_PX = 6, 560
 _BLANK_SIDE_PX, _N_BLANK = 256, 32
 _EVERYTHING = -1e30  # a threshold every local maximum passes
 _SPREAD_MARGIN = 1.25  # real particles are not copies of one
+_MATCH_MARGIN = 0.04  # of the correlation
 _LEAST_ROWS = 5  # of a level, to say what is usual there
 _NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones are alone
 
@@ -93,7 +95,7 @@ def noise_levels(particle: Particle) -> FloatArray:
 
 #: One row per found particle of the practice frames.
 PRACTICE_DTYPE = np.dtype(
-    [(n, "f8") for n in ("error2_px2", "consistency_px", "snr", "score")]
+    [(n, "f8") for n in ("error2_px2", "consistency_px", "snr", "score", "match")]
     + [("noise_level", "f8"), ("crop", "i8")]
 )
 
@@ -135,7 +137,7 @@ def _practise_one(
     """
     gate_px = max(0.5 * particle.radius_px, 2.0)
     n_side = int(np.clip(_PRACTICE_SIDE_PX // particle.size_px, 3, 8))
-    blocks, offsets = [], []
+    blocks, offsets, seen = [], [], []
     for level in noise_levels(particle):
         frame = practice_frame(
             particle, centre, n_side=n_side, noise_level=level, rng=rng
@@ -157,11 +159,25 @@ def _practise_one(
         block["score"] = best["score"]
         block["noise_level"] = level
         blocks.append(block)
+        seen.append((frame.pixels, found[chosen[ok]]))
     practice, offset = np.concatenate(blocks), np.concatenate(offsets)
     calm = offset[practice["noise_level"] <= 1.0]
     mean = calm.mean(axis=0) if len(calm) else np.zeros(2)
     practice["error2_px2"] = ((offset - mean) ** 2).sum(axis=1) / 2
+    practice["match"] = np.concatenate(_matches(particle, centre + mean, seen))
     return practice, mean
+
+
+def _matches(
+    particle: Particle,
+    centre_px: FloatArray,
+    seen: list[tuple[FloatArray, FloatArray]],
+) -> list[FloatArray]:
+    """Return how well places in frames look like a particle around `centre_px`."""
+    y, x = centre_px.tolist()
+    shown = shown_around(particle.signal, (y, x), LOOK_RADII * particle.radius_px)
+    look = Look.of([shown])
+    return [look.match(pixels, places) for pixels, places in seen]
 
 
 def _noise_scores(
@@ -341,12 +357,12 @@ def fit_sigma(practice: Rows) -> dict[str, float]:
 def like_limits(practice: Rows) -> dict[str, list[float]]:
     """Return what a detection of the trained shape shows at each contrast/noise.
 
-    Its votes scatter at most 1.25 times as much as those of 98 % of the practice
-    particles, and its score is at least what 98 % of them exceed, less what neighbours
-    cost. One limit for all would be that of the faintest particles: too wide for bright
-    ones, among which shapes differ most clearly. Nor is scatter enough: a few cells in
-    the middle of a spot vote where a ball was trained, and those agree. Of several
-    crops the most lenient counts.
+    Its image correlates with the particle's at least as well as those of 98 % of the
+    practice particles, less a margin for what real ones vary. Its votes scatter at most
+    1.25 times as much as theirs, and its score is at least what 98 % of them exceed,
+    less what neighbours cost. One limit for all would be that of the faintest
+    particles: too wide for bright ones, among which shapes differ most clearly. Of
+    several crops the most lenient counts.
 
     Returns
     -------
@@ -359,22 +375,24 @@ def like_limits(practice: Rows) -> dict[str, list[float]]:
         for crop in np.unique([rows["crop"][0] for rows in levels])
     }
     snr = np.unique(np.concatenate([curve[:, 0] for curve in curves.values()]))
-    spread, score = (
+    spread, score, match = (
         np.array([_along(curve, snr, column) for curve in curves.values()])
-        for column in (1, 2)
+        for column in (1, 2, 3)
     )
     # Who is fainter agrees less and scores lower: what departs from that is chance.
     spread = np.maximum.accumulate(spread.max(axis=0)[::-1])[::-1]
     score = np.minimum.accumulate(score.min(axis=0)[::-1])[::-1]
-    limits = {"snr": snr, "consistency_px": spread, "score": score}
+    match = np.minimum.accumulate(match.min(axis=0)[::-1])[::-1]
+    limits = {"snr": snr, "consistency_px": spread, "score": score, "match": match}
     return {name: values.tolist() for name, values in limits.items()}
 
 
-def _like(rows: Rows) -> tuple[float, float, float]:
-    """Return contrast/noise, most scatter (px) and least score of practice rows."""
+def _like(rows: Rows) -> tuple[float, float, float, float]:
+    """Return contrast/noise and limits of scatter (px), score, match of some rows."""
     spread = _SPREAD_MARGIN * np.quantile(rows["consistency_px"], 0.98)
     score = np.quantile(rows["score"], 0.02) - _NEIGHBOURS_COST
-    return float(rows["snr"].mean()), float(spread), float(score)
+    match = np.quantile(rows["match"], 0.02) - _MATCH_MARGIN
+    return float(rows["snr"].mean()), float(spread), float(score), float(match)
 
 
 def _along(curve: FloatArray, snr: FloatArray, column: int) -> FloatArray:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lodestar_live.detection.graph import build_model
+from lodestar_live.detection.look import shown_around
 from lodestar_live.detection.weights import NetworkWeights
 from lodestar_live.lodestar.particle import Particle
+
+LOOK_RADII = 1.3  # so far around a particle, in radii, the shape filter looks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +42,16 @@ class Model:
         """The first training particle."""
         return self.particles[0]
 
+    @property
+    def looks(self) -> list[list[list[float]]]:
+        """What each crop's particle looks like around the point detections name."""
+        if "match" not in self.card.get("like", {}):
+            return []
+        return [
+            shown_around(p.signal, crop["centre_px"], LOOK_RADII * p.radius_px)
+            for p, crop in zip(self.particles, self.card["crops"], strict=True)
+        ]
+
     def export(self, path: str | Path) -> Path:
         """Write one self-contained ``.onnx`` file and return its path."""
         target = Path(path)
@@ -49,5 +62,5 @@ class Model:
     def to_bytes(self) -> bytes:
         """Return the exported model; `Detector` takes it as it is."""
         card = json.loads(json.dumps(self.card, allow_nan=False))
-        proto: bytes = build_model(self.weights, card).SerializeToString()
+        proto: bytes = build_model(self.weights, card, self.looks).SerializeToString()
         return proto

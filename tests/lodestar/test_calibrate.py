@@ -21,7 +21,12 @@ from lodestar_live.lodestar.calibrate import (
 from lodestar_live.lodestar.particle import measure_particle
 from lodestar_live.lodestar.practice import blank_frame, practice_frame
 from lodestar_live.simulation.fields import Scene, blank, match, simulate_field
-from lodestar_live.simulation.shapes import SHAPES, position_errors_px, sample
+from lodestar_live.simulation.shapes import (
+    SHAPES,
+    Sample,
+    position_errors_px,
+    sample,
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +152,11 @@ def test_the_most_lenient_of_several_crops_is_the_limit():
     first = rows_of(np.ones(50), np.full(50, 0.2), 20.0, score=3.0)
     second = rows_of(np.ones(50), np.full(50, 0.4), 20.0, score=4.0)
     second["crop"] = 1
+    first["match"], second["match"] = 0.9, 0.8
     limits = like_limits(np.concatenate([first, second]))
     assert max(limits["consistency_px"]) == pytest.approx(0.5)
     assert min(limits["score"]) == pytest.approx(2.75)
+    assert min(limits["match"]) == pytest.approx(0.76)
 
 
 def test_what_chance_makes_of_bright_particles_is_no_limit_for_faint_ones():
@@ -225,13 +232,20 @@ def shape_and_detector(request):
 def test_errors_are_as_large_as_predicted(shape_and_detector, snr):
     shape, detector = shape_and_detector
     images = sample(shape, 80, snr=snr, seed=3)
-    found, sigma_px = [], []
-    for image, centre in zip(images.images, images.centres_px, strict=True):
-        rows = detector(image).rows
+    found, sigma_px, seen = [], [], []
+    for index, centre in enumerate(images.centres_px):
+        rows = detector(images.images[index]).rows
+        if not len(rows):
+            continue
         places = np.column_stack([rows["y_px"], rows["x_px"]])
         best = np.argmin(np.hypot(*(places - centre).T))
         found.append(places[best])
         sigma_px.append(rows["sigma_px"][best])
+        seen.append(index)
+    assert len(seen) >= 78  # at SNR 3 the threshold may cost the faintest ones
+    images = Sample(
+        images.images[seen], images.centres_px[seen], images.angles_rad[seen]
+    )
     errors = position_errors_px(shape, np.array(found), images)
     ratio = np.sqrt(np.mean((errors / np.array(sigma_px)[:, None]) ** 2))
     # The band; 160 normal samples give a root mean square to 6 %, and the one
@@ -239,21 +253,27 @@ def test_errors_are_as_large_as_predicted(shape_and_detector, snr):
     assert 0.8 * 0.9 < ratio < 1.25 * 1.1
 
 
-def test_other_shapes_are_flagged_as_unlike(detector):
-    field = simulate_field(
-        Scene(
-            n_particles=12,
-            n_distractors=24,
-            distractors=("annulus", "crescent", "point"),
-            spacing_px=50,
-            size_px=(512, 512),
-        ),
-        seed=2,
+@pytest.mark.parametrize("snr", [5, 20])
+def test_the_filter_keeps_the_trained_shape_and_drops_the_others(
+    shape_and_detector, snr
+):
+    shape, detector = shape_and_detector
+    scene = Scene(
+        shape=shape,
+        n_particles=24,
+        n_distractors=24,
+        distractors=tuple(s for s in SHAPES if s != shape),
+        spacing_px=50,
+        size_px=(512, 512),
+        snr=snr,
     )
+    field = simulate_field(scene, seed=2)
     detector.only_like_training = True
     found = detector(field.pixels)
     detector.only_like_training = False
-    pairs, _ = match(found.positions_px, field.of("sphere"), gate_px=4)
-    assert len(pairs) == len(found)  # nothing but spheres passes
-    # The limits are what 98 % of practised spheres keep, and some room.
-    assert len(pairs) >= 11
+    wanted = field.of(shape)
+    pairs, hits = match(found.positions_px, wanted, gate_px=10)
+    assert len(found) - len(pairs) <= 0.05 * len(found)
+    missed = np.delete(wanted, hits, axis=0)
+    # particles that the frame cuts do not look like whole ones
+    assert (np.minimum(missed, 511 - missed).min(axis=1) < 20).all()
