@@ -64,7 +64,9 @@ class Flag(IntFlag):
     BORDER = 1  # so close to the frame's edge that the position may be biased
     SATURATED = 2  # camera counts clipped inside the particle
     Z_AT_EDGE = 4  # the z search ended at the end of its range
-    UNLIKE = 16  # does not look like the training particle
+    UNLIKE = (
+        16  # votes, or with the shape filter on looks, unlike the training particle
+    )
     POLARIZABILITY_DISAGREES = 32  # scale channel and integrated phase differ
 
 

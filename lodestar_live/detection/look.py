@@ -32,13 +32,13 @@ class Look:
 
     Parameters
     ----------
-    offsets_px
-        Pixels (y, x) of a disk around a place, (p, 2).
+    disk
+        Which pixels of a square around a place count, (side, side); p in all.
     templates
         The particles there, (n, p): of mean 0 and length 1.
     """
 
-    offsets_px: npt.NDArray[np.int64]
+    disk: npt.NDArray[np.bool_]
     templates: Float32Array
 
     @classmethod
@@ -47,10 +47,10 @@ class Look:
         images = [np.asarray(signal, dtype=float) for signal in signals]
         radius = min(len(image) for image in images) // 2 - 1
         reach = np.arange(-radius, radius + 1)
-        offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1).reshape(-1, 2)
-        offsets = offsets[np.hypot(*offsets.T) <= radius]
-        shown = [_turned(image, offsets) for image in images]
-        return cls(offsets, _normalised(np.concatenate(shown)))
+        offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1)
+        disk = np.hypot(*offsets.transpose(2, 0, 1)) <= radius
+        shown = [_turned(image, offsets[disk]) for image in images]
+        return cls(disk, _normalised(np.concatenate(shown)))
 
     def match(self, image: Pixels, places_px: FloatArray) -> FloatArray:
         """Return each place's best correlation with a training particle, -1 to 1.
@@ -72,14 +72,17 @@ class Look:
     def _patches(self, image: Pixels, places_px: FloatArray) -> FloatArray:
         """Return the image around places, interpolated linearly, (n, p)."""
         corner = np.floor(places_px).astype(np.int64)
-        share = places_px - corner
-        limits = np.subtract(image.shape, 1)
-        patches = np.zeros((len(places_px), len(self.offsets_px)))
-        for step in np.ndindex(2, 2):
-            weight = np.where(step, share, 1 - share).prod(axis=1)
-            at = np.clip(corner[:, None] + self.offsets_px + step, 0, limits)
-            patches += weight[:, None] * image[at[..., 0], at[..., 1]]
-        return patches
+        side = len(self.disk)
+        reach = np.arange(side + 1) - side // 2
+        rows, columns = (
+            np.clip(corner[:, axis, None] + reach, 0, image.shape[axis] - 1)
+            for axis in range(2)
+        )
+        window = image[rows[:, :, None], columns[:, None]].astype(np.float64)
+        down, right = (places_px - corner).T[:, :, None, None]
+        window = (1 - down) * window[:, :-1] + down * window[:, 1:]
+        window = (1 - right) * window[..., :-1] + right * window[..., 1:]
+        return np.asarray(window[:, self.disk])
 
 
 def _turned(image: FloatArray, offsets_px: npt.NDArray[np.int64]) -> FloatArray:

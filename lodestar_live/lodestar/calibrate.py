@@ -38,7 +38,7 @@ _N_LEVELS, _PRACTICE_SIDE_PX = 6, 560
 _BLANK_SIDE_PX, _N_BLANK = 256, 32
 _EVERYTHING = -1e30  # a threshold every local maximum passes
 _SPREAD_MARGIN = 1.25  # real particles are not copies of one
-_MATCH_MARGIN = 0.04  # of the correlation
+_MATCH_SHARE = 0.975  # of the correlation that real particles have at least
 _LEAST_ROWS = 5  # of a level, to say what is usual there
 _NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones are alone
 
@@ -391,7 +391,7 @@ def _like(rows: Rows) -> tuple[float, float, float, float]:
     """Return contrast/noise and limits of scatter (px), score, match of some rows."""
     spread = _SPREAD_MARGIN * np.quantile(rows["consistency_px"], 0.98)
     score = np.quantile(rows["score"], 0.02) - _NEIGHBOURS_COST
-    match = np.quantile(rows["match"], 0.02) - _MATCH_MARGIN
+    match = _MATCH_SHARE * np.quantile(rows["match"], 0.02)
     return float(rows["snr"].mean()), float(spread), float(score), float(match)
 
 

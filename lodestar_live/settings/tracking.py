@@ -111,7 +111,7 @@ class DetectionSettings(Section):
         5000, description="The best by score are kept; the rest is counted."
     )
     only_like_training: bool = Field(
-        False, description="Drop detections whose votes disagree (other shapes)."
+        False, description="Drop detections that look unlike the training particle."
     )
     least_contrast: float = Field(
         0.1,

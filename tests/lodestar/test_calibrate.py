@@ -156,7 +156,7 @@ def test_the_most_lenient_of_several_crops_is_the_limit():
     limits = like_limits(np.concatenate([first, second]))
     assert max(limits["consistency_px"]) == pytest.approx(0.5)
     assert min(limits["score"]) == pytest.approx(2.75)
-    assert min(limits["match"]) == pytest.approx(0.76)
+    assert min(limits["match"]) == pytest.approx(0.975 * 0.8)
 
 
 def test_what_chance_makes_of_bright_particles_is_no_limit_for_faint_ones():
