@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from lodestar_live.lodestar.views import Views
 
 EPSILON = 1e-6
+LEAST_WEIGHT = 1e-3  # of a view, to speak of shares
 WEIGHT_DROPOUT = 0.01
 
 
@@ -148,3 +149,16 @@ def weight_penalty(rho: Tensor, copies: Tensor, shared: Territory) -> Tensor:
     """
     empty = (softplus(rho) * shared.far).sum()
     return empty + (softplus(-copies) * shared.here).sum()
+
+
+def stray_weight(rho: Tensor, shared: Territory) -> Tensor:
+    """Return the root of the share of weight that is far from every copy.
+
+    Mean over the views. A ten-thousandth of the weight, at the edge of a view, costs
+    `weight_penalty` nothing, but scatters the votes of a small image by more than all
+    the others do: what matters is its share times the square of its distance.
+    """
+    weights = torch.sigmoid(rho)
+    far = (weights * (shared.far > 0)).sum((-2, -1))
+    share = far / (weights.sum((-2, -1)) + LEAST_WEIGHT)
+    return (share + EPSILON**2).sqrt().mean()

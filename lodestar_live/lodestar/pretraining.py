@@ -30,7 +30,7 @@ from lodestar_live.lodestar.warm_start import RADII_PX, free_weights
 
 N_BLOBS = 400
 #: Every particle keeps its pivot as the tracked point: nothing is to be found out here.
-RECIPE = replace(LIVE_FAST, steps=3000, anchor_rest=1.0, weight_penalty=0.1)
+RECIPE = replace(LIVE_FAST, steps=3000, anchor_rest=1.0)
 
 
 def pretrain(

@@ -19,6 +19,7 @@ from lodestar_live.lodestar.losses import (
     near_errors,
     normalised_weights,
     pool,
+    stray_weight,
     weight_penalty,
 )
 from lodestar_live.lodestar.muon import Muon
@@ -51,6 +52,8 @@ class Recipe:
         Weight of the votes' own errors around the particle.
     weight_penalty
         Weight of the loss that keeps weights on particles and off the background.
+    stray
+        Weight of the loss against small weights far away, see `stray_weight`.
     target
         ``mean``: views agree with their mean (the paper). ``anchor``: they agree with
         one unknown point of the crop that follows them slowly; the same fixed point,
@@ -68,6 +71,7 @@ class Recipe:
     within: float = 0.05
     near: float = 1.0
     weight_penalty: float = 0.1
+    stray: float = 0.0
     target: Literal["anchor", "mean"] = "anchor"
     anchor_rest: float = 0.5
 
@@ -169,6 +173,8 @@ def _step_loss(
     if recipe.weight_penalty:
         penalty = weight_penalty(rho, weighing, shared)
         loss = loss + recipe.weight_penalty * penalty
+    if recipe.stray:
+        loss = loss + recipe.stray * stray_weight(rho, shared)
     return loss, within, found.detach()[: len(views.images)]
 
 

@@ -13,7 +13,9 @@ from lodestar_live.lodestar.losses import (
     Reach,
     normalised_weights,
     pool,
+    stray_weight,
     territory,
+    weight_penalty,
 )
 from lodestar_live.lodestar.particle import cut_crop, measure_particle
 from lodestar_live.lodestar.views import ViewMaker, ViewSettings, upsample
@@ -144,6 +146,23 @@ def test_each_cell_belongs_to_its_nearest_copy() -> None:
     torch.testing.assert_close(shared.far.sum(), torch.tensor(1.0))
     assert ((shared.far[0] > 0) == (distance.amin(0) > 20)).all()
     torch.testing.assert_close(shared.here.sum(), torch.tensor(1.0))
+
+
+def test_little_weight_far_away_costs_the_root_of_its_share() -> None:
+    views = _maker(crowded=0.0).draw(1)
+    axis = torch.arange(0.0, 64.0, 4)
+    cells = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
+    placed = torch.tensor([[30.0, 30.0]])
+    shared = territory(placed, views, cells, Reach(near_px=9.0, far_px=20.0, here_px=3))
+    rho = torch.full((1, 16, 16), -40.0)
+    rho[0, 7:9, 7:9] = 40.0  # four cells on the particle, of weight 1
+    assert stray_weight(rho, shared) < 1e-5
+    rho[0, 0, 0] = float(np.log(4e-4))  # a corner, of weight 4e-4
+    torch.testing.assert_close(
+        stray_weight(rho, shared), torch.tensor(0.01), rtol=1e-3, atol=0
+    )
+    # The mean of -ln(1 - w) over the far cells hardly sees it.
+    assert weight_penalty(rho, rho, shared) < 1e-5
 
 
 def test_batches_drawn_together_are_like_batches_drawn_alone() -> None:
