@@ -23,6 +23,7 @@ from lodestar_live.detection.look import Look
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
 _APART = 3.0  # times their scatter, votes name two places
+_FARTHEST_PX = 24.0  # from a better row; votes that scatter by more mean nothing
 
 
 def n_columns(card: Mapping[str, Any]) -> int:
@@ -53,7 +54,8 @@ def merge(found: Found, distance_px: float) -> Found:
     if len(found) < 2:
         return found
     places = found[:, [_AT["y_px"], _AT["x_px"]]]
-    reach_px = np.maximum(_APART * found[:, _AT["consistency_px"]], distance_px)
+    scatter_px = np.minimum(_APART * found[:, _AT["consistency_px"]], _FARTHEST_PX)
+    reach_px = np.maximum(scatter_px, distance_px)
     pairs = cKDTree(places).query_pairs(reach_px.max(), output_type="ndarray")
     better, worse = pairs.T  # the lower index comes first
     apart = np.linalg.norm(places[better] - places[worse], axis=1)
