@@ -40,7 +40,7 @@ LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 FIELDS, LEAK = 2, 0.1
 
 LIVE_FAST = Recipe(
-    steps=1200,
+    steps=1100,
     learning_rate=0.03,
     optimiser="muon",
     within=0.15,

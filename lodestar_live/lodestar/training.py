@@ -127,6 +127,7 @@ def fit(
     """
     optimiser = _optimiser(network, recipe)
     result = Fit(anchor.clone())
+    parameters = list(network.parameters())
     lessons = draw_lessons(network, maker, result, batch=recipe.batch)
     started = time.perf_counter()
     network.train()
@@ -134,7 +135,7 @@ def fit(
         for step, lesson in enumerate(islice(lessons, recipe.steps)):
             loss, spread, offset = _step_loss(network, lesson, recipe, result.anchor)
             loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            torch.nn.utils.clip_grad_norm_(parameters, 10.0, foreach=False)
             optimiser.step(recipe.learning_rate * _rate(step, recipe))
             result.loss.append(float(loss.detach()))
             result.consistency_px.append(float(spread.detach()))
