@@ -24,15 +24,16 @@ from lodestar_live.lodestar.views import ViewSettings
 
 Quality = Literal["fast", "best"]
 Start = Literal["warm", "scratch"]
+Mode = Literal["fast", "best", "warm"]
 
 #: Of the noisiest views. Long training has time to learn from worse ones: a sphere's
 #: error at SNR 2 falls from 1.09 to 1.08 times the bound, at SNR 20 it rises from 1.11
 #: to 1.17.
-LOWEST_SNR: dict[Quality, float] = {"fast": 1.75, "best": 1.4}
+LOWEST_SNR: dict[Mode, float] = {"fast": 1.75, "best": 1.4, "warm": 1.75}
 #: Share of the views with neighbours. With a half a default training leaves crescents
 #: 1.5 diameters apart at SNR 20 off by 0.067 px, with five eighths by 0.057 px; alone
 #: shapes lose 1 to 5 %.
-CROWDED: dict[Quality, float] = {"fast": 0.625, "best": 0.5}
+CROWDED: dict[Mode, float] = {"fast": 0.625, "best": 0.5, "warm": 0.5}
 CELL_PX = 4
 LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 #: Fields of eight channels per layer, and the share of negative values that its units
@@ -48,8 +49,11 @@ LIVE_FAST = Recipe(
     weight_penalty=0.2,
     stray=0.3,
 )
-LIVE_WARM = replace(LIVE_FAST, steps=240)
-LIVE_BEST = replace(LIVE_FAST, steps=6500)
+LIVE: dict[Mode, Recipe] = {
+    "fast": LIVE_FAST,
+    "best": replace(LIVE_FAST, steps=6500),
+    "warm": replace(LIVE_FAST, steps=280, stray=0.1),
+}
 PAPER = Recipe(
     steps=5000,
     learning_rate=1e-3,
@@ -97,24 +101,17 @@ def make_plan(
             "weights; leave out `start`, or take the live network."
         )
     particle = hardest(particles)
-    recipe = _recipe(network, quality, start)
+    mode: Mode = "warm" if start == "warm" and quality == "fast" else quality
+    recipe = PAPER if network == "paper" else LIVE[mode]
     if steps is not None:
         recipe = replace(recipe, steps=steps)
-    views = choose_views(particle, network, quality)
+    views = choose_views(particle, network, mode)
     normalise = choose_local_contrast(particle)
     return Plan(particles, particle, normalise, views, recipe, network, start)
 
 
-def _recipe(network: NetworkName, quality: Quality, start: Start) -> Recipe:
-    if network == "paper":
-        return PAPER
-    if quality == "best":
-        return LIVE_BEST
-    return LIVE_WARM if start == "warm" else LIVE_FAST
-
-
 def choose_views(
-    particle: Particle, network: NetworkName, quality: Quality = "fast"
+    particle: Particle, network: NetworkName, mode: Mode = "fast"
 ) -> ViewSettings:
     """Size views so that neighbours on all sides fit in, where that stays cheap."""
     if network == "paper":
@@ -127,8 +124,8 @@ def choose_views(
     return ViewSettings(
         side_px=side,
         max_shift_px=side / 8,
-        noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR[quality], 3, 20))),
-        crowded=CROWDED[quality],
+        noise=(0.3, float(np.clip(particle.snr / LOWEST_SNR[mode], 3, 20))),
+        crowded=CROWDED[mode],
         neighbours=4 if side >= 7 * particle.radius_px else 2,
         apparent=True,
     )

@@ -30,7 +30,7 @@ from lodestar_live.lodestar.warm_start import RADII_PX, free_weights
 
 N_BLOBS = 400
 #: Every particle keeps its pivot as the tracked point: nothing is to be found out here.
-RECIPE = replace(LIVE_FAST, steps=3000, anchor_rest=1.0)
+RECIPE = replace(LIVE_FAST, steps=3000, anchor_rest=1.0, weight_penalty=0.1, stray=0.0)
 
 
 def pretrain(
@@ -54,7 +54,7 @@ def pretrain(
     )
     initialise(network, generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    maker = ViewMaker(blobs, choose_views(typical, "live"), generator=generator)
+    maker = ViewMaker(blobs, choose_views(typical, "live", "warm"), generator=generator)
     middle = (typical.size_px - 1) / 2
     anchor = torch.tensor([[c - middle for c in b.centre_px] for b in blobs])
     fit(network, maker, recipe, anchor=anchor, progress=progress)
