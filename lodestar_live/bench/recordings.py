@@ -106,7 +106,11 @@ def _movies(folder: Path, *, seed: int, quick: bool) -> Table:
         for network, label in _NETWORKS.items():
             if network == "paper" and quick:
                 continue
-            model = train(stack[0], seed=seed, network=network)
+            try:
+                model = train(stack[0], seed=seed, network=network)
+            except LodestarError as error:  # a refusal is a finding, too
+                table.rows.append([name, label, str(error), *[""] * 7])
+                continue
             seconds = model.card["training"]["seconds"]
             results.append((label, *follow(model, stack), seconds))
         results.append(("trackpy", theirs, their_lengths, ""))

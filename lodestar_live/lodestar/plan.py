@@ -34,6 +34,8 @@ LOWEST_SNR: dict[Mode, float] = {"fast": 1.75, "best": 1.4, "warm": 1.75}
 #: 1.5 diameters apart at SNR 20 off by 0.067 px, with five eighths by 0.057 px; alone
 #: shapes lose 1 to 5 %.
 CROWDED: dict[Mode, float] = {"fast": 0.625, "best": 0.5, "warm": 0.5}
+#: Diameters over which the local background is a mean, see `choose_local_contrast`.
+BACKGROUND: dict[NetworkName, float] = {"live": 2.5, "paper": 4.0}
 CELL_PX = 4
 LARGEST_VIEW_PX = 72  # unless the particle itself needs more
 #: Fields of eight channels per layer, and the share of negative values that its units
@@ -106,7 +108,7 @@ def make_plan(
     if steps is not None:
         recipe = replace(recipe, steps=steps)
     views = choose_views(particle, network, mode)
-    normalise = choose_local_contrast(particle)
+    normalise = choose_local_contrast(particle, network)
     return Plan(particles, particle, normalise, views, recipe, network, start)
 
 
@@ -131,19 +133,24 @@ def choose_views(
     )
 
 
-def choose_local_contrast(particle: Particle) -> LocalContrast:
+def choose_local_contrast(
+    particle: Particle, network: NetworkName = "live"
+) -> LocalContrast:
     """Choose windows by the particle: contrast over 1.5, background over 2.5 diameters.
 
     What lies in them is felt: spheres 1.5 diameters apart at SNR 20 are off by 0.038 px
     with a background over 2.5, by 0.045 px over 4. Over 2 an annulus alone loses a
     sixth; contrast over 2.5 costs spheres a fifth, over 0.7 crescents as much.
 
+    The paper's network, which learns bacteria from one with a background over 4 only,
+    keeps that.
+
     The floor keeps noise small: block means have 1/16 of the noise variance, and a
     tenth of the particle's contrast must not be blown up either.
     """
     diameter_cells = 2 * particle.radius_px / CELL_PX
     contrast = max(3, round(1.5 * diameter_cells) | 1)
-    background = max(9, round(2.5 * diameter_cells) | 1)
+    background = max(9, round(BACKGROUND[network] * diameter_cells) | 1)
     floor = max(0.15, 0.01 * (particle.contrast / particle.noise) ** 2 / 16)
     return LocalContrast(CELL_PX, background, contrast, floor)
 
