@@ -154,8 +154,9 @@ def _card(proto: onnx.ModelProto) -> Any:
     return _prop(proto, CARD_KEY)
 
 
-def _looks(proto: onnx.ModelProto) -> Any:
-    return _prop(proto, LOOKS_KEY) or []
+def _looks(proto: onnx.ModelProto) -> list[Any]:
+    looks = _prop(proto, LOOKS_KEY) or []
+    return looks if isinstance(looks, list) else [looks]
 
 
 def _prop(proto: onnx.ModelProto, key: str) -> Any:
@@ -179,5 +180,6 @@ def _is_square(look: Any) -> bool:
         values.ndim == 2
         and len(sides) == 1
         and values.size % 2 == 1
-        and (3 <= max(sides) and bool(np.isfinite(values).all()))
+        and max(sides) >= 3
+        and bool(np.isfinite(values).all())
     )

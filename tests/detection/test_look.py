@@ -83,9 +83,9 @@ def test_several_particles_are_one_look_that_any_of_them_meets() -> None:
 
 
 @pytest.mark.parametrize(
-    "looks", [[[[1, 2], [3, 4]]], [[[1, 2, 3]]], [[["a"] * 3] * 3], [[]]], ids=str
+    "looks", [[[[1, 2], [3, 4]]], [[[1, 2, 3]]], [[["a"] * 3] * 3], [[]], 7], ids=str
 )
-def test_damaged_looks_are_refused(looks: list) -> None:
+def test_damaged_looks_are_refused(looks: object) -> None:
     model = build_model(networks.thin(), {})
     entry = model.metadata_props.add()
     entry.key, entry.value = LOOKS_KEY, json.dumps(looks)
