@@ -88,7 +88,7 @@ def _rate_without(microscope: Microscope, settings: Settings) -> float:
     def count(image: Any, metadata: Any) -> None:
         arrivals.append(time.perf_counter())
 
-    _acquire(microscope, settings, count, lambda: len(arrivals))
+    _acquire(microscope, settings, count)
     return _rate(arrivals)
 
 
@@ -110,7 +110,7 @@ def _track(microscope: Microscope, settings: Settings, fps_without: float) -> li
         with Subscriber(stream, topics=("tracks",)) as subscriber:
             subscriber.call(receive)
             before_mb, cpu, start = resident_mb(), time.process_time(), time.time()
-            _acquire(microscope, settings, take, lambda: tracker.n_received)
+            _acquire(microscope, settings, take)
             share = (time.process_time() - cpu) / (time.time() - start)
             after_mb = resident_mb()
             while tracker.counts.in_flight:
@@ -130,13 +130,11 @@ def _acquire(
     microscope: Microscope,
     settings: Settings,
     processor: Callable[[Any, Any], Any],
-    n_received: Callable[[], int],
 ) -> None:
     acquire(
         microscope,
         processor,
         settings.acquisition,
-        n_received=n_received,
         stop=threading.Event(),
     )
 

@@ -25,7 +25,7 @@ from lodestar_live.detection.passes import NO_THRESHOLD, Passes
 from lodestar_live.detection.pooled import pooled
 from lodestar_live.detection.scale import Scale
 from lodestar_live.detection.tiles import Layout, Tiles, area
-from lodestar_live.detection.trial import Trial, try_engine
+from lodestar_live.detection.trial import Trial, try_engine, typical_part
 from lodestar_live.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -185,30 +185,42 @@ class Detector:
         """Whether the engine is "auto" and there is more than one."""
         return self._is_automatic and len(candidates()) > 1
 
-    def choose_engine(self, pixels: Pixels) -> list[Trial]:
+    def choose_engine(
+        self, pixels: Pixels, positions_px: FloatArray | None = None
+    ) -> list[Trial]:
         """Try every engine installed here; use the fastest that agrees with "cpu".
 
-        Another thread may detect meanwhile: the engine is exchanged between frames.
+        Another thread may detect meanwhile: the engine is exchanged between frames. A
+        large frame is tried in part, so that the trial is over soon.
 
         Parameters
         ----------
         pixels
             A typical frame.
+        positions_px
+            Where particles were found in it, (n, 2); None: looked for.
 
         Returns
         -------
         What was tried.
         """
-        expected = self._with_engine("cpu")(pixels).positions_px
+        is_reference = self.engine.name == "cpu"
+        reference = copy(self) if is_reference else self._with_engine("cpu")
+        if positions_px is None:
+            positions_px = _places(reference, pixels)
+        part = typical_part(pixels, positions_px)
+        expected = _places(reference, part)
         tried = {}
         for name in candidates():
-            other = self._with_engine(name)
-            trial = try_engine(name, partial(_places, other, pixels), expected)
+            other = reference if name == "cpu" else self._with_engine(name)
+            trial = try_engine(name, partial(_places, other, part), expected)
             if other.engine.name == name:  # else it failed, and was "cpu"
-                tried[trial] = other.passes
+                tried[trial] = other
         accepted = (trial for trial in tried if trial.is_accepted)
         best = min(accepted, key=lambda trial: trial.median_ms)
-        self.passes = tried[best]
+        if part.shape != pixels.shape:
+            tried[best](pixels)  # warms up for this shape
+        self.passes = tried[best].passes
         logger.info("engine: %s of %s", best.engine, list(tried))
         return list(tried)
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from lodestar_live.data import FloatArray
+from lodestar_live.data import FloatArray, Pixels
 
 MAX_SHIFT_PX = 0.02  # 95 of 100 detections must lie closer to the reference's
 _REPEATS = 5
+_PART_PX = 512  # beside a run, whole frames of a large sensor would take seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +73,26 @@ def try_engine(
         shift = float(np.quantile(distances, 0.95))
     median_ms = float(np.median(times)) * 1e3
     return Trial(name, median_ms, shift, len(found), len(expected_px))
+
+
+def typical_part(pixels: Pixels, positions_px: FloatArray) -> Pixels:
+    """Return a frame, or a part of a large one amid the detections in it.
+
+    Parameters
+    ----------
+    pixels
+        Shape (y, x).
+    positions_px
+        The detections' positions, (n, 2).
+    """
+    shape = np.array(pixels.shape)
+    centre = shape / 2
+    if len(positions_px):
+        middle = np.median(positions_px, axis=0)
+        nearest = np.argmin(((positions_px - middle) ** 2).sum(axis=1))
+        centre = positions_px[nearest]
+    start = np.clip(
+        centre.astype(int) - _PART_PX // 2, 0, np.maximum(shape - _PART_PX, 0)
+    )
+    rows, columns = (slice(first, first + _PART_PX) for first in start.tolist())
+    return np.ascontiguousarray(pixels[rows, columns])

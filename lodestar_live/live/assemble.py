@@ -32,7 +32,13 @@ from lodestar_live.geometry import PixelToStage
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
 from lodestar_live.live.engine_choice import EngineChoice
-from lodestar_live.microscope import CoreStage, Microscope, active_core, has_active_core
+from lodestar_live.microscope import (
+    CoreStage,
+    Microscope,
+    StageWatch,
+    active_core,
+    has_active_core,
+)
 from lodestar_live.pipeline import Sink
 from lodestar_live.recording import Recorder, RegionRecorder
 from lodestar_live.resources import find
@@ -66,7 +72,7 @@ class Parts:
     recorder: Recorder | None = None
     region: RegionRecorder | None = None
     controller: Controller | None = None
-    read_stage: Callable[[], StagePosition] = lambda: UNKNOWN_POSITION
+    stage_watch: StageWatch | None = None
     prepare: HologramPreparer | None = None
     refine: ParticleRefiner | None = None
     engines: EngineChoice | None = None
@@ -89,11 +95,13 @@ class Parts:
         """Return the stage position at an instant.
 
         From the controller's log of its own moves; without a controller nobody here
-        moves the stage, and where it stands now has to serve.
+        moves the stage, and readings taken meanwhile have to serve.
         """
         if self.controller is not None:
             return self.controller.stage_at(t_s)
-        return self.read_stage()
+        if self.stage_watch is not None:
+            return self.stage_watch.at(t_s)
+        return UNKNOWN_POSITION
 
     def load_detector(self, path: Path) -> Detect:
         """Use the model in `path` from the next frame on."""
@@ -196,8 +204,7 @@ def assemble(
         run_folder=new_run_folder(settings),
         linker=make_linker(settings, clock),
         detect=detect,
-        # What steers the stage needs its frames on time, above all the first ones.
-        engines=None if settings.control.armed else EngineChoice(tell, clock),
+        engines=EngineChoice(tell, clock) if _may_try_engines(settings) else None,
     )
     if settings.holography is not None:
         _require_field_model(settings, detect)
@@ -208,8 +215,8 @@ def assemble(
         microscope = active_core()
     if microscope is not None:
         parts.pixel_size_um = microscope.pixel_size_um
-        if microscope.is_python:
-            parts.read_stage = CoreStage(microscope).position_um
+        if microscope.is_python and not is_controlling(settings.control):
+            parts.stage_watch = StageWatch(CoreStage(microscope).position_um, clock)
     if settings.microscope.pixel_size_um is not None:
         parts.pixel_size_um = settings.microscope.pixel_size_um
     if parts.prepare is not None:  # positions are in pixels of the field
@@ -252,6 +259,11 @@ def _make_controller(
         calibration=calibration,
         pixel_size_um=parts.pixel_size_um,
     )
+
+
+def _may_try_engines(settings: Settings) -> bool:
+    """Not beside what steers the stage: that needs its first frames on time."""
+    return settings.detection.engine == "auto" and not settings.control.armed
 
 
 def is_controlling(control: ControlSettings) -> bool:

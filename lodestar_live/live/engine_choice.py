@@ -6,8 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from lodestar_live.data import Detections, Event, Pixels
+from lodestar_live.data import Detections, Event, FloatArray, Pixels
 from lodestar_live.detection import Detector
+from lodestar_live.detection.accelerators import preload
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +30,20 @@ class EngineChoice:
     def __init__(
         self, tell: Callable[[Event], None], clock: Callable[[], float]
     ) -> None:
+        preload()
         self._tell, self._clock = tell, clock
         self._decided: Detector | None = None
         self._thread: threading.Thread | None = None
 
     def offer(self, detector: Detector, pixels: Pixels, found: Detections) -> None:
-        """Take a frame and what was found in it; the pixels are copied if needed."""
+        """Take a frame, which nobody changes, and what was found in it."""
         if detector is self._decided or not len(found):
             return
         self._decided = detector
         if detector.has_choice:
             self._thread = threading.Thread(
                 target=self._choose,
-                args=(detector, pixels.copy()),
+                args=(detector, pixels, found.positions_px),
                 name="lodestar-engine",
                 daemon=True,
             )
@@ -52,9 +54,11 @@ class EngineChoice:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
-    def _choose(self, detector: Detector, pixels: Pixels) -> None:
+    def _choose(
+        self, detector: Detector, pixels: Pixels, positions_px: FloatArray
+    ) -> None:
         try:
-            trials = detector.choose_engine(pixels)
+            trials = detector.choose_engine(pixels, positions_px)
         except Exception:  # the reference goes on
             logger.exception("no other engine was chosen; using 'cpu'")
             return

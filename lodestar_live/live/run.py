@@ -26,7 +26,7 @@ from lodestar_live.live.mailbox import Mailbox
 from lodestar_live.live.models import Models
 from lodestar_live.microscope import read_facts
 from lodestar_live.pipeline import Pipeline, Sink
-from lodestar_live.priority import TRACKING, lower_this_thread
+from lodestar_live.priority import TRACKING, lower_this_thread, shorten_turns
 from lodestar_live.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Run:
         self._kinds_logged: set[str] = set()
         self._models: Models | None = None
         self._blas_limits: threadpool_limits | None = None
+        self._restore_turns: Callable[[], None] = lambda: None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
         self._duration_s: float | None = None
@@ -96,9 +97,12 @@ class Run:
             note_error=self.note_error,
             clock=self.clock,
         )
+        self._restore_turns = shorten_turns()
         run = self._describe()
         for sink in sinks:
             sink.open(run)
+        if parts.stage_watch is not None:
+            parts.stage_watch.start()
         if parts.detect is not None:
             self._models.begin(parts.detect)
         self._worker.start()
@@ -119,6 +123,9 @@ class Run:
             self.parts.engines.join(_CHOICE_WITHIN_S)
         if self._blas_limits is not None:
             self._blas_limits.restore_original_limits()
+        self._restore_turns()
+        if self.parts.stage_watch is not None:
+            self.parts.stage_watch.close()
         self._report_losses()
         self._duration_s = self.clock()
         for sink in self.sinks:

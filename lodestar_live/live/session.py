@@ -58,7 +58,6 @@ def run_session(
                 microscope,
                 tracker,
                 settings.acquisition,
-                n_received=lambda: tracker.n_received,
                 stop=stop,
                 event_hook=tracker.event_hook,
                 on_error=tracker.controller.stop if tracker.controller else None,

@@ -10,7 +10,7 @@ from lodestar_live.microscope.core import (
     open_microscope,
 )
 from lodestar_live.microscope.metadata import ImageFacts, read_facts
-from lodestar_live.microscope.stage import CoreStage
+from lodestar_live.microscope.stage import CoreStage, StageWatch
 from lodestar_live.microscope.substitute import read_stage, substitute_pixels
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ImageFacts",
     "Microscope",
     "MicroscopeError",
+    "StageWatch",
     "acquire",
     "acquire_sequence",
     "active_core",

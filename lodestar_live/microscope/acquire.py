@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from lodestar_live.settings import AcquisitionSettings
 ImageProcessor = Callable[[Any, dict[str, Any]], Any]
 logger = logging.getLogger(__name__)
 _CHUNK = 20  # frames per hardware sequence: a stop waits for the rest of one
-_POLL_S = 0.0005
+_CHECK_S = 0.02  # how often a silent engine is asked whether it still lives
 
 
 def acquire(
@@ -29,7 +28,6 @@ def acquire(
     processor: ImageProcessor,
     settings: AcquisitionSettings,
     *,
-    n_received: Callable[[], int],
     stop: threading.Event,
     event_hook: Callable[[Any], Any] | None = None,
     on_error: Callable[[str], None] | None = None,
@@ -41,8 +39,6 @@ def acquire(
     ----------
     processor
         Called by pycro-manager with exactly (image, metadata), once per frame.
-    n_received
-        How many frames `processor` has been given since this call.
     stop
         Set from anywhere to end the acquisition.
     event_hook
@@ -63,15 +59,16 @@ def acquire(
     if settings.exposure_ms is not None:
         microscope.core.set_exposure(settings.exposure_ms)
     extra = {} if microscope.is_python else {"show_display": False}
+    counted = _Counted(processor)
     acquisition = Acquisition(
         directory=settings.save_folder,
         name="lodestar",
-        image_process_fn=processor,
+        image_process_fn=counted,
         pre_hardware_hook_fn=event_hook,
         **extra,
     )
     try:
-        _feed(acquisition, settings, n_received=n_received, stop=stop)
+        _feed(acquisition, settings, counted, stop)
     except BaseException as error:
         if on_error is not None:
             on_error(f"{type(error).__name__}: {error}")
@@ -89,23 +86,48 @@ def acquire_sequence(n_frames: int, processor: ImageProcessor | None) -> None:
     _finish(acquisition, 60.0)
 
 
+class _Counted:
+    """A processor whose frames are counted, for who waits for them to come back."""
+
+    def __init__(self, processor: ImageProcessor) -> None:
+        self._processor = processor
+        self._arrived = threading.Condition()
+        self._n = 0
+
+    def __call__(self, image: Any, metadata: dict[str, Any]) -> Any:
+        """Process one image."""
+        try:
+            return self._processor(image, metadata)
+        finally:
+            with self._arrived:
+                self._n += 1
+                self._arrived.notify()
+
+    def has_seen(self, n_frames: int, timeout_s: float) -> bool:
+        """Wait for so many frames since the start; False if they do not come in time.
+
+        Nobody polls: that would take the interpreter from the engine a thousand times
+        a second.
+        """
+        with self._arrived:
+            return self._arrived.wait_for(lambda: self._n >= n_frames, timeout_s)
+
+
 def _feed(
     acquisition: Any,
     settings: AcquisitionSettings,
-    *,
-    n_received: Callable[[], int],
+    counted: _Counted,
     stop: threading.Event,
 ) -> None:
-    base = n_received()
     chunk = _CHUNK if settings.sequence else 1
     ahead = chunk if settings.sequence else settings.events_in_flight
     last = settings.n_frames
     for first in itertools.count(step=chunk):
         if last is not None and first >= last:
             break
-        while n_received() - base < first - ahead + 1 and not stop.is_set():
+        needed = first - ahead + 1
+        while not (stop.is_set() or counted.has_seen(needed, _CHECK_S)):
             _raise_if_dead(acquisition)
-            time.sleep(_POLL_S)
         if stop.is_set():
             break
         end = first + chunk if last is None else min(first + chunk, last)

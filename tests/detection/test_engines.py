@@ -14,7 +14,7 @@ import pytest
 from lodestar_live.detection import Detector
 from lodestar_live.detection.accelerators import SplitEngine, available
 from lodestar_live.detection.engines import physical_cores, session_options
-from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engine
+from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engine, typical_part
 from lodestar_live.errors import ModelError
 from tests.detection import networks
 
@@ -129,3 +129,15 @@ def test_unknown_engines_are_refused() -> None:
 
 def test_threads_are_counted_in_physical_cores() -> None:
     assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_a_large_frame_is_tried_in_a_part_with_particles() -> None:
+    frame = np.zeros((900, 1400), np.uint16)
+    places = np.array([[20.0, 30.0], [700.5, 1380.0], [850.0, 1390.5]])
+    part = typical_part(frame, places)
+    assert part.shape == (512, 512)
+    frame[700, 1380] = 9  # the detection nearest to their median
+    assert typical_part(frame, places).max() == 9
+    assert typical_part(frame, np.empty((0, 2))).shape == (512, 512)
+    small = frame[:100, :200]
+    assert typical_part(small, places[:1]).shape == small.shape

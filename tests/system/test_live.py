@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -290,3 +291,43 @@ def test_follow_mode_gives_the_trajectories_of_full_passes(
         assert len(tiles) == len(full) > 0
         gap = np.hypot(*(full[:, None] - tiles[None]).transpose(2, 0, 1))
         assert gap.min(axis=1).max() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["snap", "sequence"])
+def test_frames_know_where_the_stage_was_that_others_move(
+    microscope, tmp_path, mode
+) -> None:
+    """Nobody steers here; the stage is pushed by hand in mid-acquisition."""
+    core, seen = microscope.core, []
+    core.set_xy_position(0.0, 0.0)
+    tracker = LiveTracker(
+        settings_for(tmp_path, live={"mode": "every", "queue_frames": 200}),
+        detect=centroids,
+        on_update=seen.append,
+    )
+    with tracker:
+        acquisition = Acquisition(image_process_fn=tracker)
+        submit(acquisition, mode, 80)
+        while tracker.n_received < 20:
+            time.sleep(0.002)
+        moved_s = tracker.clock()
+        core.set_xy_position(30.0, -12.0)
+        acquisition.mark_finished()
+        acquisition.await_completion()
+        tracker.wait_for_room(1)
+    x_um = {u.frame.t_exposure_s: u.frame.stage_um.x_um for u in seen}
+    y_um = {u.frame.t_exposure_s: u.frame.stage_um.y_um for u in seen}
+    before = [t for t in x_um if t < moved_s - 0.1]
+    after = [t for t in x_um if t > moved_s + 0.2]
+    assert before and after
+    assert {x_um[t] for t in before} == {0.0}
+    for t_s in after:
+        assert (y_um[t_s], x_um[t_s]) == pytest.approx((-12.0, 30.0), abs=0.01)
+    core.set_xy_position(0.0, 0.0)
+
+
+def test_turns_are_short_during_a_run_and_as_before_after_it(tmp_path) -> None:
+    before_s = sys.getswitchinterval()
+    with LiveTracker(settings_for(tmp_path), detect=centroids):
+        assert sys.getswitchinterval() == pytest.approx(50e-6)
+    assert sys.getswitchinterval() == pytest.approx(before_s)

@@ -44,7 +44,6 @@ def run(microscope, processor, stop=None, **changes) -> None:
         microscope,
         processor,
         settings,
-        n_received=lambda: processor.count,
         stop=stop or threading.Event(),
     )
 
