@@ -26,7 +26,7 @@ from lodestar_live.linking.gate import BoolArray, IntArray
 WORTHWHILE = 0.97  # a round that leaves more of the pairs than this is the last
 TINY = 8  # pairs; 2**TINY subsets are tried
 BATCH_ROWS = 400
-DENSE = 4096  # entries of a matrix so small that no sparse method is faster
+DENSE = 2**16  # entries: up to some 250 tracks no sparse method is faster
 # Median seconds of scipy's sparse matching on percolating random graphs is below
 # this times rows * edges, so the estimate errs on the safe side.
 SECONDS_PER_ROW_EDGE = 2.5e-9

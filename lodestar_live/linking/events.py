@@ -65,6 +65,8 @@ def suspected_swaps(
     near = np.flatnonzero(chosen[t] >= 0)
     loss[near] -= _gain(pairs, k[near], chosen[t[near]], n_detections)
     likely = np.flatnonzero(loss < np.log(SWAP_ODDS))
+    if not len(likely):
+        return np.zeros((0, 2), np.int64), np.zeros(0)
     both = np.sort(np.column_stack([t, k])[likely], axis=1)
     order = np.lexsort((both[:, 1], both[:, 0], loss[likely]))
     both, first = np.unique(both[order], axis=0, return_index=True)

@@ -39,7 +39,7 @@ def pairs_within(
     if not len(reaching) or not len(detections_px):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     y, x, r = tracks_px[reaching, 0], tracks_px[reaching, 1], radius_px[reaching]
-    grid = _Grid(detections_px, cell_px=float(np.median(r)))
+    grid = _Grid(detections_px, cell_px=float(np.sort(r)[len(r) // 2]))
     near, detection = grid.around(y, x, r)
     dy = y[near] - detections_px[detection, 0]
     dx = x[near] - detections_px[detection, 1]

@@ -85,7 +85,7 @@ class MotionModel:
         noise = self._noise(rows, "px")
         worth = self._worth(states)
         now = states.filtered["px"].belief
-        variance = now.variance + np.quantile(noise, 0.9)
+        variance = now.variance + np.sort(noise)[9 * len(noise) // 10]
         most = (
             worth + self._most_from_depth(states, rows) - np.log(2 * np.pi * variance)
         )
@@ -113,6 +113,8 @@ class MotionModel:
 
     def birth(self, births: States, *, is_first: bool) -> None:
         """Fill in what is known of tracks that have just begun."""
+        if not len(births):
+            return
         first = 1 - FIRST_CLUTTER if is_first else self.detection.p_real
         births.existence = np.full(len(births), first)
         for unit in AXES:
@@ -217,6 +219,8 @@ class MotionModel:
         """Filter one unit's positions and learn from the displacements."""
         points = measured_position(rows, unit)
         known = np.isfinite(points[:, 0])
+        if unit not in self.motion and not known.any():
+            return
         part = states.filtered[unit]
         self._remember(states, part, hit, points, unit)
         if unit not in self.motion:
