@@ -113,12 +113,16 @@ class StageWatch:
         Outside what was read: the nearest reading, at most 0.05 s old unless MMCore
         made it wait; NaN before any.
         """
-        readings = list(self._readings)
-        if not readings:
-            return UNKNOWN_POSITION
-        times, positions = zip(*readings, strict=True)
-        axes = np.array(positions, dtype=float).T
-        return StagePosition(*(float(np.interp(t_s, times, axis)) for axis in axes))
+        later_s, later = np.inf, UNKNOWN_POSITION
+        for read_s, position in reversed(tuple(self._readings)):
+            if read_s <= t_s:
+                if later_s == np.inf or later == position:
+                    return position
+                share = (t_s - read_s) / (later_s - read_s)
+                both = zip(position, later, strict=True)
+                return StagePosition(*(a + share * (b - a) for a, b in both))
+            later_s, later = read_s, position
+        return later
 
     def _watch(self) -> None:
         pause_s = _RESTING_S
