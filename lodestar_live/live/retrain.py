@@ -23,6 +23,7 @@ from lodestar_live.data import Detections, Event, Flag, Pixels
 from lodestar_live.errors import InputError, LodestarError, ModelError
 from lodestar_live.live.assemble import open_detector
 from lodestar_live.live.first_model import TrainingProcess
+from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ class Retrainer:
         self._settings, self._folder = settings, folder
         self._swap, self._tell, self._clock = swap, tell, clock
         self._recent: deque[tuple[int, Pixels]] = deque(maxlen=N_RECENT)
+        self._pool = FramePool(can_wait=True)
         self._models: list[tuple[int, Detect]] = [(0, detect)]
         self._n_trainings = 0
         self._lock = threading.Lock()
@@ -172,8 +174,12 @@ class Retrainer:
         return self._training is not None
 
     def remember(self, pixels: Pixels, frame_index: int = -1) -> None:
-        """Keep a processed frame for the comparison; the oldest is let go."""
-        self._recent.append((frame_index, pixels))
+        """Keep a copy of a processed frame for the comparison; the oldest is let go.
+
+        A copy: if the engine's own arrays were kept, it would need fresh memory for the
+        next ones, and stall the camera while that is made.
+        """
+        self._recent.append((frame_index, self._pool.keep(pixels)))
 
     def retrain(
         self,

@@ -59,3 +59,10 @@ def test_a_view_of_a_buffer_of_others_is_copied_even_for_the_last_reader() -> No
     kept = FramePool(is_last_reader=True).keep(image)
     ring[0] = 7
     assert kept[0, 0] == 0
+
+
+def test_a_copy_made_aside_is_as_good() -> None:
+    pool, held = FramePool(can_wait=True), []
+    for k in range(6):
+        held.append(pool.keep(np.full((5, 6), k, np.uint16)))
+    assert [int(frame[4, 5]) for frame in held] == list(range(6))

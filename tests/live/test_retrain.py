@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -140,3 +141,13 @@ def test_closing_ends_a_training(tmp_path, movie):
     retrainer.close()
     assert [e.kind for e in slot.events] == ["retrain.started"]
     assert not retrainer.is_training
+
+
+def test_the_engines_own_arrays_are_let_go(tmp_path):
+    """Kept, they would cost it fresh memory for every frame."""
+    retrainer = make(tmp_path, Slot(steady))
+    pixels = np.zeros((16, 16), "u2")
+    held = weakref.ref(pixels)
+    retrainer.remember(pixels, 3)
+    del pixels
+    assert held() is None
