@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntFlag
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -255,8 +256,13 @@ class RunInfo:
 
 def blank_rows(dtype: np.dtype[Any], n: int) -> Rows:
     """Return `n` rows in which every float is NaN and every integer 0."""
-    rows = np.zeros(n, dtype)
+    return np.full(n, _blank(dtype), dtype)
+
+
+@cache
+def _blank(dtype: np.dtype[Any]) -> Rows:
+    row = np.zeros((), dtype)
     for name in dtype.names or ():
         if dtype[name].kind == "f":
-            rows[name] = np.nan
-    return rows
+            row[name] = np.nan
+    return row

@@ -368,7 +368,7 @@ class Detector:
         self, found: rows.Found, pixels: Pixels, intake: Intake, *, is_whole: bool
     ) -> Detections:
         """Merge, limit and flag."""
-        found = found[np.isfinite(found).all(axis=1)]
+        found = found[np.isfinite(found.sum(axis=1))]
         found = rows.inside(found, intake.shape)
         best = rows.strongest(found, 4 * self.max_detections)
         merged = rows.merge(best, max(2.0, 0.5 * self.layout.stride))

@@ -58,9 +58,11 @@ def merge(found: Found, distance_px: float) -> Found:
     reach_px = np.maximum(scatter_px, distance_px)
     pairs = cKDTree(places).query_pairs(reach_px.max(), output_type="ndarray")
     better, worse = pairs.T  # the lower index comes first
-    apart = np.linalg.norm(places[better] - places[worse], axis=1)
-    is_one = apart <= reach_px[worse]
+    apart = places[better] - places[worse]
+    is_one = np.hypot(apart[:, 0], apart[:, 1]) <= reach_px[worse]
     better, worse = better[is_one], worse[is_one]
+    if not len(better):
+        return found
     is_kept = np.zeros(len(found), bool)
     is_open = np.ones(len(found), bool)
     while is_open.any():  # each round decides the best of every cluster, at least
@@ -75,8 +77,10 @@ def merge(found: Found, distance_px: float) -> Found:
 
 def inside(found: Found, shape: tuple[int, ...]) -> Found:
     """Keep positions on the frame's pixels."""
-    yx = found[:, [_AT["y_px"], _AT["x_px"]]]
-    return found[((yx >= -0.5) & (yx <= np.subtract(shape, 0.5))).all(axis=1)]
+    y, x = found[:, _AT["y_px"]], found[:, _AT["x_px"]]
+    height, width = shape
+    is_inside = (y >= -0.5) & (y <= height - 0.5) & (x >= -0.5) & (x <= width - 0.5)
+    return np.asarray(found[is_inside])
 
 
 def usual_contrast(found: Found) -> float:
@@ -146,13 +150,11 @@ class Likeness(NamedTuple):
         shapes apart better than the votes do, and decide alone.
         """
         snr = np.abs(rows["intensity"]) / noise
-        at = np.log(np.maximum(snr, 1e-12))
+        at, known = np.log(np.maximum(snr, 1e-12)), np.log(self.snr)
         if match is not None and self.match is not None:
-            return np.asarray(match < np.interp(at, np.log(self.snr), self.match))
-        most, least = (
-            np.interp(at, np.log(self.snr), limits)
-            for limits in (self.consistency_px, self.score)
-        )
+            return np.asarray(match < np.interp(at, known, self.match))
+        most = np.interp(at, known, self.consistency_px)
+        least = np.interp(at, known, self.score)
         return np.asarray((rows["consistency_px"] > most) | (rows["score"] < least))
 
 
@@ -226,9 +228,12 @@ def _flags(
 ) -> npt.NDArray[np.int32]:
     flags = np.zeros(len(rows), np.int32)
     radius = card.get("radius_px", card["window_px"])
-    yx = np.column_stack([rows["y_px"], rows["x_px"]])
-    to_edge = np.minimum(yx, np.subtract(context.shape, 1) - yx)
-    flags[to_edge.min(axis=1, initial=np.inf) < radius] |= Flag.BORDER
+    y, x = rows["y_px"], rows["x_px"]
+    height, width = context.shape
+    is_near = (y < radius) | (y > height - 1 - radius)
+    is_near |= (x < radius) | (x > width - 1 - radius)
+    flags[is_near] |= Flag.BORDER
+    yx = np.column_stack([y, x])
     if context.intake.bad is not None:  # a hole in the frame is an edge as well
         flags[_touches(context.intake.bad, yx, radius)] |= Flag.BORDER
     if context.saturated is not None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise, product
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -85,10 +85,11 @@ class Tiles:
         if len(self) == 1:
             yield self
             return
-        sizes = [np.diff(spans)[..., 0] for spans in (self.pixels, self.surround)]
+        spans = np.concatenate([self.pixels, self.surround], axis=1)
+        sizes = spans[..., 1] - spans[..., 0]
         groups: dict[tuple[int, ...], list[int]] = {}
-        for index, key in enumerate(np.hstack(sizes).tolist()):
-            groups.setdefault(tuple(key), []).append(index)
+        for index, key in enumerate(map(tuple, sizes.tolist())):
+            groups.setdefault(key, []).append(index)
         kinds = _kinds(self.is_open).tolist()
         for group in groups.values():
             yield self[sorted(group, key=kinds.__getitem__)]
@@ -280,15 +281,15 @@ def owned_rows(
     moved = np.concatenate(found)
     index = moved[:, 0].astype(np.intp)
     if len(groups) > 1:
-        first = np.cumsum([0, *map(len, groups[:-1])])
-        index += np.repeat(first, [len(rows) for rows in found])
+        first = accumulate(map(len, groups[:-1]), initial=0)
+        index += np.repeat(list(first), [len(rows) for rows in found])
     origin = np.concatenate([tiles.origin for tiles in groups])[index]
     owned = np.concatenate([tiles.owned for tiles in groups])[index]
     moved[:, 1:3] += origin
     moved[:, 3:5] += stride * origin
     cell = moved[:, 1:3]
-    is_owned = ((owned[..., 0] <= cell) & (cell < owned[..., 1])).all(axis=1)
-    return np.asarray(moved[is_owned])
+    is_within = (owned[..., 0] <= cell) & (cell < owned[..., 1])
+    return np.asarray(moved[is_within[:, 0] & is_within[:, 1]])
 
 
 def _kinds(is_open: Sides) -> IntArray:
