@@ -14,6 +14,7 @@ from collections.abc import Callable
 TRACKING = 10  # nicer than the camera's thread and MMCore
 BESIDE = 15  # nicer than tracking: training, and pages, during a run
 _NICEST = 19
+_lowered = threading.local()  # set in threads that were lowered
 _TURN_S = 50e-6  # of one thread in the interpreter while another waits for it
 
 
@@ -31,6 +32,23 @@ def lower_this_thread(by: int) -> None:
     """
     if sys.platform == "linux":
         lower_process(threading.get_native_id(), by)
+        _lowered.is_so = True
+
+
+def is_lowered() -> bool:
+    """Tell whether `lower_this_thread` was called in this thread."""
+    return getattr(_lowered, "is_so", False)
+
+
+def use_idle_time() -> None:
+    """Let the calling thread have what no other thread wants of the cores.
+
+    Niceness shares out time, but who wakes up for a moment, as the engine does some
+    thirty times a frame, still waits for the end of a nice thread's turn: 1 to 3 ms.
+    Threads of this class make room at once. Only Linux has it.
+    """
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def shorten_turns() -> Callable[[], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +14,13 @@ import numpy.typing as npt
 import onnxruntime
 from onnx import TensorProto, helper
 
-from lodestar_live.detection.engines import session_options
+from lodestar_live.bench.report import Table
+from lodestar_live.detection.engines import physical_cores, session_options
 
 _PAUSE_S = 0.03
 _SETTLE_S = 0.06
 _SIDE = 1024
+_COPIED_BYTES = 64 * 2**20
 
 
 class Times(NamedTuple):
@@ -98,6 +101,35 @@ def measure_peak(n_threads: int, *, blocks: int) -> dict[str, float]:
         times = time_in_blocks({name: call}, blocks=blocks)
         best[name] = flop / times[name].wall_ms.min() / 1e6
     return best
+
+
+def measure_copy(n_threads: int, *, blocks: int) -> float:
+    """Return the best GB/s at which memory is copied here, read and written bytes both.
+
+    Each thread copies 64 MB of its own, which no cache holds.
+    """
+    sources = [np.ones(_COPIED_BYTES, np.uint8) for _ in range(n_threads)]
+    targets = [np.empty_like(source) for source in sources]
+    with ThreadPoolExecutor(n_threads) as pool:
+        times = time_in_blocks(
+            {"copy": lambda: list(pool.map(np.copyto, targets, sources))},
+            blocks=blocks,
+        )
+    best_ms = float(times["copy"].wall_ms.min())
+    return 2 * n_threads * _COPIED_BYTES / best_ms / 1e6
+
+
+def peak_table(all_threads: dict[str, float], *, blocks: int) -> Table:
+    """Return what this machine can do at best, with one thread and with all."""
+    one, n_threads = measure_peak(1, blocks=blocks), physical_cores()
+    rows = [[f"{name}, GFLOP/s", one[name], all_threads[name]] for name in one]
+    copies = [measure_copy(n, blocks=blocks) for n in (1, n_threads)]
+    rows.append(["memory copied, GB/s", *copies])
+    return Table(
+        "Peak of this machine: float32 in ONNX Runtime, and memory (best run)",
+        ["kernel", "1 thread", f"{n_threads} threads"],
+        rows,
+    )
 
 
 def resident_mb() -> float:

@@ -18,7 +18,12 @@ import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 
-from lodestar_live.bench._timing import measure_peak, resident_mb, time_in_blocks
+from lodestar_live.bench._timing import (
+    measure_peak,
+    peak_table,
+    resident_mb,
+    time_in_blocks,
+)
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.detection import Detector
@@ -67,7 +72,7 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     peak = measure_peak(n_threads, blocks=blocks)
     report = BenchReport("detect")
     report.tables = [
-        _peak_table(peak, measure_peak(1, blocks=blocks)),
+        peak_table(peak, blocks=blocks),
         _engine_table(models, scenes, max(peak.values()), blocks),
         _peer_table(models, scenes, blocks),
         _tile_table(models["live"], scenes[sides[0]], blocks),
@@ -129,15 +134,6 @@ def _with_n_detections(model: _Network, engine: str, scene: _Scene) -> Detector:
     scores = np.sort(everything(scene.pixels).rows["score"])
     threshold = float(scores[-min(len(scores), len(scene.positions_px) + 1)])
     return Detector(data, threshold=threshold, engine=engine)
-
-
-def _peak_table(all_threads: dict[str, float], one: dict[str, float]) -> Table:
-    rows = [[name, one[name], all_threads[name]] for name in one]
-    return Table(
-        "Float32 peak of this machine in ONNX Runtime, GFLOP/s (best run)",
-        ["kernel", "1 thread", f"{physical_cores()} threads"],
-        rows,
-    )
 
 
 def _engine_table(

@@ -1,7 +1,8 @@
 """The whole live path on the real MMCore: camera to a ZeroMQ subscriber.
 
-The DemoCamera's beads, acquired through pycro-manager without and with tracking. The
-model is trained in a process of its own, so that this one never imports torch.
+The DemoCamera's beads, acquired through pycro-manager without and with tracking: by our
+detector, and by trackpy's in its place. Every measurement runs in a process of its own,
+as does the training, so that memory is that of a live process without torch.
 """
 
 from __future__ import annotations
@@ -10,21 +11,28 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lodestar_live.bench._bead_model import train_on_beads
-from lodestar_live.bench._timing import resident_mb
+from lodestar_live.bench._timing import measure_peak, peak_table, resident_mb
 from lodestar_live.bench.report import BenchReport, Table
+from lodestar_live.data import Detections, Pixels
+from lodestar_live.detection.engines import physical_cores
+from lodestar_live.detection.model_file import read_model
 from lodestar_live.live import LiveTracker
 from lodestar_live.microscope import Microscope, acquire, open_demo
 from lodestar_live.settings import Settings, parse_settings
 from lodestar_live.streams import Message, Subscriber
 
 _EXPOSURE_MS = 10.0
+_BEAD_PX = 7  # trackpy's diameter
 
 
 def run(
@@ -35,40 +43,76 @@ def run(
     table = Table(
         f"DemoCamera at {_EXPOSURE_MS:g} ms exposure, latest-frame mode",
         [
-            "frame", "fps without", "fps with", "share", "share, 2nd half",
-            "tracked fps", "dropped",
-            "latency p50 ms", "p99", "p99.9", "detect p50 ms", "CPU share of a core",
-            "resident MB", "growth MB", "tracks",
+            "frame", "detector", "fps without", "fps with", "share", "share, 2nd half",
+            "tracked fps", "dropped", "latency p50 ms", "p99", "p99.9",
+            "detect p50 ms", "floor ms", "CPU share of a core", "resident MB",
+            "growth MB", "tracks",
         ],
     )  # fmt: skip
+    blocks = 1 if quick else 4
+    peak = measure_peak(physical_cores(), blocks=blocks)
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
             with open_demo(exposure_ms=_EXPOSURE_MS) as microscope:
                 snapshot = microscope.snap()
             model = train_on_beads(snapshot, Path(folder), seed=seed, quick=quick)
+        flop_per_px = read_model(model).card.get("flop_per_px", float("nan"))
+        n_frames = 40 if quick else 400
         for side in (512,) if quick else (512, 1024, 2048):
-            n_frames = 40 if quick else 400
-            row = _measure(side, n_frames, model, Path(folder))
-            table.rows.append(row)
-    report.tables = [table]
+            floor_ms = flop_per_px * side**2 / max(peak.values()) / 1e6
+            for name, floor in (("lodestar-live", floor_ms), ("trackpy", None)):
+                with _fresh_process() as process:
+                    job = process.submit(
+                        _measure, side, n_frames, model, Path(folder), name
+                    )
+                    row = job.result()
+                row.insert(table.columns.index("floor ms"), floor)
+                table.rows.append(row)
+    report.tables = [table, peak_table(peak, blocks=blocks)]
     report.notes = [
         "Latency: from the frame's arrival in the hook to the `tracks` message in a "
         "subscriber in the same process, every processed frame.",
         "`share`: acquisition rate with tracking over the rate with a hook that only "
         "counts. The DemoCamera draws its images on the same cores. In the first half "
         "the engines are tried beside the run.",
-        "Nothing is stored by pycro-manager; recording and streaming are on.",
-        f"torch imported: {'torch' in sys.modules}.",
+        "`floor`: the network's multiplications and additions at the best float32 rate "
+        "of the second table, on an idle machine.",
+        f"`trackpy`: `locate` (numba, diameter {_BEAD_PX}) as the detector of the same "
+        "live loop.",
+        "Nothing is stored by pycro-manager; recording and streaming are on. No "
+        "process that tracks imports torch.",
     ]
     return report
 
 
-def _measure(side: int, n_frames: int, model: Path, folder: Path) -> list[Any]:
-    """Return one row of the table."""
+def _fresh_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _measure(
+    side: int, n_frames: int, model: Path, folder: Path, detector: str
+) -> list[Any]:
+    """Return one row of the table, but for the floor."""
     with open_demo(side, exposure_ms=_EXPOSURE_MS) as microscope:
         settings = _settings(n_frames, model, folder)
         fps_without = _rate_without(microscope, settings)
-        return [side, fps_without, *_track(microscope, settings, fps_without)]
+        detect = None
+        if detector == "trackpy":
+            detect = _trackpy
+            warnings.simplefilter("ignore")  # pandas deprecations inside
+            detect(microscope.snap())  # compiles
+        row = _track(microscope, settings, fps_without, detect)
+    if "torch" in sys.modules:
+        raise RuntimeError("the live process has imported torch.")
+    return [side, detector, fps_without, *row]
+
+
+def _trackpy(pixels: Pixels) -> Detections:
+    import trackpy
+
+    trackpy.quiet()
+    found = trackpy.locate(pixels, _BEAD_PX, engine="numba", characterize=False)
+    return Detections.from_positions(np.asarray(found[["y", "x"]], dtype=float))
 
 
 def _settings(n_frames: int, model: Path, folder: Path) -> Settings:
@@ -94,10 +138,15 @@ def _rate_without(microscope: Microscope, settings: Settings) -> float:
     return _rate(arrivals)
 
 
-def _track(microscope: Microscope, settings: Settings, fps_without: float) -> list[Any]:
+def _track(
+    microscope: Microscope,
+    settings: Settings,
+    fps_without: float,
+    detect: Callable[[Pixels], Detections] | None,
+) -> list[Any]:
     arrivals: list[float] = []
     latencies_ms: list[float] = []
-    tracker = LiveTracker(settings, microscope=microscope)
+    tracker = LiveTracker(settings, microscope=microscope, detect=detect)
 
     def take(image: Any, metadata: Any) -> Any:
         arrivals.append(time.perf_counter())

@@ -25,7 +25,7 @@ from lodestar_live.detection.passes import NO_THRESHOLD, Passes
 from lodestar_live.detection.pooled import pooled
 from lodestar_live.detection.scale import Scale
 from lodestar_live.detection.tiles import Layout, Tiles, area
-from lodestar_live.detection.trial import Trial, try_engine, typical_part
+from lodestar_live.detection.trial import Trial, choose, try_engines, typical_part
 from lodestar_live.errors import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -210,19 +210,22 @@ class Detector:
             positions_px = _places(reference, pixels)
         part = typical_part(pixels, positions_px)
         expected = _places(reference, part)
-        tried = {}
-        for name in candidates():
-            other = reference if name == "cpu" else self._with_engine(name)
-            trial = try_engine(name, partial(_places, other, part), expected)
-            if other.engine.name == name:  # else it failed, and was "cpu"
-                tried[trial] = other
-        accepted = (trial for trial in tried if trial.is_accepted)
-        best = min(accepted, key=lambda trial: trial.median_ms)
+        others = {
+            name: reference if name == "cpu" else self._with_engine(name)
+            for name in candidates()
+        }
+        calls = {name: partial(_places, other, part) for name, other in others.items()}
+        tried = [
+            trial
+            for trial in try_engines(calls, expected)
+            if others[trial.engine].engine.name == trial.engine  # else it failed
+        ]
+        best = others[choose(tried).engine]
         if part.shape != pixels.shape:
-            tried[best](pixels)  # warms up for this shape
-        self.passes = tried[best].passes
-        logger.info("engine: %s of %s", best.engine, list(tried))
-        return list(tried)
+            best(pixels)  # warms up for this shape
+        self.passes = best.passes
+        logger.info("engine: %s of %s", best.engine.name, tried)
+        return tried
 
     def _with_engine(self, name: str) -> Detector:
         """Return this detector on another engine, with sessions of its own."""

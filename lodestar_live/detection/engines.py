@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -17,8 +18,11 @@ from onnx import TensorProto
 
 from lodestar_live.detection.nodes import cut
 from lodestar_live.detection.opening import CLOSED, Opening, opened
+from lodestar_live.priority import is_lowered, use_idle_time
 
 Array = npt.NDArray[Any]
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.25, 16.0  # without helpers after they starved
+_PATIENCE, _PATIENCE_S = 1.0, 0.005  # with helpers, in times of the own work, and more
 _Session = tuple[onnxruntime.InferenceSession, list[str]]
 _TYPES = {
     np.dtype(np.uint8): TensorProto.UINT8,
@@ -86,7 +90,8 @@ class OnnxRuntimeCpu:
     local normalisation, other engines hand over `features`.
 
     Parts of a frame run side by side, each on one thread from pixels to positions:
-    threads that share every operator wait for each other a hundred times a frame.
+    threads that share every operator wait for each other a hundred times a frame. If
+    the calling thread was lowered, its helpers give way to whoever wants their core.
     """
 
     name = "cpu"
@@ -95,7 +100,8 @@ class OnnxRuntimeCpu:
         self.n_parallel = self.n_strips = n_threads
         self._proto = proto
         self._sessions: dict[tuple[Any, ...], _Session] = {}
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="detect")
+        self._helpers = _Helpers(n_threads)
+        self._modest_helpers = _Helpers(n_threads, give_way=True)
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Return `outputs`; what is fed is not computed."""
@@ -117,11 +123,13 @@ class OnnxRuntimeCpu:
                     return
                 results[index] = calls[index]()
 
-        n_helpers = min(self.n_parallel, len(parts)) - 1
-        helpers = [self._pool.submit(work) for _ in range(n_helpers)]
-        work()
-        for helper in helpers:
-            helper.result()
+        def finish() -> None:
+            for index, result in enumerate(results):
+                if not result:
+                    results[index] = calls[index]()
+
+        helpers = self._modest_helpers if is_lowered() else self._helpers
+        helpers.share(work, finish, min(self.n_parallel, len(parts)) - 1)
         return results
 
     def _call(
@@ -152,6 +160,49 @@ class OnnxRuntimeCpu:
             providers=["CPUExecutionProvider"],
         )
         return session, [value.name for value in model.graph.input]
+
+
+class _Helpers:
+    """Threads that share the work of the calling one.
+
+    Parameters
+    ----------
+    give_way
+        To every other thread of the machine. The caller does not wait for helpers that
+        others leave too little; it works alone for a while then, and longer each time.
+    """
+
+    def __init__(self, n_threads: int, *, give_way: bool = False) -> None:
+        self._gives_way = give_way
+        self._alone_until_s, self._pause_s = 0.0, _LEAST_PAUSE_S
+        self._pool = ThreadPoolExecutor(
+            n_threads,
+            thread_name_prefix="detect",
+            initializer=use_idle_time if give_way else None,
+        )
+
+    def share(
+        self, work: Callable[[], None], finish: Callable[[], None], n_helpers: int
+    ) -> None:
+        """Do `work` here and in `n_helpers` threads; `finish` what those leave."""
+        begin_s = time.perf_counter()
+        if begin_s < self._alone_until_s:
+            n_helpers = 0
+        others = [self._pool.submit(work) for _ in range(n_helpers)]
+        work()
+        took_s = time.perf_counter() - begin_s
+        patience_s = _PATIENCE * took_s + _PATIENCE_S if self._gives_way else None
+        done, late = wait(others, patience_s)
+        for other in done:
+            other.result()  # raises what it raised
+        if late:
+            self._alone_until_s = time.perf_counter() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
+            for other in late:
+                other.cancel()
+            finish()
+        elif others:
+            self._pause_s = max(self._pause_s / 2, _LEAST_PAUSE_S)
 
 
 def set_pixel_type(model: onnx.ModelProto, pixel_type: np.dtype[Any] | None) -> None:

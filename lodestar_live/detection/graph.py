@@ -72,6 +72,7 @@ def build_model(
     card["margin_px"] = weights.margin_px
     card["block_px"] = weights.contrast.cell_px if weights.contrast else 1
     card["bytes_per_px"] = weights.bytes_per_px
+    card["flop_per_px"] = weights.flop_per_px
     card["contrast_margin_px"] = weights.contrast_margin_px
     card["grid_px"] = weights.grid_px
     nodes = Nodes()

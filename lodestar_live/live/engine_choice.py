@@ -64,7 +64,7 @@ class EngineChoice:
             return
         news = {
             "engine": detector.engine.name,
-            "median_ms": {trial.engine: trial.median_ms for trial in trials},
+            "best_ms": {trial.engine: trial.best_ms for trial in trials},
             "refused": [trial.engine for trial in trials if not trial.is_accepted],
         }
         self._tell(Event("engine.chosen", self._clock(), details=news))

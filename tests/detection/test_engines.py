@@ -14,7 +14,13 @@ import pytest
 from lodestar_live.detection import Detector
 from lodestar_live.detection.accelerators import SplitEngine, available
 from lodestar_live.detection.engines import physical_cores, session_options
-from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engine, typical_part
+from lodestar_live.detection.trial import (
+    MAX_SHIFT_PX,
+    Trial,
+    choose,
+    try_engines,
+    typical_part,
+)
 from lodestar_live.errors import ModelError
 from tests.detection import networks
 
@@ -71,7 +77,7 @@ def test_openvino_passes_the_gate_here() -> None:
     expected = spot_detector()(FRAME).positions_px
     openvino = spot_detector(engine="openvino")
     assert openvino.engine.name == "openvino"
-    trial = try_engine("openvino", lambda: openvino(FRAME).positions_px, expected)
+    (trial,) = try_engines({"openvino": lambda: openvino(FRAME).positions_px}, expected)
     assert trial.is_accepted
     # Without bfloat16 in hardware it computes in float32.
     assert trial.p95_shift_px < MAX_SHIFT_PX
@@ -93,7 +99,9 @@ def test_openvino_agrees_far_above_zero_and_around_predictions() -> None:
 def test_gate_measures_the_shift(by_px: float, is_accepted: bool) -> None:
     expected = spot_detector()(FRAME).positions_px
     detector = with_shift(by_px)
-    trial = try_engine("elsewhere", lambda: detector(FRAME).positions_px, expected)
+    (trial,) = try_engines(
+        {"elsewhere": lambda: detector(FRAME).positions_px}, expected
+    )
     assert trial.p95_shift_px == pytest.approx(by_px * np.sqrt(2), rel=0.05)
     assert trial.is_accepted == is_accepted
 
@@ -103,10 +111,22 @@ def test_auto_keeps_the_fastest_that_agrees() -> None:
     assert detector.engine.name == "cpu"
     trials = detector.warm_up(FRAME)
     assert [t.engine for t in trials] == available()
-    accepted = [t for t in trials if t.is_accepted]
-    fastest = min(accepted, key=lambda t: t.median_ms)
-    assert detector.engine.name == fastest.engine
+    assert detector.engine.name == choose(trials).engine
     assert len(detector(FRAME)) == 3
+
+
+@pytest.mark.parametrize(
+    ("best_ms", "shift_px", "chosen"),
+    [
+        (5.0, 0.001, "other"),
+        (9.5, 0.001, "cpu"),  # gains too little to be worth a change
+        (5.0, 0.5, "cpu"),  # finds other positions
+        (20.0, 0.001, "cpu"),
+    ],
+)
+def test_another_engine_must_agree_and_gain(best_ms, shift_px, chosen) -> None:
+    cpu = Trial("cpu", 10.0, 0.0, 3, 3)
+    assert choose([cpu, Trial("other", best_ms, shift_px, 3, 3)]).engine == chosen
 
 
 def test_auto_stays_with_the_reference_when_nothing_can_be_compared() -> None:

@@ -21,7 +21,7 @@ from lodestar_live.detection.gpu import CUDA, NET, TENSORRT, GpuNetworks, Provid
 from lodestar_live.detection.graph import build_model
 from lodestar_live.detection.half_precision import half_precision
 from lodestar_live.detection.nodes import cut
-from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engine
+from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engines
 from lodestar_live.detection.weights import NetworkWeights
 from lodestar_live.errors import ModelError
 from tests.detection import networks
@@ -78,7 +78,7 @@ def scaled(by: float) -> NetworkWeights:
 
 def assert_passes_the_gate(found: Detector, pixels: np.ndarray) -> None:
     expected = reference()(pixels).positions_px
-    trial = try_engine("gpu", lambda: found(pixels).positions_px, expected)
+    (trial,) = try_engines({"gpu": lambda: found(pixels).positions_px}, expected)
     assert trial.n_expected >= 3
     assert trial.is_accepted
     assert found.engine.name == "gpu"

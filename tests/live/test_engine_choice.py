@@ -46,7 +46,7 @@ def test_a_run_chooses_on_a_frame_with_particles_and_records_it(tmp_path) -> Non
     assert [len(update.detections) for update in sink.updates] == [0, 3, 3, 3, 3]
     (event,) = (e for e in sink.events if e.kind == "engine.chosen")
     assert event.details["engine"] in available()
-    assert list(event.details["median_ms"]) == available()
+    assert list(event.details["best_ms"]) == available()
     assert set(event.details["refused"]) <= set(available()[1:])
 
 
