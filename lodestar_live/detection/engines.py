@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -192,16 +192,17 @@ class _Helpers:
         work()
         took_s = time.perf_counter() - begin_s
         patience_s = _PATIENCE * took_s + _PATIENCE_S if self._gives_way else None
-        done, late = wait(others, patience_s)
-        for other in done:
-            other.result()  # raises what it raised
-        if late:
+        try:
+            for other in others:
+                other.result(patience_s)
+        except TimeoutError:
             self._alone_until_s = time.perf_counter() + self._pause_s
             self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
-            for other in late:
+            for other in others:
                 other.cancel()
             finish()
-        elif others:
+            return
+        if others:
             self._pause_s = max(self._pause_s / 2, _LEAST_PAUSE_S)
 
 
