@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from lodestar_live.data import Pixels, StagePosition
@@ -46,11 +47,15 @@ def substitute_pixels(
     def image(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             tagged = originals[name](*args, **kwargs)
-            middle_s = time.perf_counter() - core.get_exposure() / 2e3
+            received, now_s = datetime.now(), time.perf_counter()
+            middle_s = now_s - core.get_exposure() / 2e3
             pixels = render(history.at(middle_s))
             if pixels is not None:
                 tagged.pix = pixels
                 tagged.tags["Height"], tagged.tags["Width"] = pixels.shape
+                # Drawing takes time that no camera takes; snaps carry no time at all.
+                stamp = received.isoformat(sep=" ", timespec="microseconds")
+                tagged.tags.setdefault("TimeReceivedByCore", stamp)
             return tagged
 
         return call

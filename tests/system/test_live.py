@@ -331,3 +331,32 @@ def test_turns_are_short_during_a_run_and_as_before_after_it(tmp_path) -> None:
     with LiveTracker(settings_for(tmp_path), detect=centroids):
         assert sys.getswitchinterval() == pytest.approx(50e-6)
     assert sys.getswitchinterval() == pytest.approx(before_s)
+
+
+def test_a_picture_that_takes_long_to_draw_is_no_later(microscope, tmp_path) -> None:
+    """Else the stage's place would be looked up too late, and feedback be unstable."""
+    drawn_s, seen = [], []
+    tracker = LiveTracker(
+        settings_for(tmp_path, live={"mode": "every"}),
+        detect=centroids,
+        on_update=seen.append,
+    )
+
+    def render(stage: StagePosition) -> np.ndarray:
+        drawn_s.append(tracker.clock())
+        time.sleep(0.05)
+        return np.zeros((32, 32), np.uint16)
+
+    restore = substitute_pixels(microscope, render)
+    half_s = microscope.core.get_exposure() / 2e3
+    with tracker:
+        acquisition = Acquisition(image_process_fn=tracker)
+        submit(acquisition, "snap", 8)
+        acquisition.mark_finished()
+        acquisition.await_completion()
+        tracker.wait_for_room(1)
+    restore()
+    exposed_s = [update.frame.t_exposure_s for update in seen]
+    late_s = np.array(exposed_s) - (np.array(drawn_s) - half_s)
+    assert len(exposed_s) == 8
+    assert np.abs(np.median(late_s)) < 0.02  # drawing takes 0.05
