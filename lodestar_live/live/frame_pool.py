@@ -9,7 +9,7 @@ import numpy as np
 
 from lodestar_live.data import Pixels
 
-_BUFFERS = 20
+_BUFFERS = 20  # the retrainer's holds a dozen
 _UNUSED_REFERENCES = 3  # the list, the loop variable, getrefcount's own argument
 
 
