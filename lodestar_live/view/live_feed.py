@@ -20,11 +20,11 @@ from lodestar_live.view.bundle import (
 )
 
 _TOPICS = ("run", "tracks", "detections", "status", "event", "end")
-_KEPT_FRAMES = 64  # for pairing an image with the tracks of the same frame
+_KEPT_FRAMES = 1024  # for pairing an image with the tracks of the same frame
 _KEPT_ROWS = 200_000
 _KEPT_EVENTS = 200
 _KEPT_STATUS = 600  # ten minutes of heartbeats
-_IMAGE_PATIENCE_S = 0.3  # without images for so long, tracks are shown alone
+_IMAGE_PATIENCE_S = 1.0  # tracks that waited so long for an image are shown alone
 VERBS = ("follow", "release", "recenter", "retrain", "rollback", "stop")
 
 
@@ -89,7 +89,8 @@ class LiveFeed:
         self._status: deque[Mapping[str, Any]] = deque(maxlen=_KEPT_STATUS)
         self._n_status = 0
         self._has_ended = False
-        self._last_s = self._last_image_s = -float("inf")
+        self._last_s = -float("inf")
+        self._waiting_since_s: float | None = None  # tracks, for a newer image
 
     # -- life ---------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class LiveFeed:
             if message.topic in ("tracks", "detections"):
                 self._keep(message)
             elif message.topic == "image":
-                self._image, self._last_image_s = message, self._last_s
+                self._image, self._waiting_since_s = message, None
             elif message.topic == "event" and message.event is not None:
                 self._events.append(asdict(message.event))
                 self._n_events += 1
@@ -159,10 +160,19 @@ class LiveFeed:
         """Tracks wait for the image of their frame; waking pages for them is waste."""
         if topic not in ("tracks", "detections") or self._image is None:
             return True
-        images_come = self._last_s - self._last_image_s <= _IMAGE_PATIENCE_S
-        return not images_come or self._image.frame not in self._frames
+        return self._images_ceased() or self._image.frame not in self._frames
+
+    def _images_ceased(self) -> bool:
+        """Tell whether tracks should go on without waiting for images."""
+        if self._image is None:
+            return True
+        since_s = self._waiting_since_s
+        return since_s is not None and time.monotonic() - since_s > _IMAGE_PATIENCE_S
 
     def _keep(self, message: Message) -> None:
+        is_newer = self._image is not None and message.frame > self._image.frame
+        if is_newer and self._waiting_since_s is None:
+            self._waiting_since_s = self._last_s
         self._frames.setdefault(message.frame, {})[message.topic] = message
         self._n_rows += _n_rows(message)
         while len(self._frames) > 1 and (
@@ -261,7 +271,7 @@ class LiveFeed:
             cursor.image = image.seq
             frame = image.frame if image.frame in self._frames else newest
             parts = [Part("image", image.header, image.image or b"")]
-        elif time.monotonic() - self._last_image_s > _IMAGE_PATIENCE_S:
+        elif self._images_ceased():
             frame, parts = newest, []
         else:
             return []

@@ -33,13 +33,19 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     contexts, problems = [], []
 
     def open_it(
-        url: str, *, width: int = 1280, height: int = 800, **options: Any
+        url: str,
+        *,
+        width: int = 1280,
+        height: int = 800,
+        script: str = "",
+        **options: Any,
     ) -> Page:
         context = browser.new_context(
             viewport={"width": width, "height": height}, **options
         )
         contexts.append(context)
         page = context.new_page()
+        page.add_init_script(script)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
             "console",

@@ -57,11 +57,26 @@ def test_page_shows_frames_tracks_and_numbers(live, open_page, until):
     until(page, "document.querySelectorAll('#events li').length > 0")
 
 
-def test_circles_lie_on_the_particles_of_the_image_shown(live, open_page, until):
+SLOW_DECODING = """
+const decode = ImageDecoder.prototype.decode;
+ImageDecoder.prototype.decode = async function (...args) {
+  const picture = await decode.apply(this, args);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  return picture;
+};
+"""
+
+
+@pytest.mark.parametrize("script", ["", SLOW_DECODING], ids=["quick", "slow"])
+def test_circles_lie_on_the_particles_of_the_image_shown(
+    live, open_page, until, script
+):
     _, server = live
-    page = open_page(server.url)
+    page = open_page(server.url, script=script)
     until(page, "lodestar.nUpdates > 5")
     page.click("#pause")
+    page.wait_for_timeout(400)  # what is being decoded may not come after the pause
+    assert page.evaluate("lodestar.imageFrame == lodestar.frame")
     at = page.evaluate(
         """() => { const { y_px, x_px } = lodestar.scene.tracks;
         return [...y_px].map((y, i) => [y, x_px[i]]); }"""
@@ -69,6 +84,31 @@ def test_circles_lie_on_the_particles_of_the_image_shown(live, open_page, until)
     greys = [brightness_at(page, y, x) for y, x in at]
     # particles are far above the background: an image of another frame would miss
     assert np.mean(np.array(greys) > 150) > 0.95
+
+
+def test_tracks_go_on_over_a_pale_image_when_no_new_one_comes(open_page, until):
+    class Feed(LiveFeed):
+        has_images = True
+
+        def take(self, message):
+            if self.has_images or message.topic != "image":
+                super().take(message)
+
+    is_pale = "lodestar.scene.image.classList.contains('dim')"
+    with LiveSource(n_tracks=20) as source:
+        feed = Feed(source.stream)
+        server = ViewServer(feed)
+        page = open_page(server.url)
+        until(page, "lodestar.nUpdates > 3 && lodestar.imageFrame == lodestar.frame")
+        assert not page.evaluate(is_pale)
+        feed.has_images = False
+        until(page, is_pale)
+        n = page.evaluate("lodestar.nUpdates")
+        until(page, f"lodestar.nUpdates > {n + 10}")
+        assert page.evaluate("lodestar.imageFrame < lodestar.frame")
+        feed.has_images = True
+        until(page, f"!{is_pale}")
+        server.close()
 
 
 def test_pause_holds_the_picture_and_resume_goes_on(live, open_page, until):

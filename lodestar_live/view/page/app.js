@@ -7,7 +7,7 @@ import { noticeOf } from "./notices.js";
 import { describe, showColours, showCounters, showScaleBar } from "./panel.js";
 import { Player } from "./player.js";
 import { watchPointer } from "./pointer.js";
-import { Scene } from "./scene.js";
+import { decode, Scene } from "./scene.js";
 
 const $ = (name) => document.getElementById(name);
 const NUMBERS_MS = 200;
@@ -25,10 +25,12 @@ let nUpdates = 0;
 let updateTimes = [];
 let numbersShownAt = -1000;
 let controlShownAt = -1000;
+let isSnapshot = false; // the image stands for no frame of its own
 let nSwapped = 0; // models swapped in and not rolled back
 
 // -- what arrives --------------------------------------------------------------
 
+const PICTURED = new Set(["image", "tracks", "detections"]); // a pause holds these
 const HANDLERS = {
   run: takeRun,
   status: (part) => {
@@ -37,17 +39,16 @@ const HANDLERS = {
     showControl(part.list.at(-1).control);
   },
   events: (part) => part.list.forEach(showEvent),
-  image: async (part) => {
-    if (isPaused) return;
-    await scene.setImage(part);
+  image: (part) => {
+    scene.showImage(part, part.bitmap);
     imageFrame = part.frame;
-    $("snapshot-note").hidden = !part.snapshot;
-    scene.image.classList.toggle("dim", Boolean(part.snapshot));
+    isSnapshot = Boolean(part.snapshot);
+    $("snapshot-note").hidden = !isSnapshot;
     $("empty").hidden = true;
   },
   tracks: takeTracks,
   detections: (part) => {
-    if (!isPaused) scene.detections = part.rows;
+    scene.detections = part.rows;
   },
   end: () => setState("ended", "run ended"),
   silence: (part) => {
@@ -57,9 +58,20 @@ const HANDLERS = {
   },
 };
 
+/**
+ * Image and tracks of one answer are shown in one step, after the slow decoding: a
+ * pause comes before or after both, and never leaves circles on another frame's image.
+ */
 async function takeParts(parts) {
-  for (const part of parts) await HANDLERS[part.topic]?.(part);
+  const image = parts.find((part) => part.topic === "image");
+  if (image && !isPaused) image.bitmap = await decode(image);
+  for (const part of parts) {
+    if (!isPaused || !PICTURED.has(part.topic)) HANDLERS[part.topic]?.(part);
+  }
+  if (isPaused) image?.bitmap?.close();
   if (parts.some((part) => part.topic === "tracks")) countUpdate();
+  // without newer images the tracks go on over the last one, which then is pale
+  if (!isPaused) scene.image.classList.toggle("dim", isSnapshot || imageFrame < shownFrame);
   scene.requestDraw();
 }
 
@@ -71,7 +83,7 @@ function takeRun(part) {
   charts.clear();
   nSwapped = 0;
   $("events").replaceChildren();
-  shownFrame = -1;
+  shownFrame = imageFrame = -1;
   $("source").textContent = [run.settings?.name, run.run?.slice(0, 8), run.source].filter(Boolean).join(" · ");
   if (run.kind === "recorded") {
     setState("recorded", "recording");
@@ -84,7 +96,6 @@ function takeRun(part) {
 }
 
 function takeTracks(part) {
-  if (isPaused && run.kind !== "recorded") return;
   if (run.kind !== "recorded") setState("live", "live");
   const before = shownFrame;
   shownFrame = part.frame;

@@ -36,7 +36,11 @@ export class Scene {
   // -- what is shown ---------------------------------------------------------
 
   async setImage(part) {
-    const bitmap = await decode(part.bytes, `image/${part.encoding}`);
+    this.showImage(part, await decode(part));
+  }
+
+  /** Draw a decoded picture at once, so that its marks can come in the same step. */
+  showImage(part, bitmap) {
     const [width, height] = [bitmap.displayWidth ?? bitmap.width, bitmap.displayHeight ?? bitmap.height];
     if (this.image.width !== width || this.image.height !== height) {
       this.image.width = width;
@@ -344,7 +348,8 @@ export class Scene {
 }
 
 /** Decode a picture; a Blob takes a round trip through another process, so not first. */
-async function decode(bytes, type) {
+export async function decode({ bytes, encoding }) {
+  const type = `image/${encoding}`;
   if (!window.ImageDecoder) return createImageBitmap(new Blob([bytes], { type }));
   const decoder = new ImageDecoder({ data: bytes, type });
   const { image } = await decoder.decode();
