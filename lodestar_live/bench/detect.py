@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -18,7 +18,9 @@ import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
 
+from lodestar_live.bench._deeplay import Deeplay, deeplay_if_named, time_beside
 from lodestar_live.bench._timing import (
+    measure_copy,
     measure_peak,
     peak_table,
     resident_mb,
@@ -39,6 +41,7 @@ from lodestar_live.lodestar.plan import build_network
 N_PARTICLES = 100
 _SPREAD_PX = 2.5  # of a particle's Gaussian image
 _DIAMETER_PX = 11  # trackpy's
+_THEIR_STEPS = 300  # of deeplay's training, which only has to find the particles here
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +73,18 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     scenes = {side: _scene((side, side), seed=seed, n=n) for side in sides}
     blocks = 1 if quick else 4
     peak = measure_peak(n_threads, blocks=blocks)
+    copied = measure_copy(n_threads, blocks=blocks)
     report = BenchReport("detect")
+    with deeplay_if_named() as peer:
+        if peer is not None:
+            crop, steps = _crop(seed), 20 if quick else _THEIR_STEPS
+            peer.ask("train", crop.astype(np.float32), steps=steps, seed=seed)
+        peers = _peer_table(models, scenes, blocks, peer)
     report.tables = [
         peak_table(peak, blocks=blocks),
+        _floor_table(models, tuple(scenes), max(peak.values()), copied),
         _engine_table(models, scenes, max(peak.values()), blocks),
-        _peer_table(models, scenes, blocks),
+        peers,
         _tile_table(models["live"], scenes[sides[0]], blocks),
         _large_table(models["live"], quick=quick, seed=seed),
         _steady_table(models["live"], scenes[sides[0]], 50 if quick else 1000),
@@ -89,7 +99,6 @@ def _networks(*, quick: bool, seed: int) -> dict[str, _Network]:
     A network's time does not depend on its weights, and the paper's trains for
     minutes.
     """
-    crop = _image(np.array([[23.4, 23.8]]), (48, 48), np.random.default_rng(seed))
     contrast = LocalContrast(4, background_cells=9, contrast_cells=3, floor=0.16)
     random: dict[str, _Network] = {}
     names: tuple[NetworkName, ...] = ("live", "paper")
@@ -99,8 +108,13 @@ def _networks(*, quick: bool, seed: int) -> dict[str, _Network]:
         random[name] = _Network(export_weights(network))
     if quick:
         return random
-    model = train(crop, seed=seed)
+    model = train(_crop(seed), seed=seed)
     return random | {"live": _Network(model.weights, model.card)}
+
+
+def _crop(seed: int) -> npt.NDArray[np.uint16]:
+    """One particle to train on."""
+    return _image(np.array([[23.4, 23.8]]), (48, 48), np.random.default_rng(seed))
 
 
 def _scene(shape: tuple[int, int], *, seed: int, n: int = N_PARTICLES) -> _Scene:
@@ -136,6 +150,26 @@ def _with_n_detections(model: _Network, engine: str, scene: _Scene) -> Detector:
     return Detector(data, threshold=threshold, engine=engine)
 
 
+def _floor_table(
+    models: dict[str, _Network], sides: Sequence[int], peak: float, copied: float
+) -> Table:
+    """Tell what no implementation of the networks can go below on this machine."""
+    table = Table(
+        "Floors: ms per frame at the best rates above",
+        ["network", "frame", "arithmetic", "frame read once", "every map through RAM"],
+    )
+    for (name, model), side in product(models.items(), sides):
+        flop, moved = model.weights.flop_per_px, model.weights.moved_bytes_per_px
+        n_px = side**2
+        table.rows.append(
+            [
+                name, side, flop * n_px / peak / 1e6, 2 * n_px / copied / 1e6,
+                moved * n_px / copied / 1e6,
+            ]
+        )  # fmt: skip
+    return table
+
+
 def _engine_table(
     models: dict[str, _Network], scenes: dict[int, _Scene], peak: float, blocks: int
 ) -> Table:
@@ -166,9 +200,15 @@ def _engine_table(
 
 
 def _peer_table(
-    models: dict[str, _Network], scenes: dict[int, _Scene], blocks: int
+    models: dict[str, _Network],
+    scenes: dict[int, _Scene],
+    blocks: int,
+    peer: Deeplay | None,
 ) -> Table:
-    """Compare with trackpy's numba engine, whose defaults find these particles."""
+    """Compare with trackpy's numba engine, whose defaults find these particles.
+
+    And with deeplay, where it is installed.
+    """
     table = Table(
         "Against peers: ms per frame (median), 100 particles",
         [
@@ -191,12 +231,13 @@ def _peer_table(
                 else _with_n_detections(model, "cpu", scene)
             )
             finders[f"lodestar-live, {name}"] = _positions(detector, scene.pixels)
-        times = time_in_blocks(finders, blocks=blocks)
+        times, theirs_px = time_beside(peer, finders, scene.pixels, blocks=blocks)
         reference = times["trackpy"]
-        for name, finder in finders.items():
+        for name in times:
             ms, cpu = times[name].p50_ms, times[name].p50_cpu_ms
-            found, rmse = _judge(finder(), scene.positions_px)
-            if name != "trackpy" and models[name.split()[-1]].card is None:
+            positions_px = finders[name]() if name in finders else theirs_px
+            found, rmse = _judge(positions_px, scene.positions_px)
+            if name.startswith("lodestar") and models[name.split()[-1]].card is None:
                 found, rmse = "random weights", float("nan")
             faster, less = reference.p50_ms / ms, reference.p50_cpu_ms / cpu
             table.rows.append([name, side, ms, faster, cpu, less, found, rmse])
@@ -245,7 +286,7 @@ def _tile_table(model: _Network, scene: _Scene, blocks: int) -> Table:
     for reach_px, n in product((4.0, 8.0), counts):
         near = scene.positions_px[:: len(scene.positions_px) // n][:n]
         look = partial(detector.near, pixels, near, reach_px=reach_px, levels=levels)
-        tile = detector.tiles_near(pixels.shape, near[:1], reach_px=reach_px)
+        (tile,) = detector.tiles_near(pixels.shape, near[:1], reach_px=reach_px)
         name = f"{n} of {tile.shape[0]} px"
         calls[name] = look
     times = time_in_blocks(calls, blocks=blocks)
@@ -330,8 +371,11 @@ def _notes(n_threads: int) -> list[str]:
         f"{n_threads} threads; engines available here: {', '.join(available())}; "
         "medians of interleaved blocks; p99 of few runs is nearly the worst run.",
         "Floor: the network's multiplications and additions at the best float32 rate "
-        "of the first table. `network alone` includes the local normalisation.",
+        "of the first table. `network alone` includes the local normalisation. "
+        "`every map through RAM`: as if no cache held what a layer hands to the next.",
         "bfloat16 needs a processor with AVX512-BF16 or AMX; OpenVINO computes in "
         "float32 on others. CUDA and TensorRT are not measured unless listed.",
-        "deeplay is not among the dependencies and is not run here.",
+        "deeplay needs an environment of its own, and is in the table of peers if "
+        "LODESTAR_DEEPLAY names its interpreter: the network's time does not depend "
+        f"on its training, here {_THEIR_STEPS} mini-batches.",
     ]

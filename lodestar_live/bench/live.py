@@ -1,8 +1,9 @@
 """The whole live path on the real MMCore: camera to a ZeroMQ subscriber.
 
 The DemoCamera's beads, acquired through pycro-manager without and with tracking: by our
-detector, and by trackpy's in its place. Every measurement runs in a process of its own,
-as does the training, so that memory is that of a live process without torch.
+detector, and by trackpy's or deeplay's in its place. Every measurement runs in a
+process of its own, as does the training, so that memory is that of a live process
+without torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from lodestar_live.bench._bead_model import train_on_beads
+from lodestar_live.bench._deeplay import Deeplay, is_named, open_deeplay
 from lodestar_live.bench._timing import measure_peak, peak_table, resident_mb
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Detections, Pixels
@@ -31,8 +34,10 @@ from lodestar_live.microscope import Microscope, acquire, open_demo
 from lodestar_live.settings import Settings, parse_settings
 from lodestar_live.streams import Message, Subscriber
 
+_OURS = "lodestar-live"
 _EXPOSURE_MS = 10.0
 _BEAD_PX = 7  # trackpy's diameter
+_CROP_PX, _THEIR_STEPS = 33, 200  # deeplay's training, which only has to find beads
 
 
 def run(
@@ -60,12 +65,13 @@ def run(
         n_frames = 40 if quick else 400
         for side in (512,) if quick else (512, 1024, 2048):
             floor_ms = flop_per_px * side**2 / max(peak.values()) / 1e6
-            for name, floor in (("lodestar-live", floor_ms), ("trackpy", None)):
+            for name in _detectors():
                 with _fresh_process() as process:
                     job = process.submit(
                         _measure, side, n_frames, model, Path(folder), name
                     )
                     row = job.result()
+                floor = floor_ms if name == _OURS else None
                 row.insert(table.columns.index("floor ms"), floor)
                 table.rows.append(row)
     report.tables = [table, peak_table(peak, blocks=blocks)]
@@ -78,11 +84,16 @@ def run(
         "`floor`: the network's multiplications and additions at the best float32 rate "
         "of the second table, on an idle machine.",
         f"`trackpy`: `locate` (numba, diameter {_BEAD_PX}) as the detector of the same "
-        "live loop.",
+        "live loop. `deeplay`, if LODESTAR_DEEPLAY names its interpreter: likewise, "
+        "in a process of its own, whose share of a core is not in the table.",
         "Nothing is stored by pycro-manager; recording and streaming are on. No "
         "process that tracks imports torch.",
     ]
     return report
+
+
+def _detectors() -> list[str]:
+    return [_OURS, "trackpy", *(["deeplay"] if is_named() else [])]
 
 
 def _fresh_process() -> ProcessPoolExecutor:
@@ -93,14 +104,18 @@ def _measure(
     side: int, n_frames: int, model: Path, folder: Path, detector: str
 ) -> list[Any]:
     """Return one row of the table, but for the floor."""
-    with open_demo(side, exposure_ms=_EXPOSURE_MS) as microscope:
+    with ExitStack() as stack:
+        microscope = stack.enter_context(open_demo(side, exposure_ms=_EXPOSURE_MS))
         settings = _settings(n_frames, model, folder)
         fps_without = _rate_without(microscope, settings)
-        detect = None
+        detect: Callable[[Pixels], Detections] | None = None
         if detector == "trackpy":
             detect = _trackpy
             warnings.simplefilter("ignore")  # pandas deprecations inside
             detect(microscope.snap())  # compiles
+        elif detector == "deeplay":
+            peer = stack.enter_context(open_deeplay())
+            detect = _deeplay(peer, microscope.snap())
         row = _track(microscope, settings, fps_without, detect)
     if "torch" in sys.modules:
         raise RuntimeError("the live process has imported torch.")
@@ -113,6 +128,17 @@ def _trackpy(pixels: Pixels) -> Detections:
     trackpy.quiet()
     found = trackpy.locate(pixels, _BEAD_PX, engine="numba", characterize=False)
     return Detections.from_positions(np.asarray(found[["y", "x"]], dtype=float))
+
+
+def _deeplay(peer: Deeplay, snapshot: Pixels) -> Callable[[Pixels], Detections]:
+    """Train deeplay on the brightest bead of a frame; return its detector."""
+    half = _CROP_PX // 2
+    inner = snapshot[half:-half, half:-half]
+    top, left = np.unravel_index(np.argmax(inner), inner.shape)
+    crop = snapshot[top : top + _CROP_PX, left : left + _CROP_PX]
+    peer.ask("train", crop.astype(np.float32), steps=_THEIR_STEPS, seed=0)
+    peer.find(snapshot)  # its threads wake up
+    return lambda pixels: Detections.from_positions(peer.find(pixels))
 
 
 def _settings(n_frames: int, model: Path, folder: Path) -> Settings:

@@ -165,6 +165,18 @@ class NetworkWeights:
         return flop
 
     @property
+    def moved_bytes_per_px(self) -> float:
+        """What the layers read and write per input pixel, weights left out."""
+        area, before, moved = 1.0, 4.0 * self.n_inputs, 0.0
+        for layer in self.layers:
+            area *= _reduction(layer) ** 2
+            after = 4 * len(layer.weight) / area if isinstance(layer, Conv) else before
+            if isinstance(layer, MaxPool):
+                after = before / layer.factor**2
+            moved, before = moved + before + after, after
+        return moved
+
+    @property
     def bytes_per_px(self) -> float:
         """Memory of the widest layer with its input, per input pixel."""
         area, before, widest = 1.0, 4.0 * self.n_inputs, 0.0

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from lodestar_live import bench
-from lodestar_live.bench import deeplay
+from lodestar_live.bench import _deeplay, deeplay
 from lodestar_live.errors import SettingsError
 
 
 def test_without_deeplays_interpreter_the_bench_says_what_it_needs(monkeypatch) -> None:
-    monkeypatch.delenv(deeplay.VARIABLE, raising=False)
+    monkeypatch.delenv(_deeplay.VARIABLE, raising=False)
     with pytest.raises(SettingsError, match="LODESTAR_DEEPLAY is not set"):
         bench.run("deeplay", quick=True)
 
 
 def test_an_interpreter_without_deeplay_is_named(monkeypatch) -> None:
-    monkeypatch.setenv(deeplay.VARIABLE, sys.executable)
-    with deeplay.open_deeplay() as peer, pytest.raises(SettingsError, match="deeplay"):
+    monkeypatch.setenv(_deeplay.VARIABLE, sys.executable)
+    with _deeplay.open_deeplay() as peer, pytest.raises(SettingsError, match="deeplay"):
         peer.ask("train", np.zeros((8, 8)), steps=1, seed=0)
 
 
