@@ -22,6 +22,7 @@ from lodestar_live.detection.engines import (
     Engine,
     OnnxRuntimeCpu,
     Part,
+    cut_for,
     set_pixel_type,
 )
 from lodestar_live.detection.gpu import (
@@ -32,10 +33,8 @@ from lodestar_live.detection.gpu import (
     Network,
     Provider,
 )
-from lodestar_live.detection.layers import LOCAL
-from lodestar_live.detection.nodes import cut
-from lodestar_live.detection.opening import opened
 from lodestar_live.detection.openvino_network import OpenVino
+from lodestar_live.detection.surround import SURROUND
 from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -74,8 +73,7 @@ class SplitEngine:
     n_threads
         For both halves; they run one after the other.
     takes_tiles
-        Else tiles, which are fed what their surroundings say, stay in ONNX Runtime:
-        little work each time, and ever new shapes.
+        Else tiles stay in ONNX Runtime: little work each time, and ever new shapes.
     """
 
     def __init__(
@@ -106,7 +104,7 @@ class SplitEngine:
         self, outputs: Sequence[str], parts: Sequence[Part]
     ) -> list[list[Array]]:
         """Return `outputs` of every part."""
-        if all(self._is_for_cpu(outputs, part) for part in parts):
+        if not self._takes_tiles and any(part.has_surround for part in parts):
             return self._cpu.run_parts(outputs, parts)
         return self._or_cpu(
             lambda: [self._run(outputs, part) for part in parts],
@@ -130,27 +128,23 @@ class SplitEngine:
 
     def _run(self, outputs: Sequence[str], part: Part) -> list[Array]:
         feeds = part.feeds
-        if self._is_for_cpu(outputs, part):
-            return self._cpu.run(outputs, feeds)
         pixels = feeds.get("pixels")
-        key = (tuple(feeds), None if pixels is None else pixels.dtype, part.opening)
+        pixel_type = None if pixels is None else pixels.dtype
+        key = (tuple(feeds), pixel_type, part.opening, part.fits)
         if key not in self._networks:
-            model = cut(opened(self._proto, part.opening), key[0], NET)
-            set_pixel_type(model, key[1])
+            model = cut_for(self._proto, part, NET)
+            set_pixel_type(model, pixel_type)
             self._networks[key] = self._compile(model, self._n_threads)
         values = dict(zip(NET, self._networks[key](feeds), strict=True))
         # Not through the CPU's session: some versions return what they were fed as a
         # view of memory that nobody holds.
         missing = [name for name in outputs if name not in values]
         if missing:
-            given = {k: v for k, v in feeds.items() if k not in ("pixels", *LOCAL)}
+            used = ("pixels", *SURROUND)
+            given = {k: v for k, v in feeds.items() if k not in used}
             found = self._cpu.run(missing, {**values, **given})
             values.update(zip(missing, found, strict=True))
         return [values[name] for name in outputs]
-
-    def _is_for_cpu(self, outputs: Sequence[str], part: Part) -> bool:
-        is_tile = not set(LOCAL).isdisjoint(part.feeds)
-        return set(outputs) <= set(LOCAL) or (is_tile and not self._takes_tiles)
 
 
 def available() -> list[str]:

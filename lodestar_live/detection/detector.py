@@ -291,7 +291,7 @@ class Detector:
 
     def share_of(self, tiles: Tiles, shape: tuple[int, ...]) -> float:
         """Return what tiles read, as a share of a frame of the given shape."""
-        return area(tiles.pixels) / max(math.prod(self._small(shape)), 1)
+        return area(tiles) / max(math.prod(self._small(shape)), 1)
 
     def within(
         self, tiles: Tiles, pixels: Pixels, *, levels: Levels | None = None
@@ -371,7 +371,6 @@ class Detector:
         self, found: rows.Found, pixels: Pixels, intake: Intake, *, is_whole: bool
     ) -> Detections:
         """Merge, limit and flag."""
-        found = found[np.isfinite(found.sum(axis=1))]
         found = rows.inside(found, intake.shape)
         best = rows.strongest(found, 4 * self.max_detections)
         merged = rows.merge(best, max(2.0, 0.5 * self.layout.stride))

@@ -16,8 +16,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from lodestar_live.detection.layers import unpadded
 from lodestar_live.detection.nodes import cut
 from lodestar_live.detection.opening import CLOSED, Opening, opened
+from lodestar_live.detection.surround import surrounded
 from lodestar_live.priority import is_lowered, use_idle_time
 
 Array = npt.NDArray[Any]
@@ -52,10 +54,24 @@ def _siblings(cpu: int) -> str:
 
 
 class Part(NamedTuple):
-    """What to feed for a part of a frame, and where the frame goes on around it."""
+    """A part of a frame.
+
+    Parameters
+    ----------
+    feeds
+        What the graph is fed for it.
+    opening
+        Where the frame goes on around it.
+    has_surround
+        Whether it is tiles that bring along what is around them.
+    fits
+        Whether its pixels are whole cells, so that nothing has to be padded.
+    """
 
     feeds: Mapping[str, Array]
     opening: Opening = CLOSED
+    has_surround: bool = False
+    fits: bool = False
 
 
 class Engine(Protocol):
@@ -86,8 +102,8 @@ class OnnxRuntimeCpu:
     """The graph, or any part of it, in float32 on the CPU.
 
     A session is made when a combination of inputs, outputs and pixel type is first
-    needed: uint8 and uint16 frames are cast inside the graph, tiles enter behind the
-    local normalisation, other engines hand over `features`.
+    needed: uint8 and uint16 frames are cast inside the graph, tiles bring a surround
+    for the local normalisation, other engines hand over `features`.
 
     Parts of a frame run side by side, each on one thread from pixels to positions:
     threads that share every operator wait for each other a hundred times a frame. If
@@ -138,21 +154,20 @@ class OnnxRuntimeCpu:
         """Return what computes a part; sessions are made here, by one thread."""
         pixels = part.feeds.get("pixels")
         pixel_type = None if pixels is None else pixels.dtype
-        key = (tuple(part.feeds), tuple(outputs), pixel_type, part.opening, n_threads)
+        key = (
+            tuple(part.feeds), tuple(outputs), pixel_type, part.opening, part.fits,
+            n_threads,
+        )  # fmt: skip
         if key not in self._sessions:
-            self._sessions[key] = self._session(*key)
+            model = cut_for(self._proto, part, outputs)
+            self._sessions[key] = self._session(model, pixel_type, n_threads)
         session, names = self._sessions[key]
         return partial(session.run, outputs, {name: part.feeds[name] for name in names})
 
+    @staticmethod
     def _session(
-        self,
-        feeds: Sequence[str],
-        outputs: Sequence[str],
-        pixel_type: np.dtype[Any] | None,
-        opening: Opening,
-        n_threads: int,
+        model: onnx.ModelProto, pixel_type: np.dtype[Any] | None, n_threads: int
     ) -> _Session:
-        model = cut(opened(self._proto, opening), feeds, outputs)
         set_pixel_type(model, pixel_type)
         session = onnxruntime.InferenceSession(
             model.SerializeToString(),
@@ -206,10 +221,21 @@ class _Helpers:
             self._pause_s = max(self._pause_s / 2, _LEAST_PAUSE_S)
 
 
+def cut_for(
+    proto: onnx.ModelProto, part: Part, outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """Return what computes `outputs` of a part of a frame, of the model's graph."""
+    if part.has_surround:
+        proto = surrounded(proto)
+    if part.fits:
+        proto = unpadded(proto)
+    return cut(opened(proto, part.opening), tuple(part.feeds), outputs)
+
+
 def set_pixel_type(model: onnx.ModelProto, pixel_type: np.dtype[Any] | None) -> None:
-    """Let the input `pixels` take uint8, uint16 or float32; the graph casts."""
+    """Let `pixels` and `surround` take uint8, uint16 or float32; the graph casts."""
     for value in model.graph.input:
-        if value.name == "pixels" and pixel_type is not None:
+        if value.name in ("pixels", "surround") and pixel_type is not None:
             value.type.tensor_type.elem_type = _TYPES[pixel_type]
 
 

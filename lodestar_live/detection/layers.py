@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto
+import onnx
+from onnx import TensorProto, helper
 
 from lodestar_live.detection.nodes import Nodes
 from lodestar_live.detection.weights import (
@@ -15,6 +16,7 @@ from lodestar_live.detection.weights import (
     SpaceToDepth,
 )
 
+PADDED = "padded"  # the pixels, up to whole cells
 # What the local normalisation knows about a block of pixels from those around it.
 LOCAL = ("local_background", "local_gain", "local_deviation")
 
@@ -52,7 +54,18 @@ def _pad(nodes: Nodes, weights: NetworkWeights, image: str) -> str:
     wanted = nodes.add("Mul", nodes.add("Div", wanted, grid), grid)
     missing = nodes.add("Sub", wanted, size)
     pads = nodes.add("Concat", nodes.integers(*[0] * 6), missing, axis=0)
-    return nodes.add("Pad", image, pads, mode="edge")
+    return nodes.add("Pad", image, pads, mode="edge", name=PADDED)
+
+
+def unpadded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model for pixels that are whole cells, at least 3 a side."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.output[0].endswith(PADDED):
+            image, output = node.input[0], node.output[0]
+            node.CopyFrom(helper.make_node("Identity", [image], [output]))
+    return copy
 
 
 def _local_contrast(
@@ -61,7 +74,7 @@ def _local_contrast(
     """Normalise locally. Pixels are touched once; the rest happens per block.
 
     The frame's `background` drops out, and its `scale` only enters the floor.
-    The graph can be fed `LOCAL`: tiles then share what a larger surround gave.
+    Of a tile the maps `LOCAL` come from a larger surround; see `surround`.
     """
     blocks = nodes.add("SpaceToDepth", image, blocksize=layer.cell_px)
     side = layer.cell_px

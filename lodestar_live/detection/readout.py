@@ -16,6 +16,7 @@ HOME = (
     0.6  # a cell is its particle's own if it votes within this many strides of itself
 )
 LEAST_GATE_PX = 1.0
+LEVEL = "level"  # what a score has to exceed
 _FAR = -1e30  # log weight of a cell outside the map
 
 
@@ -117,7 +118,10 @@ def _channel(nodes: Nodes, weights: NetworkWeights, name: str) -> str:
 
 
 def _threshold(nodes: Nodes) -> str:
-    """Take the larger of the absolute threshold and, unless it is 1, the quantile."""
+    """Take the larger of the absolute threshold and, unless it is 1, the quantile.
+
+    Who knows the result feeds `LEVEL` instead of both.
+    """
     flat = nodes.add("Reshape", "score", nodes.integers(-1))
     one = nodes.constant(1.0)
     share = nodes.add("Sub", one, "quantile")
@@ -130,7 +134,8 @@ def _threshold(nodes: Nodes) -> str:
     last = nodes.add("ReduceMin", "top_scores", keepdims=0)
     is_on = nodes.add("Less", "quantile", one)
     off = nodes.constant(-np.finfo(np.float32).max)
-    return nodes.add("Max", "threshold", nodes.add("Where", is_on, last, off))
+    top = nodes.add("Where", is_on, last, off)
+    return nodes.add("Max", "threshold", top, name=LEVEL)
 
 
 def _localise(

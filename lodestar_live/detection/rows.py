@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from lodestar_live.data import (
     DETECTION_DTYPE,
     Detections,
     Flag,
+    FloatArray,
     Rows,
     blank_rows,
 )
@@ -61,26 +63,22 @@ def merge(found: Found, distance_px: float) -> Found:
     apart = places[better] - places[worse]
     is_one = np.hypot(apart[:, 0], apart[:, 1]) <= reach_px[worse]
     better, worse = better[is_one], worse[is_one]
-    if not len(better):
-        return found
-    is_kept = np.zeros(len(found), bool)
-    is_open = np.ones(len(found), bool)
-    while is_open.any():  # each round decides the best of every cluster, at least
-        has_better = np.zeros(len(found), bool)
-        has_better[worse[is_open[better] & is_open[worse]]] = True
-        is_best = is_open & ~has_better
-        is_kept |= is_best
-        is_open &= has_better
-        is_open[worse[is_best[better]]] = False
+    order = np.argsort(better)
+    better, worse = better[order], worse[order]
+    is_kept = np.ones(len(found), bool)
+    first = np.flatnonzero(np.diff(better, prepend=-1)).tolist()
+    for start, end in pairwise([*first, len(better)]):
+        if is_kept[better[start]]:  # which is certain by now
+            is_kept[worse[start:end]] = False
     return found[is_kept]
 
 
 def inside(found: Found, shape: tuple[int, ...]) -> Found:
-    """Keep positions on the frame's pixels."""
+    """Keep finite rows whose positions are on the frame's pixels."""
     y, x = found[:, _AT["y_px"]], found[:, _AT["x_px"]]
-    height, width = shape
-    is_inside = (y >= -0.5) & (y <= height - 0.5) & (x >= -0.5) & (x <= width - 0.5)
-    return np.asarray(found[is_inside])
+    is_kept = _depth(y, x, shape) >= -0.5
+    is_kept &= np.isfinite(found.sum(axis=1))
+    return np.asarray(found[is_kept])
 
 
 def usual_contrast(found: Found) -> float:
@@ -120,26 +118,26 @@ class Likeness(NamedTuple):
         The least correlation with its image that is like it, (k,); see `look`.
     """
 
-    snr: Sequence[float]
-    consistency_px: Sequence[float]
-    score: Sequence[float]
-    match: Sequence[float] | None = None
+    snr: FloatArray
+    consistency_px: FloatArray
+    score: FloatArray
+    match: FloatArray | None = None
 
     @classmethod
     def of(cls, card: Mapping[str, Any]) -> Likeness:
         """Read a model's card; older ones have one limit of each kind, or none."""
         if "like" in card:
-            return cls(**card["like"])
+            return cls(**{k: np.asarray(v, float) for k, v in card["like"].items()})
         spread, score = card.get("consistency_px"), card.get("like_score")
         return cls(
-            [1.0],
-            [np.inf if spread is None else spread],
-            [-np.inf if score is None else score],
+            np.ones(1),
+            np.array([np.inf if spread is None else spread]),
+            np.array([-np.inf if score is None else score]),
         )
 
     def of_any_score(self) -> Likeness:
         """Return the limits for scores that are not the practised ones."""
-        return self._replace(score=[-np.inf] * len(self.snr))
+        return self._replace(score=np.full(len(self.snr), -np.inf))
 
     def lacks(
         self, rows: Rows, noise: float, match: npt.NDArray[np.float64] | None = None
@@ -229,29 +227,42 @@ def _flags(
     flags = np.zeros(len(rows), np.int32)
     radius = card.get("radius_px", card["window_px"])
     y, x = rows["y_px"], rows["x_px"]
-    height, width = context.shape
-    is_near = (y < radius) | (y > height - 1 - radius)
-    is_near |= (x < radius) | (x > width - 1 - radius)
-    flags[is_near] |= Flag.BORDER
-    yx = np.column_stack([y, x])
+    flags[_depth(y, x, context.shape) < radius] = Flag.BORDER
     if context.intake.bad is not None:  # a hole in the frame is an edge as well
-        flags[_touches(context.intake.bad, yx, radius)] |= Flag.BORDER
+        flags[_touches(context.intake.bad, y, x, radius)] |= Flag.BORDER
     if context.saturated is not None:
-        flags[_touches(context.saturated, yx, radius)] |= Flag.SATURATED
+        flags[_touches(context.saturated, y, x, radius)] |= Flag.SATURATED
     noise, match = context.intake.levels.noise, None
     if context.look is not None:
+        yx = np.column_stack([y, x])
         match = context.look.match(context.intake.image[0], yx)
     flags[context.likeness.lacks(rows, noise, match)] |= Flag.UNLIKE
     return flags
 
 
+def _depth(
+    y_px: npt.NDArray[np.float64],
+    x_px: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.float64]:
+    """Return how far places lie from the frame's outermost pixels, inwards."""
+    height, width = shape
+    y_depth = np.minimum(y_px, height - 1 - y_px)
+    depth: npt.NDArray[np.float64] = np.minimum(y_depth, width - 1 - x_px)
+    return np.minimum(depth, x_px, out=depth)
+
+
 def _touches(
-    mask: Mask, yx: npt.NDArray[np.float64], radius_px: float
+    mask: Mask,
+    y_px: npt.NDArray[np.float64],
+    x_px: npt.NDArray[np.float64],
+    radius_px: float,
 ) -> npt.NDArray[np.bool_]:
     """Say for each position whether the mask is set within a radius of it."""
     reach = np.arange(-np.ceil(radius_px), np.ceil(radius_px) + 1).astype(int)
     dy, dx = np.meshgrid(reach, reach, indexing="ij")
     disk = np.hypot(dy, dx) <= radius_px
+    yx = np.column_stack([y_px, x_px])
     near = yx.round().astype(int)[:, None, :] + np.stack([dy[disk], dx[disk]], axis=1)
     near = np.clip(near, 0, np.subtract(mask.shape, 1))
     return np.asarray(mask[near[..., 0], near[..., 1]].any(axis=1))

@@ -3,112 +3,78 @@
 A tile owns a rectangle of cells. It reads so much more around it that every owned
 cell is computed from the same numbers as in the whole frame: the window of the local
 average, the reach of the network, and the reach of the local normalisation.
+
+Tiles are plain numbers, not arrays: a frame has few, and numpy takes longer to begin
+than Python to do them all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, pairwise, product
-from typing import Any
+from itertools import pairwise, product
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.data import FloatArray, Pixels
-from lodestar_live.detection.opening import Opening
+from lodestar_live.detection.opening import CLOSED, Opening
 
 _LEAST_STRIP_CELLS = 24  # thinner strips lose more at their edges than they gain
 _LEAST_KIND = 4  # fewer tiles are done, closed, before a run of their own would be
+_LEAST_SHARE = 3  # fewer tiles are done before a second thread has begun
+_RUN_COST = 2  # to begin a run, in tiles
 
-IntArray = npt.NDArray[np.int64]
-Sides = npt.NDArray[np.bool_]  # (n, 4), as `Opening` orders them
+Span = tuple[int, int]  # start and stop, half-open
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tiles:
-    """Parts of a frame and the cells they answer for, one row each.
+class Side(NamedTuple):
+    """A tile along one axis.
 
     Parameters
     ----------
-    pixels
-        What the network reads, px: (n, axis, start or stop), half-open.
-    surround
-        What the local normalisation reads, px, likewise.
-    origin
-        (row, column) in the frame's map of each tile's first cell, (n, 2).
     owned
-        Cells of the frame's map, (n, axis, start or stop).
-    is_open
-        Sides on which their maps shrink.
-    rim_cells
-        Of each `Opening`.
+        Cells of the frame's map.
+    pixels
+        What the network reads, px.
+    surround
+        What the local normalisation reads, px.
+    goes_on
+        Whether the frame does, before and behind what the network reads.
     """
 
-    pixels: IntArray
-    surround: IntArray
-    origin: IntArray
-    owned: IntArray
-    is_open: Sides
-    rim_cells: int = 0
+    owned: Span
+    pixels: Span
+    surround: Span
+    goes_on: tuple[bool, bool]
 
-    def __len__(self) -> int:
-        return len(self.owned)
 
-    def __getitem__(self, index: slice | Sequence[int]) -> Tiles:
-        """Return some of the tiles."""
-        return Tiles(
-            self.pixels[index],
-            self.surround[index],
-            self.origin[index],
-            self.owned[index],
-            self.is_open[index],
-            self.rim_cells,
-        )
+class Tile(NamedTuple):
+    """A part of a frame and the cells it answers for.
+
+    `opening`: on which sides its maps shrink.
+    """
+
+    rows: Side
+    columns: Side
+    opening: Opening = CLOSED
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(height, width) that the network reads of each, px, if they are alike."""
-        height, width = np.diff(self.pixels[0])[:, 0].tolist()
-        return height, width
+        """(height, width) that the network reads, px."""
+        return _length(self.rows.pixels), _length(self.columns.pixels)
 
     @property
-    def opening(self) -> Opening:
-        """The sides on which the maps of each shrink, if they are alike."""
-        top, left, bottom, right = self.is_open[0].tolist()
-        return Opening(top, left, bottom, right, self.rim_cells)
+    def surround_shape(self) -> tuple[int, int]:
+        """(height, width) that the local normalisation reads, px."""
+        return _length(self.rows.surround), _length(self.columns.surround)
 
-    def alike(self) -> Iterator[Tiles]:
-        """Group tiles that read as many pixels; those of one kind follow each other."""
-        if len(self) == 1:
-            yield self
-            return
-        spans = np.concatenate([self.pixels, self.surround], axis=1)
-        sizes = spans[..., 1] - spans[..., 0]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, key in enumerate(map(tuple, sizes.tolist())):
-            groups.setdefault(key, []).append(index)
-        kinds = _kinds(self.is_open).tolist()
-        for group in groups.values():
-            yield self[sorted(group, key=kinds.__getitem__)]
 
-    def shares(self, fair_share: float, max_px: int) -> Iterator[slice]:
-        """Yield runs of tiles of one kind, for tiles that are `alike`.
-
-        Each about `fair_share` tiles, and `max_px` at most if it is more than one.
-        """
-        if len(self) == 1:
-            yield slice(0, 1)
-            return
-        most = max(1, max_px // math.prod(self.shape))
-        ends = [*np.flatnonzero(np.diff(_kinds(self.is_open))) + 1, len(self)]
-        for start, end in pairwise([0, *ends]):
-            n_shares = max(1, round((end - start) / fair_share))
-            step = min(-(-(end - start) // n_shares), most)
-            for first in range(start, end, step):
-                yield slice(first, min(first + step, end))
+Tiles = Sequence[Tile]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +110,11 @@ class Layout:
         """Cells that the read-out sees around a cell; 2: the score of a neighbour."""
         return max(2, self.window_cells)
 
+    @property
+    def _rim_px(self) -> int:
+        """What the local normalisation reads around what the network reads."""
+        return _ceil(self.contrast_margin_px, self.grid_px)
+
     def map_shape(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return (rows, columns) of the map of a frame of `shape`."""
         rows, columns = (
@@ -151,6 +122,19 @@ class Layout:
             for size in shape
         )
         return rows, columns
+
+    def blocks(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return (rows, columns) of blocks that the graph makes of a tile's pixels."""
+        per_cell = self.stride / self.block_px
+        rows, columns = (round(side * per_cell) for side in self.map_shape(shape))
+        return rows, columns
+
+    def origin(self, tile: Tile) -> tuple[int, int]:
+        """Return (row, column) in the frame's map of the first cell of a tile's map."""
+        lost = self.margin_px // self.stride + tile.opening.rim_cells
+        row = tile.rows.pixels[0] // self.stride + lost * tile.opening.top
+        column = tile.columns.pixels[0] // self.stride + lost * tile.opening.left
+        return row, column
 
     @lru_cache(maxsize=16)  # noqa: B019 - layouts are few numbers, and equal by value
     def parts(self, shape: tuple[int, ...], max_px: int, n_parallel: int) -> Tiles:
@@ -168,25 +152,30 @@ class Layout:
             # each that runs beside another.
             strip_px = max_px // (n_parallel + 2)
             side = max(8, strip_px // (columns * self.stride**2))
-        owned = _grid((rows, columns), (side, columns))
-        stride, margin = self.stride, self.margin_px // self.stride
-        rim = _ceil(self.contrast_margin_px, self.grid_px) // stride
-        reach = (self._around_cells + margin + rim) * stride
-        start = (owned[..., 0] * stride - reach) // self.grid_px * self.grid_px
-        stop = _ceil(owned[..., 1] * stride + reach, self.grid_px)
-        is_open = np.hstack([start > 0, stop < np.array(shape)])
-        start, stop = np.maximum(start, 0), np.minimum(stop, shape)
-        origin = np.where(start > 0, start // stride + margin + rim, 0)
-        spans = np.stack([start, stop], axis=2)
-        return Tiles(spans, spans, origin, owned, is_open, rim)
+        reach = self._around_cells * self.stride + self.margin_px + self._rim_px
+        across = self._strip((0, columns), reach, shape[1])
+        rim_cells = self._rim_px // self.stride
+        strips = (self._strip(owned, reach, shape[0]) for owned in _spans(rows, side))
+        return [_opened(along, across, rim_cells) for along in strips]
+
+    def _strip(self, owned: Span, reach_px: int, size_px: int) -> Side:
+        """Return one side of what reads `reach_px` around the cells it owns."""
+        start = (owned[0] * self.stride - reach_px) // self.grid_px * self.grid_px
+        stop = _ceil(owned[1] * self.stride + reach_px, self.grid_px)
+        pixels = max(start, 0), min(stop, size_px)
+        return Side(owned, pixels, pixels, (start > 0, stop < size_px))
 
     def whole(self, shape: Sequence[int], max_px: int) -> Tiles:
         """Return closed tiles of at most about `max_px` pixels that own every cell."""
-        rows, columns = self.map_shape(shape)
-        sides = (self._side_cells(max_px),) * 2
+        side = max(8, math.isqrt(max_px) // self.stride)
         if shape[0] * shape[1] <= max_px:
-            sides = (rows, columns)
-        return self._tiles(_grid((rows, columns), sides), shape, can_open=False)
+            side = max(self.map_shape(shape))
+        spans = (_spans(size, side) for size in self.map_shape(shape))
+        height, width = shape
+        return [
+            Tile(self._side(rows, height), self._side(columns, width))
+            for rows, columns in product(*spans)
+        ]
 
     def around(
         self,
@@ -199,79 +188,101 @@ class Layout:
         `reach_px`: one for all, or one each. The tiles are open where the frame goes on
         beyond what they read.
         """
-        limits = np.array(self.map_shape(shape))
-        reach = np.broadcast_to(reach_px, len(positions_px))[:, None]
-        first = np.floor((positions_px - reach) / self.stride).astype(np.int64)
-        size = np.ceil(2 * reach / self.stride).astype(np.int64) + 1
-        first = np.clip(first, 0, np.maximum(limits - size, 0))
-        owned = np.stack([first, np.minimum(first + size, limits)], axis=2)
-        if len(owned) > 1:  # each tile once; np.unique takes longer
-            flat = dict.fromkeys(map(tuple, owned.reshape(-1, 4).tolist()))
-            owned = np.array(list(flat)).reshape(-1, 2, 2)
-        return self._tiles(owned, shape, can_open=self.can_open)
+        (height, width), (n_rows, n_columns) = shape, self.map_shape(shape)
+        reaches = np.broadcast_to(reach_px, len(positions_px)).tolist()
+        owned = {
+            (_cells(y, reach, n_rows), _cells(x, reach, n_columns)): None
+            for (y, x), reach in zip(
+                (positions_px / self.stride).tolist(),
+                [reach / self.stride for reach in reaches],
+                strict=True,
+            )
+        }  # each once, in order
+        tiles = [
+            (self._side(rows, height), self._side(columns, width))
+            for rows, columns in owned
+        ]
+        if not self.can_open:
+            return [Tile(*sides) for sides in tiles]
+        return _of_few_kinds([_opened(*sides) for sides in tiles])
 
-    def _tiles(self, owned: IntArray, shape: Sequence[int], *, can_open: bool) -> Tiles:
-        grid, size = self.grid_px, np.array(shape)
+    @lru_cache(maxsize=4096)  # noqa: B019 - as above
+    def _side(self, owned: Span, size_px: int) -> Side:
+        """Return one side of a tile of usual size."""
+        grid = self.grid_px
         reach = _ceil(self._around_cells * self.stride + self.margin_px, grid)
-        first = (owned[..., 0] * self.stride - reach) // grid * grid
-        n_px = (owned[..., 1] - owned[..., 0] - 1) * self.stride + grid
+        start = (owned[0] * self.stride - reach) // grid * grid
+        n_px = (owned[1] - owned[0] - 1) * self.stride + grid
         length = _ceil(n_px, grid) + 2 * reach
-        rim = _ceil(self.contrast_margin_px, grid)
-        pixels = _inside(first, length, size, grid)
-        surround = _inside(pixels[..., 0] - rim, length + 2 * rim, size, grid)
-        is_open = np.hstack([first >= 0, first + length <= size]) & can_open
-        is_open = _of_few_kinds(is_open)
-        origin = pixels[..., 0] // self.stride
-        origin += is_open[:, :2] * (self.margin_px // self.stride)
-        return Tiles(pixels, surround, origin, owned, is_open)
-
-    def map_side(self, length_px: int) -> int:
-        """Return how many blocks the graph makes of so many pixels of a tile."""
-        padded_px: int = _ceil(max(length_px, 3 * self.stride), self.grid_px)
-        return padded_px // self.block_px
-
-    def _side_cells(self, max_px: int) -> int:
-        return max(8, math.isqrt(max_px) // self.stride)
+        pixels = _inside(start, length, size_px, grid)
+        rim = self._rim_px
+        surround = _inside(pixels[0] - rim, length + 2 * rim, size_px, grid)
+        goes_on = start >= 0, start + length <= size_px
+        return Side(owned, pixels, surround, goes_on)
 
 
-def bounding(spans: IntArray) -> IntArray:
-    """Return the smallest region (axis, start or stop) that holds all of `spans`."""
-    return np.stack([spans[..., 0].min(axis=0), spans[..., 1].max(axis=0)], axis=1)
+def share_out(tiles: Tiles, n_parallel: int, max_px: int) -> list[Tiles]:
+    """Return groups of tiles that run together, being of one size and opening.
+
+    Few, but so that `n_parallel` threads have about as much to do each; and of `max_px`
+    at most if they are more than one. The largest come first.
+    """
+    if len(tiles) == 1:
+        return [tiles]
+    groups: defaultdict[tuple[object, ...], list[Tile]] = defaultdict(list)
+    for tile in tiles:
+        groups[tile.shape, tile.surround_shape, tile.opening].append(tile)
+    n_runs = len(groups) + n_parallel - 1
+    fair = left = (len(tiles) + _RUN_COST * n_runs) / n_parallel
+    shares = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        most = max(1, max_px // math.prod(group[0].shape))
+        first = 0
+        while first < len(group):
+            size = max(round(left) - _RUN_COST, _LEAST_SHARE)
+            if len(group) - first - size < _LEAST_SHARE:
+                size = len(group) - first
+            share = group[first : first + min(size, most)]
+            shares.append(share)
+            first += len(share)
+            left -= len(share) + _RUN_COST
+            if left < _RUN_COST + _LEAST_SHARE:  # the next thread's
+                left += fair
+    return sorted(shares, key=len, reverse=True)
 
 
-def area(spans: IntArray) -> int:
-    """Return the number of pixels in regions (..., axis, start or stop)."""
-    return int(np.diff(spans)[..., 0].prod(axis=-1).sum())
+def area(tiles: Tiles) -> int:
+    """Return the number of pixels that the network reads."""
+    return sum(math.prod(tile.shape) for tile in tiles)
 
 
-def windows(
-    images: Pixels, index: npt.NDArray[np.int64], start: IntArray, shape: Sequence[int]
-) -> Pixels:
+def openness(tiles: Tiles) -> float:
+    """Return the share of sides that are open."""
+    return sum(sum(tile.opening[:4]) for tile in tiles) / (4 * len(tiles))
+
+
+def windows(image: Pixels, spans: Sequence[tuple[Span, Span]]) -> Pixels:
     """Return windows of one shape, (n, channels, y, x).
 
     Parameters
     ----------
-    images
-        Shape (m, channels, y, x).
-    index
-        Which image each window is cut from, (n,).
-    start
-        Its first pixel, (n, 2).
+    image
+        Shape (channels, y, x).
+    spans
+        Rows and columns of each.
     """
-    if len(start) == 1:  # a strip of whole rows is not copied
-        ((top, left),), (height, width) = start, shape
-        one = images[index[0], :, top : top + height, left : left + width]
-        return np.ascontiguousarray(one)[None]
-    size = np.array(images.shape[2:]) - shape + 1
-    steps = images.strides
-    views = np.lib.stride_tricks.as_strided(  # sliding_window_view takes longer
-        images, (*images.shape[:2], *size, *shape), (*steps, *steps[2:])
-    )
-    return np.ascontiguousarray(views[index, :, start[:, 0], start[:, 1]])
+    rows, columns = spans[0]
+    if len(spans) == 1:  # a strip of whole rows is not copied
+        return np.ascontiguousarray(image[:, slice(*rows), slice(*columns)])[None]
+    shape = len(spans), len(image), _length(rows), _length(columns)
+    cut = np.empty(shape, image.dtype)
+    for index, ((top, bottom), (left, right)) in enumerate(spans):
+        cut[index] = image[:, top:bottom, left:right]
+    return cut
 
 
 def owned_rows(
-    groups: Sequence[Tiles], found: Sequence[npt.NDArray[np.float64]], stride: int
+    layout: Layout, groups: Sequence[Tiles], found: Sequence[npt.NDArray[np.float64]]
 ) -> npt.NDArray[np.float64]:
     """Move the detections of tiles into the frame, keeping those of cells they own.
 
@@ -280,52 +291,71 @@ def owned_rows(
     """
     moved = np.concatenate(found)
     index = moved[:, 0].astype(np.intp)
+    n_before = 0
     if len(groups) > 1:
-        first = accumulate(map(len, groups[:-1]), initial=0)
-        index += np.repeat(list(first), [len(rows) for rows in found])
-    origin = np.concatenate([tiles.origin for tiles in groups])[index]
-    owned = np.concatenate([tiles.owned for tiles in groups])[index]
-    moved[:, 1:3] += origin
-    moved[:, 3:5] += stride * origin
+        firsts = []
+        for group, rows in zip(groups, found, strict=True):
+            firsts += [n_before] * len(rows)
+            n_before += len(group)
+        index += firsts
+    sides = [
+        (*layout.origin(tile), *tile.rows.owned, *tile.columns.owned)
+        for group in groups
+        for tile in group
+    ]
+    place = np.array(sides)[index]
+    origin = place[:, :2]
     cell = moved[:, 1:3]
-    is_within = (owned[..., 0] <= cell) & (cell < owned[..., 1])
-    return np.asarray(moved[is_within[:, 0] & is_within[:, 1]])
+    cell += origin
+    moved[:, 3:5] += layout.stride * origin
+    is_owned = (place[:, 2::2] <= cell) & (cell < place[:, 3::2])
+    return np.asarray(moved[is_owned[:, 0] & is_owned[:, 1]])
 
 
-def _kinds(is_open: Sides) -> IntArray:
-    """Return a number for the open sides of each tile."""
-    return np.asarray(is_open @ np.array([1, 2, 4, 8]))
+def _opened(rows: Side, columns: Side, rim_cells: int = 0) -> Tile:
+    (top, bottom), (left, right) = rows.goes_on, columns.goes_on
+    return Tile(rows, columns, Opening(top, left, bottom, right, rim_cells))
 
 
-def _of_few_kinds(is_open: Sides) -> Sides:
+def _of_few_kinds(tiles: list[Tile]) -> list[Tile]:
     """Close sides of tiles of rare kinds until these are one kind: a run costs more."""
-    kind = _kinds(is_open)
-    is_rare = np.bincount(kind)[kind] < _LEAST_KIND
-    common = is_open[is_rare].all(axis=0)
-    return np.asarray(np.where(is_rare[:, None], is_open & common, is_open))
+    n_of = Counter(tile.opening for tile in tiles)
+    rare = [opening for opening, n in n_of.items() if n < _LEAST_KIND]
+    if len(rare) < 2:
+        return tiles
+    common = Opening(*map(all, list(zip(*rare, strict=True))[:4]))
+    return [
+        tile._replace(opening=common) if tile.opening in rare else tile
+        for tile in tiles
+    ]
 
 
-def _inside(first: IntArray, length: IntArray, size: IntArray, grid: int) -> IntArray:
-    """Return spans of `length` from `first`, moved into the frame.
+def _cells(at: float, reach: float, limit: int) -> Span:
+    """Return the cells of a map within `reach` of a place, both in cells."""
+    size = math.ceil(2 * reach) + 1
+    first = min(max(math.floor(at - reach), 0), max(limit - size, 0))
+    return first, min(first + size, limit)
+
+
+def _inside(start: int, length: int, size: int, grid: int) -> Span:
+    """Return a span of `length` from `start`, moved into the frame.
 
     Tiles of as many cells read as many pixels, at the frame's edge too, so that they
     can run together.
     """
-    start = np.maximum(0, np.minimum(first, _ceil(size, grid) - length))
-    return np.stack([start, np.minimum(size, start + length)], axis=2)
+    start = max(0, min(start, _ceil(size, grid) - length))
+    return start, min(size, start + length)
 
 
-def _grid(shape: tuple[int, int], sides: tuple[int, int]) -> IntArray:
-    """Return rectangles of about `sides` that cover a map, (n, axis, start or stop)."""
-    spans = [_spans(*pair) for pair in zip(shape, sides, strict=True)]
-    return np.array([np.stack(pair) for pair in product(*spans)])
-
-
-def _spans(size: int, side: int) -> IntArray:
+def _spans(size: int, side: int) -> list[Span]:
+    """Return spans of about `side` that cover `size`."""
     n = max(1, math.ceil(size / side))
-    edges = np.linspace(0, size, n + 1).round().astype(np.int64)
-    return np.column_stack([edges[:-1], edges[1:]])
+    return list(pairwise(round(k * size / n) for k in range(n + 1)))
 
 
-def _ceil(value: Any, step: int) -> Any:
+def _length(span: Span) -> int:
+    return span[1] - span[0]
+
+
+def _ceil(value: int, step: int) -> int:
     return -(-value // step) * step

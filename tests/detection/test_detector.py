@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,8 @@ from skimage.morphology import h_maxima
 
 from lodestar_live.data import Flag
 from lodestar_live.detection import Detector
+from lodestar_live.detection.layers import PADDED
+from lodestar_live.detection.readout import LEVEL
 from lodestar_live.errors import InputError, SettingsError
 from tests.detection import networks
 
@@ -39,6 +42,23 @@ def test_spots_are_found_where_they_are(detector) -> None:
     assert (found.rows["flags"] == 0).all()
     assert (found.rows["intensity"] > 40).all()
     assert np.isnan(found.rows["sigma_px"]).all()  # not calibrated
+
+
+def test_models_written_before_level_and_padding_had_names_find_the_same() -> None:
+    model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
+    proto = onnx.load_from_string(model)
+    old_names = {LEVEL: "max_76", PADDED: "pad_8"}
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = old_names.get(name, name)
+    old = proto.SerializeToString()
+    frame = noisy()
+    for size in (frame, frame[:-3, :-1]):
+        now, then = (Detector(one, n_threads=2) for one in (model, old))
+        np.testing.assert_array_equal(then(size).rows, now(size).rows)
+        near = [one.near(size, SPOTS).rows for one in (now, then)]
+        np.testing.assert_array_equal(*near)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,8 @@ def test_tiles_at_the_edge_and_inside_equal_the_full_pass(shape, n_threads) -> N
     tiles = detector.layout.around(positions, 8.0, shape)
     whole = detector.passes.everywhere(intake, -3.0)
     found = detector.passes.around(intake, tiles, -3.0)
-    (top, left), (bottom, right) = (tiles.owned[:, :, k].T[..., None] for k in (0, 1))
+    owned = np.array([(*tile.rows.owned, *tile.columns.owned) for tile in tiles])
+    top, bottom, left, right = owned.T[..., None]
     row, column = whole[:, 1], whole[:, 2]
     is_owned = (top <= row) & (row < bottom) & (left <= column) & (column < right)
     expected = {tuple(one[1:3]): one for one in whole[is_owned.any(axis=0)]}
@@ -102,8 +105,9 @@ def test_tiles_at_the_edge_are_open_on_their_inner_sides() -> None:
     layout = Detector(networks.model(THIN), n_threads=1).layout
     shape = (256, 320)
     corner, inside = (np.array([[y, x]]) for y, x in [(2.0, 2.0), (128.0, 160.0)])
-    assert layout.around(corner, 8.0, shape).opening == Opening(bottom=True, right=True)
-    assert all(layout.around(inside, 8.0, shape).opening[:4])
+    (at_corner,), (amid,) = (layout.around(at, 8.0, shape) for at in (corner, inside))
+    assert at_corner.opening == Opening(bottom=True, right=True)
+    assert all(amid.opening[:4])
 
 
 def test_rare_kinds_of_tiles_run_together() -> None:
@@ -111,9 +115,7 @@ def test_rare_kinds_of_tiles_run_together() -> None:
     top = [[2.0, x] for x in (100.0, 130.0, 160.0, 190.0)]
     corners = [[2.0, 2.0], [2.0, 318.0]]
     tiles = layout.around(np.array(top + corners), 8.0, (256, 320))
-    (alike,) = tiles.alike()
-    groups = [alike[share] for share in alike.shares(10, 10**6)]
-    assert {group.opening: len(group) for group in groups} == {
+    assert Counter(tile.opening for tile in tiles) == {
         Opening(left=True, bottom=True, right=True): 4,
         Opening(bottom=True): 2,
     }
