@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -56,9 +58,11 @@ def test_models_written_before_level_and_padding_had_names_find_the_same() -> No
     frame = noisy()
     for size in (frame, frame[:-3, :-1]):
         now, then = (Detector(one, n_threads=2) for one in (model, old))
-        np.testing.assert_array_equal(then(size).rows, now(size).rows)
-        near = [one.near(size, SPOTS).rows for one in (now, then)]
-        np.testing.assert_array_equal(*near)
+        for find in (Detector.__call__, partial(Detector.near, positions_px=SPOTS)):
+            found, expected = (find(one, size).rows for one in (then, now))
+            assert len(found) == len(expected) == len(SPOTS)
+            for name in ("y_px", "x_px", "score"):
+                np.testing.assert_array_equal(found[name], expected[name])
 
 
 @pytest.mark.parametrize(
