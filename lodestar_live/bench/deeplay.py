@@ -7,6 +7,7 @@ taken in turns.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -20,9 +21,12 @@ from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import FloatArray
 from lodestar_live.detection import Detector
 from lodestar_live.detection.accelerators import candidates
+from lodestar_live.errors import ModelError
 from lodestar_live.lodestar import train
 from lodestar_live.lodestar.network import NetworkName
 from lodestar_live.simulation import shapes
+
+logger = logging.getLogger(__name__)
 
 SNRS = (2, 5, 10, 20)
 _SIDE_PX, _PITCH_PX, _GATE_PX = 512, 48, 5.0
@@ -31,7 +35,7 @@ _SIDE_PX, _PITCH_PX, _GATE_PX = 512, 48, 5.0
 def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
     """Train, locate and detect with both."""
     names = ("sphere",) if quick else shapes.SHAPES
-    steps, n_images = (20, 16) if quick else (1000, 300)
+    steps, n_images = (200, 16) if quick else (1000, 300)
     report = BenchReport("deeplay")
     errors = Table(
         f"Error / Cramér-Rao bound at SNR {' / '.join(map(str, SNRS))}, pooled",
@@ -56,7 +60,8 @@ def run(*, quick: bool = False, seed: int = 0) -> BenchReport:
         f"deeplay: its default network, {steps} mini-batches of {BATCH} "
         "views, Adam 1e-3; one training image per shape (SNR 10), the same for both.",
         "The paper's network has deeplay's layers, and here as many mini-batches "
-        "(the paper: 5000); "
+        "(the paper: 5000); nan: its training was refused, "
+        "as unseen views of the particle disagreed; "
         "openvino computes in bfloat16 where the processor has it.",
         "Its `detect` returns the vote of one cell and has no local average; its "
         "detections are counted inside the frame only, as it leaves 6 px of border.",
@@ -69,7 +74,11 @@ def _shape_row(
 ) -> list[object]:
     image = shapes.sample(name, 1, snr=10, seed=seed + 1).images[0]
     live, live_s = _trained(image, seed)
-    paper, paper_s = _trained(image, seed, network="paper", steps=steps)
+    try:
+        paper, paper_s = _trained(image, seed, network="paper", steps=steps)
+    except ModelError as error:  # unseen views disagree after so few mini-batches
+        logger.warning("%s, paper's network: %s", name, error)
+        paper, paper_s = None, float("nan")
     theirs_s = peer.ask("train", image, steps=steps, seed=seed)["seconds"]
     ratios = np.array(
         [_ratios(peer, (live, paper), name, snr, n_images) for snr in SNRS]
@@ -92,12 +101,13 @@ def _trained(
 
 
 def _ratios(
-    peer: Deeplay, ours: Sequence[Detector], name: str, snr: int, n_images: int
+    peer: Deeplay, ours: Sequence[Detector | None], name: str, snr: int, n_images: int
 ) -> list[float]:
-    """Return error / bound of ours, and of deeplay, on the same images."""
+    """Return error / bound of ours, and of deeplay, on the same images; or NaN."""
     truth = shapes.sample(name, n_images, snr=snr, seed=800_000 + snr)
     bound_px = shapes.cramer_rao_bound_px(name, snr)
-    found = [detector.locate(truth.images) for detector in ours]
+    nowhere = np.full((n_images, 2), np.nan)
+    found = [one.locate(truth.images) if one else nowhere for one in ours]
     found.append(np.array(peer.ask("locate", truth.images)["positions_px"]))
     errors = (shapes.position_errors_px(name, one, truth) for one in found)
     return [float(shapes.rmse_px(error) / bound_px) for error in errors]
