@@ -26,7 +26,7 @@ from lodestar_live.detection.pooled import pooled
 from lodestar_live.detection.scale import Scale
 from lodestar_live.detection.tiles import Layout, Tiles, area
 from lodestar_live.detection.trial import Trial, choose, try_engines, typical_part
-from lodestar_live.errors import SettingsError
+from lodestar_live.errors import InputError, SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -283,11 +283,23 @@ class Detector:
         *,
         reach_px: npt.ArrayLike,
     ) -> Tiles:
-        """Return the tiles that `near` looks at in a frame of the given shape."""
+        """Return the tiles that `near` looks at in a frame of the given shape.
+
+        Raises
+        ------
+        InputError
+            A position or a reach is not finite.
+        """
         around = self.scale.to_small(positions_px).reshape(-1, 2)
-        small = self._small(shape)
         reach = np.asarray(reach_px, dtype=float) / self.scale.factor
-        return self.layout.around(around, reach, small)
+        try:
+            return self.layout.around(around, reach, self._small(shape))
+        except (ValueError, OverflowError) as error:
+            raise InputError(
+                f"positions_px = {positions_px!r}, reach_px = {reach_px!r}: expected "
+                "finite numbers, one reach for all or one each. Leave out particles "
+                "whose place nobody knows."
+            ) from error
 
     def share_of(self, tiles: Tiles, shape: tuple[int, ...]) -> float:
         """Return what tiles read, as a share of a frame of the given shape."""

@@ -186,17 +186,15 @@ class Layout:
         """Return tiles that own the cells within `reach_px` of each position.
 
         `reach_px`: one for all, or one each. The tiles are open where the frame goes on
-        beyond what they read.
+        beyond what they read. Places so far outside the frame have none.
         """
         (height, width), (n_rows, n_columns) = shape, self.map_shape(shape)
-        reaches = np.broadcast_to(reach_px, len(positions_px)).tolist()
+        reach = np.broadcast_to(reach_px, len(positions_px)) / self.stride
+        cells = positions_px / self.stride
         owned = {
-            (_cells(y, reach, n_rows), _cells(x, reach, n_columns)): None
-            for (y, x), reach in zip(
-                (positions_px / self.stride).tolist(),
-                [reach / self.stride for reach in reaches],
-                strict=True,
-            )
+            (_cells(y, far, n_rows), _cells(x, far, n_columns)): None
+            for (y, x), far in zip(cells.tolist(), reach.tolist(), strict=True)
+            if not (y < -far or y > n_rows + far or x < -far or x > n_columns + far)
         }  # each once, in order
         tiles = [
             (self._side(rows, height), self._side(columns, width))
@@ -254,11 +252,6 @@ def share_out(tiles: Tiles, n_parallel: int, max_px: int) -> list[Tiles]:
 def area(tiles: Tiles) -> int:
     """Return the number of pixels that the network reads."""
     return sum(math.prod(tile.shape) for tile in tiles)
-
-
-def openness(tiles: Tiles) -> float:
-    """Return the share of sides that are open."""
-    return sum(sum(tile.opening[:4]) for tile in tiles) / (4 * len(tiles))
 
 
 def windows(image: Pixels, spans: Sequence[tuple[Span, Span]]) -> Pixels:

@@ -46,6 +46,35 @@ def test_spots_are_found_where_they_are(detector) -> None:
     assert np.isnan(found.rows["sigma_px"]).all()  # not calibrated
 
 
+@pytest.mark.parametrize(
+    ("positions_px", "reach_px"),
+    [
+        ([[5.0, np.nan]], 8.0),
+        ([[np.nan, np.nan]], [8.0]),
+        ([[5.0, 5.0]], np.inf),
+        ([[5.0, 5.0], [9.0, 9.0]], [8.0, 8.0, 8.0]),
+    ],
+)
+def test_places_that_are_none_are_refused(detector, positions_px, reach_px) -> None:
+    with pytest.raises(InputError, match="expected finite numbers"):
+        detector.near(noisy(), positions_px, reach_px=reach_px)
+
+
+def test_places_far_outside_the_frame_hold_nothing(detector) -> None:
+    height, width = SHAPE
+    y, x = SPOTS[0]
+    for far in (
+        [y, -1e9],
+        [y, np.inf],
+        [y, width + 30.0],
+        [-30.0, x],
+        [height + 30.0, x],
+    ):
+        assert len(detector.near(noisy(), [far])) == 0, far
+        assert len(detector.near(noisy(), [far, SPOTS[0]])) == 1
+    assert len(detector.near(noisy(), np.empty((0, 2)))) == 0
+
+
 def test_models_written_before_level_and_padding_had_names_find_the_same() -> None:
     model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
     proto = onnx.load_from_string(model)

@@ -103,17 +103,6 @@ def test_many_tiles_are_dearer_than_one_full_pass(detector) -> None:
     assert not follower.was_full
 
 
-def test_open_tiles_count_less_than_those_at_the_edge(detector, monkeypatch) -> None:
-    follower = Follower(detector)
-    frame = movie(1)[0]
-    follower(frame, [])
-    monkeypatch.setattr(detector, "share_of", lambda tiles, shape: 1.2)
-    follower(frame, [[200.0, 200.0]])
-    assert not follower.was_full
-    follower(frame, [[2.0, 2.0]])
-    assert follower.was_full
-
-
 def test_a_new_frame_size_starts_with_a_full_pass(detector) -> None:
     follower = Follower(detector)
     follower(movie(1)[0], [])
