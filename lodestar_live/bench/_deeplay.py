@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -43,13 +43,14 @@ class Deeplay:
         np.save(path, array)
         name = "images" if what == "locate" else "image"
         request = {"do": what, name: str(path), **more}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, and answers nothing
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             raise SettingsError(
                 f"{VARIABLE} = {os.environ[VARIABLE]!r}: its interpreter ended while "
-                f"asked to {what}; expected one with deeplay 0.1.4 installed."
+                f"asked to {what}. Is deeplay 0.1.4 installed there?"
             )
         answer: dict[str, Any] = json.loads(line)
         return answer

@@ -72,7 +72,7 @@ class Peer:
                 self._model.detect(view)
                 seconds.append(time.perf_counter() - start)
                 cpu_seconds.append(time.process_time() - start_cpu)
-        positions_px = np.asarray(found).reshape(len(found), -1)[:, :2].tolist()
+        positions_px = [row[:2] for row in np.asarray(found).tolist()]
         return {
             "positions_px": positions_px,
             "seconds": seconds,

@@ -104,7 +104,7 @@ class SplitEngine:
         self, outputs: Sequence[str], parts: Sequence[Part]
     ) -> list[list[Array]]:
         """Return `outputs` of every part."""
-        if not self._takes_tiles and any(part.has_surround for part in parts):
+        if not self._takes_tiles and any(part.is_tiles for part in parts):
             return self._cpu.run_parts(outputs, parts)
         return self._or_cpu(
             lambda: [self._run(outputs, part) for part in parts],

@@ -288,18 +288,20 @@ class Detector:
         Raises
         ------
         InputError
-            A position or a reach is not finite.
+            A position is not finite; a reach is not, is negative, or there are not as
+            many as positions.
         """
         around = self.scale.to_small(positions_px).reshape(-1, 2)
         reach = np.asarray(reach_px, dtype=float) / self.scale.factor
-        try:
-            return self.layout.around(around, reach, self._small(shape))
-        except (ValueError, OverflowError) as error:
+        is_one_each = reach.ndim == 0 or reach.shape == around.shape[:1]
+        is_finite = math.isfinite(around.sum() + reach.sum())
+        if not (is_one_each and is_finite and (reach >= 0).all()):
             raise InputError(
                 f"positions_px = {positions_px!r}, reach_px = {reach_px!r}: expected "
-                "finite numbers, one reach for all or one each. Leave out particles "
-                "whose place nobody knows."
-            ) from error
+                "finite numbers, and one reach >= 0 for all or one each. Leave out "
+                "particles whose place nobody knows."
+            )
+        return self.layout.around(around, reach, self._small(shape))
 
     def share_of(self, tiles: Tiles, shape: tuple[int, ...]) -> float:
         """Return what tiles read, as a share of a frame of the given shape."""

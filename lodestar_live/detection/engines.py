@@ -62,15 +62,15 @@ class Part(NamedTuple):
         What the graph is fed for it.
     opening
         Where the frame goes on around it.
-    has_surround
-        Whether it is tiles that bring along what is around them.
+    is_tiles
+        Whether it is tiles, of which each frame has others.
     fits
         Whether its pixels are whole cells, so that nothing has to be padded.
     """
 
     feeds: Mapping[str, Array]
     opening: Opening = CLOSED
-    has_surround: bool = False
+    is_tiles: bool = False
     fits: bool = False
 
 
@@ -225,7 +225,7 @@ def cut_for(
     proto: onnx.ModelProto, part: Part, outputs: Sequence[str]
 ) -> onnx.ModelProto:
     """Return what computes `outputs` of a part of a frame, of the model's graph."""
-    if part.has_surround:
+    if "surround" in part.feeds:
         proto = surrounded(proto)
     if part.fits:
         proto = unpadded(proto)

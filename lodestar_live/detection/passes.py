@@ -77,7 +77,10 @@ class Passes:
             return found
         if not layout.can_open:
             return self.around(intake, tiles, threshold)
-        return self._collect([[tile] for tile in tiles], intake, threshold)
+        numbers = self._numbers(intake, threshold)
+        strips = [[tile] for tile in tiles]
+        parts = [self._part(intake, one, numbers, is_tiles=False) for one in strips]
+        return self._collect(strips, parts)
 
     def around(self, intake: Intake, tiles: Tiles, threshold: float) -> rows.Found:
         """Return the rows of tiles; tiles that are alike run together."""
@@ -85,47 +88,48 @@ class Passes:
             return np.empty((0, self.n_columns))
         # The longest comes first: no thread begins one when the others are done.
         work = share_out(tiles, self.engine.n_parallel, self.max_tile_px)
-        return self._collect(work, intake, threshold)
+        numbers = self._numbers(intake, threshold)
+        return self._collect(work, [self._part(intake, one, numbers) for one in work])
 
     def scores(self, intake: Intake) -> FloatArray:
-        """Return the log score of every cell of the frame, tile by tile."""
-        whole = np.empty(self.layout.map_shape(intake.shape))
+        """Return the log score of every cell of the frame, of a large one in tiles."""
+        tiles = self.layout.whole(intake.shape, self.max_tile_px)
+        if len(tiles) == 1:
+            (whole,) = self.whole(["score"], intake)
+            return np.asarray(whole[0, 0], float)
         numbers = self._numbers(intake, NO_THRESHOLD)
-        for tile in self.layout.whole(intake.shape, self.max_tile_px):
-            part = self._part(intake, [tile], numbers)
-            ((score,),) = self.engine.run_parts(["score"], [part])
+        parts = [self._part(intake, [tile], numbers) for tile in tiles]
+        scores = np.empty(self.layout.map_shape(intake.shape))
+        results = self.engine.run_parts(["score"], parts)
+        for tile, (score,) in zip(tiles, results, strict=True):
             (top, bottom), (left, right) = tile.rows.owned, tile.columns.owned
             row, column = self.layout.origin(tile)
-            whole[top:bottom, left:right] = score[
+            scores[top:bottom, left:right] = score[
                 0, 0, top - row : bottom - row, left - column : right - column
             ]
-        return whole
+        return scores
 
-    def _collect(
-        self, work: Sequence[Tiles], intake: Intake, threshold: float
-    ) -> rows.Found:
+    def _collect(self, work: Sequence[Tiles], parts: Sequence[Part]) -> rows.Found:
         """Return the rows of groups of tiles, in the frame's coordinates."""
-        numbers = self._numbers(intake, threshold)
-        parts = [self._part(intake, tiles, numbers) for tiles in work]
         results = self.engine.run_parts(["detections"], parts)
         found = [detections for (detections,) in results]
         return owned_rows(self.layout, work, found)
 
-    def _part(self, intake: Intake, tiles: Tiles, numbers: Feeds) -> Part:
-        """Return what is computed of tiles that run together."""
+    def _part(
+        self, intake: Intake, tiles: Tiles, numbers: Feeds, *, is_tiles: bool = True
+    ) -> Part:
+        """Return what is computed of tiles, or of a strip, in one run."""
         layout, first = self.layout, tiles[0]
         sides = {*first.shape, *first.surround_shape}
         is_whole = not any(side % layout.grid_px for side in sides)
         fits = is_whole and min(sides) >= 3 * layout.stride
         spans = [(tile.rows.pixels, tile.columns.pixels) for tile in tiles]
         feeds = {"pixels": windows(intake.image, spans), **numbers}
-        # Those with a rim normalise for themselves.
-        has_surround = layout.contrast_margin_px > 0 and first.opening.rim_cells == 0
-        if has_surround:
+        if is_tiles and layout.contrast_margin_px > 0:  # a strip has it within
             spans = [(tile.rows.surround, tile.columns.surround) for tile in tiles]
             feeds["surround"] = windows(intake.image, spans)
             feeds["places"] = places(layout, tiles)
-        return Part(feeds, first.opening, has_surround, fits)
+        return Part(feeds, first.opening, is_tiles, fits)
 
     def _numbers(
         self, intake: Intake, threshold: float, quantile: float = 1.0

@@ -186,7 +186,7 @@ class Layout:
         """Return tiles that own the cells within `reach_px` of each position.
 
         `reach_px`: one for all, or one each. The tiles are open where the frame goes on
-        beyond what they read. Places so far outside the frame have none.
+        beyond what they read. Places farther outside the frame have none.
         """
         (height, width), (n_rows, n_columns) = shape, self.map_shape(shape)
         reach = np.broadcast_to(reach_px, len(positions_px)) / self.stride
@@ -290,7 +290,7 @@ def owned_rows(
         for group, rows in zip(groups, found, strict=True):
             firsts += [n_before] * len(rows)
             n_before += len(group)
-        index += firsts
+        index += np.array(firsts, np.intp)  # there may be none
     sides = [
         (*layout.origin(tile), *tile.rows.owned, *tile.columns.owned)
         for group in groups

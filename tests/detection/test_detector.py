@@ -50,7 +50,9 @@ def test_spots_are_found_where_they_are(detector) -> None:
     ("positions_px", "reach_px"),
     [
         ([[5.0, np.nan]], 8.0),
-        ([[np.nan, np.nan]], [8.0]),
+        ([[np.nan, 1e9]], [8.0]),
+        ([[np.inf, 5.0]], 8.0),
+        ([[5.0, 5.0]], -1.0),
         ([[5.0, 5.0]], np.inf),
         ([[5.0, 5.0], [9.0, 9.0]], [8.0, 8.0, 8.0]),
     ],
@@ -65,7 +67,6 @@ def test_places_far_outside_the_frame_hold_nothing(detector) -> None:
     y, x = SPOTS[0]
     for far in (
         [y, -1e9],
-        [y, np.inf],
         [y, width + 30.0],
         [-30.0, x],
         [height + 30.0, x],
@@ -73,6 +74,18 @@ def test_places_far_outside_the_frame_hold_nothing(detector) -> None:
         assert len(detector.near(noisy(), [far])) == 0, far
         assert len(detector.near(noisy(), [far, SPOTS[0]])) == 1
     assert len(detector.near(noisy(), np.empty((0, 2)))) == 0
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(96, 96), (256, 320), (301, 223)], ids=str)
+def test_nothing_is_found_where_nothing_is(n_threads, shape) -> None:
+    model = networks.model(networks.spot_finder(), threshold=50.0)
+    detector = Detector(model, n_threads=n_threads, engine="cpu")
+    places = np.random.default_rng(0).uniform(0, shape, (30, 2))
+    for frame in (np.zeros(shape, np.uint16), np.full(shape, 7.5)):
+        assert len(detector(frame)) == 0
+        assert len(detector.near(frame, places)) == 0
+        assert len(detector.near(frame, places[:1])) == 0
 
 
 def test_models_written_before_level_and_padding_had_names_find_the_same() -> None:

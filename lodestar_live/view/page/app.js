@@ -64,6 +64,7 @@ const HANDLERS = {
  */
 async function takeParts(parts) {
   const image = parts.find((part) => part.topic === "image");
+  if (parts.some((part) => part.kind === "recorded")) isPaused = false; // its player can
   if (image && !isPaused) image.bitmap = await decode(image);
   for (const part of parts) {
     if (!isPaused || !PICTURED.has(part.topic)) HANDLERS[part.topic]?.(part);
