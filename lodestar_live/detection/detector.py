@@ -17,7 +17,14 @@ from lodestar_live.detection import rows
 from lodestar_live.detection.accelerators import candidates, open_engine
 from lodestar_live.detection.engines import Engine, physical_cores
 from lodestar_live.detection.h_maxima import keep_h_maxima
-from lodestar_live.detection.intake import Intake, Levels, saturated, take_in
+from lodestar_live.detection.intake import (
+    Intake,
+    Levels,
+    Mask,
+    may_be_saturated,
+    saturated,
+    take_in,
+)
 from lodestar_live.detection.look import Look
 from lodestar_live.detection.model_file import read_model
 from lodestar_live.detection.opening import can_open
@@ -32,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 LEAST_CONTRAST = 0.1  # of the frame's upper quartile
 NOISE_FLOOR = 1.0  # of a pixel's noise: fainter than that is no particle either
+_FEW_TILES = 8  # a pixel of tiles takes as long to look at as so many of a frame
 MAX_TILE_BYTES = 256 * 2**20
 
 
@@ -248,7 +256,7 @@ class Detector:
             found = self.passes.everywhere(intake, self._threshold)
         else:
             found = self._by_quantile(intake, self._quantile)
-        return self._finish(found, pixels, intake, is_whole=True)
+        return self._finish(found, pixels, intake)
 
     def near(
         self,
@@ -317,7 +325,7 @@ class Detector:
     def _look(self, tiles: Tiles, pixels: Pixels, intake: Intake) -> Detections:
         threshold = self._threshold if self._quantile is None else NO_THRESHOLD
         found = self.passes.around(intake, tiles, threshold)
-        return self._finish(found, pixels, intake, is_whole=False)
+        return self._finish(found, pixels, intake, tiles)
 
     def _small(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that a camera frame has for the network."""
@@ -382,20 +390,24 @@ class Detector:
         return self.passes.everywhere(intake, level)
 
     def _finish(
-        self, found: rows.Found, pixels: Pixels, intake: Intake, *, is_whole: bool
+        self,
+        found: rows.Found,
+        pixels: Pixels,
+        intake: Intake,
+        tiles: Tiles | None = None,
     ) -> Detections:
-        """Merge, limit and flag."""
+        """Merge, limit and flag what was found in tiles, or in the whole frame."""
         found = rows.inside(found, intake.shape)
         best = rows.strongest(found, 4 * self.max_detections)
         merged = rows.merge(best, max(2.0, 0.5 * self.layout.stride))
         visible = merged
         if self.least_contrast > 0 and self._quantile is None:
-            usual = self._usual_contrast(merged, intake, is_whole=is_whole)
+            usual = self._usual_contrast(merged, intake, is_whole=tiles is None)
             is_field = pixels.dtype.kind == "c"  # its contrast has no unit of noise
             floor = 0.0 if is_field else NOISE_FLOOR
             visible = rows.visible(merged, max(self.least_contrast * usual, floor))
         self.n_cut = max(0, len(visible) - self.max_detections)
-        clipped = self.scale.shrink_mask(saturated(pixels))
+        clipped = self.scale.shrink_mask(self._saturated(pixels, tiles))
         look = self._appearance if self.only_like_training else None
         context = rows.Context(intake.shape, intake, clipped, self._likeness, look)
         detections = self.scale.enlarge(
@@ -404,6 +416,19 @@ class Detector:
         if self.only_like_training:
             return rows.like_training(detections)
         return detections
+
+    def _saturated(self, pixels: Pixels, tiles: Tiles | None) -> Mask | None:
+        """Return where a frame is clipped; None if not around what was found.
+
+        Few tiles are looked at first: a large frame takes longer than its tiles.
+        """
+        if tiles is not None and area(tiles) * _FEW_TILES < pixels.size:
+            k = self.scale.factor
+            sides = ((tile.rows.surround, tile.columns.surround) for tile in tiles)
+            parts = (pixels[k * y : k * v, k * x : k * u] for (y, v), (x, u) in sides)
+            if not may_be_saturated(parts):
+                return None
+        return saturated(pixels)
 
     @cached_property
     def _appearance(self) -> Look | None:

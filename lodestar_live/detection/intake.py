@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,6 +112,16 @@ def saturated(pixels: Pixels) -> Mask | None:
         return None
     top = int(pixels.max())
     return np.asarray(pixels == top) if top in _FULL_SCALES else None
+
+
+def may_be_saturated(parts: Iterable[Pixels]) -> bool:
+    """Whether `saturated` may be set somewhere in parts of a frame.
+
+    It is not if none of them has the largest value of a camera for its maximum.
+    """
+    return any(
+        part.dtype.kind in "ui" and int(part.max()) in _FULL_SCALES for part in parts
+    )
 
 
 def _take_field(field: npt.NDArray[np.complexfloating[Any, Any]]) -> Intake:

@@ -62,7 +62,7 @@ def unpadded(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:
-        if node.output[0].endswith(PADDED):
+        if node.output[0].endswith(PADDED):  # a surround's as well
             image, output = node.input[0], node.output[0]
             node.CopyFrom(helper.make_node("Identity", [image], [output]))
     return copy

@@ -26,23 +26,13 @@ _PREFIX = "surround_"
 
 def surrounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a model whose `LOCAL` maps are made from `surround`."""
-    given = [value.name for value in model.graph.input]
-    local = cut(model, given, LOCAL).graph
-    constants = (tensor.name for tensor in local.initializer)
-    shared = {"", *given, *constants} - {"pixels"}
+    nodes = _of_surround(model)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:  # nobody reads these maps any more
         for index, name in enumerate(node.output):
             if name in LOCAL:
                 node.output[index] = f"{name}_of_pixels"
-    nodes = []
-    for node in local.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = name if name in shared else _renamed(name)
-        nodes.append(node)
-    nodes += _choose([_renamed(name) for name in LOCAL])
     for node in reversed(nodes):
         copy.graph.node.insert(0, node)
     flat = numpy_helper.from_array(np.array([-1], np.int64), "surround_flat")
@@ -54,9 +44,22 @@ def surrounded(model: onnx.ModelProto) -> onnx.ModelProto:
     for dim in surround.type.tensor_type.shape.dim[2:]:
         dim.dim_param = _PREFIX + dim.dim_param
     shape: list[str | int | None] = ["n", len(LOCAL), "tile_rows", "tile_columns"]
-    places = helper.make_tensor_value_info("places", TensorProto.INT32, shape)
-    copy.graph.input.extend([surround, places])
+    chosen = helper.make_tensor_value_info("places", TensorProto.INT32, shape)
+    copy.graph.input.extend([surround, chosen])
     return copy
+
+
+def _of_surround(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes that make `LOCAL` from `surround`, under names of their own."""
+    given = [value.name for value in model.graph.input]
+    local = cut(model, given, LOCAL).graph
+    constants = (tensor.name for tensor in local.initializer)
+    shared = {"", *given, *constants} - {"pixels"}
+    for node in local.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = name if name in shared else _renamed(name)
+    return [*local.node, *_choose([_renamed(name) for name in LOCAL])]
 
 
 def places(layout: Layout, tiles: Tiles) -> npt.NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,24 +168,25 @@ class NetworkWeights:
     @property
     def moved_bytes_per_px(self) -> float:
         """What the layers read and write per input pixel, weights left out."""
-        area, before, moved = 1.0, 4.0 * self.n_inputs, 0.0
-        for layer in self.layers:
-            area *= _reduction(layer) ** 2
-            after = 4 * len(layer.weight) / area if isinstance(layer, Conv) else before
-            if isinstance(layer, MaxPool):
-                after = before / layer.factor**2
-            moved, before = moved + before + after, after
-        return moved
+        return sum(before + after for before, after in self._bytes_per_px())
 
     @property
     def bytes_per_px(self) -> float:
         """Memory of the widest layer with its input, per input pixel."""
-        area, before, widest = 1.0, 4.0 * self.n_inputs, 0.0
+        return max(before + after for before, after in self._bytes_per_px())
+
+    def _bytes_per_px(self) -> Iterator[tuple[float, float]]:
+        """Yield what goes into each layer and what comes out, per input pixel."""
+        area, n_channels, before = 1.0, self.n_inputs, 4.0 * self.n_inputs
         for layer in self.layers:
             area *= _reduction(layer) ** 2
-            after = 4 * len(layer.weight) / area if isinstance(layer, Conv) else before
-            widest, before = max(widest, before + after), after
-        return widest
+            if isinstance(layer, Conv):
+                n_channels = len(layer.weight)
+            elif isinstance(layer, SpaceToDepth):
+                n_channels *= layer.factor**2
+            after = 4.0 * n_channels / area
+            yield before, after
+            before = after
 
     def _problem(self) -> str:
         product = 1

@@ -142,6 +142,21 @@ def test_pixels_that_are_no_numbers_stay_inside_the_detector(detector) -> None:
     assert (found.rows["flags"][near_hole] & Flag.BORDER).all()
 
 
+def test_saturated_particles_are_flagged_in_tiles_of_a_large_frame(detector) -> None:
+    frame = np.full((700, 800), 10, np.uint16)
+    frame[300:428, 400:536] = noisy()
+    places = SPOTS + np.array([300, 400])
+    y, x = places[0].round().astype(int)
+    frame[y, x] = 255  # an 8-bit camera's largest
+    few = detector.near(frame, places).rows
+    order = np.argsort(few["y_px"])
+    is_flagged = few["flags"][order] & Flag.SATURATED
+    assert len(few) == len(SPOTS)
+    assert is_flagged.tolist() == [Flag.SATURATED, 0, 0]
+    frame[5, 5] = 300  # so 255 was not the camera's largest
+    assert not (detector.near(frame, places).rows["flags"] & Flag.SATURATED).any()
+
+
 def test_saturated_particles_are_flagged(detector) -> None:
     bright = np.minimum(noisy(peak=400), 255).astype(np.uint8)
     assert (detector(bright).rows["flags"] & Flag.SATURATED).all()
