@@ -24,6 +24,7 @@ from onnx import helper
 
 from lodestar_live.detection.engines import Array, session_options, set_pixel_type
 from lodestar_live.detection.half_precision import half_precision
+from lodestar_live.detection.nodes import copied
 from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -128,8 +129,7 @@ class GpuNetworks:
 
     def _prepared(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the model as the device takes it."""
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
+        copy = copied(model)
         if not self._provider.takes_uint16:
             set_pixel_type(copy, np.dtype(np.float32))
         if not self._is_half:
@@ -229,8 +229,7 @@ def _with_shapes(model: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
 
     ONNX Runtime then computes every size beforehand, and nothing is left for the CPU.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for value in copy.graph.input:
         sizes = feeds[value.name].shape
         for dim, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):

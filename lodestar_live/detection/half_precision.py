@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from lodestar_live.detection.nodes import copied
 from lodestar_live.detection.opening import PLAIN, stack
 from lodestar_live.errors import ModelError
 
@@ -24,8 +25,7 @@ def half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     ModelError
         Float16 cannot hold a filter: its weights are too large or too small.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     nodes, source = stack(copy, through=(*PLAIN, "MaxPool"))
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node in nodes:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lodestar_live.detection.nodes import Nodes
+from lodestar_live.detection.nodes import Nodes, copied
 from lodestar_live.detection.weights import (
     Conv,
     Layer,
@@ -59,8 +59,7 @@ def _pad(nodes: Nodes, weights: NetworkWeights, image: str) -> str:
 
 def unpadded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a model for pixels that are whole cells, at least 3 a side."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for node in copy.graph.node:
         if node.output[0].endswith(PADDED):  # a surround's as well
             image, output = node.input[0], node.output[0]

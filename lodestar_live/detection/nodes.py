@@ -47,6 +47,13 @@ class Nodes:
         return self.add("Shape", value, start=axis, end=axis + 1)
 
 
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model, to be changed."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def cut(
     model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]
 ) -> onnx.ModelProto:

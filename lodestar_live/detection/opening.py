@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from lodestar_live.detection.nodes import copied
+
 PLAIN = ("Conv", "Relu", "LeakyRelu")  # a network on the grid of its output
 _END = 2**31  # beyond the end of any axis
 
@@ -59,8 +61,7 @@ def opened(model: onnx.ModelProto, opening: Opening) -> onnx.ModelProto:
     """
     if not any(opening[:4]):
         return model
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     convolutions, source = _convolutions(copy)
     sides = np.array(opening[:4])
     rim = opening.rim_cells * sides

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lodestar_live.detection.layers import LOCAL
-from lodestar_live.detection.nodes import cut
+from lodestar_live.detection.nodes import copied, cut
 from lodestar_live.detection.tiles import Layout, Tiles
 
 SURROUND = ("surround", "places")
@@ -27,8 +27,7 @@ _PREFIX = "surround_"
 def surrounded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of a model whose `LOCAL` maps are made from `surround`."""
     nodes = _of_surround(model)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for node in copy.graph.node:  # nobody reads these maps any more
         for index, name in enumerate(node.output):
             if name in LOCAL:
