@@ -279,6 +279,11 @@ class Detector:
             or one each, (n,).
         levels
             The frame's levels, if known (a full pass found them); saves time.
+
+        Raises
+        ------
+        InputError
+            No image, or places that are none; see `tiles_near`.
         """
         intake = take_in(self.scale.shrink(pixels), levels)
         tiles = self.tiles_near(pixels.shape, positions_px, reach_px=reach_px)

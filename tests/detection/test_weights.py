@@ -3,7 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.detection.weights import Conv, MaxPool, NetworkWeights
+from lodestar_live.detection.weights import (
+    Conv,
+    MaxPool,
+    NetworkWeights,
+    SpaceToDepth,
+)
 from lodestar_live.errors import ModelError
 
 
@@ -35,3 +40,12 @@ def test_stride_that_disagrees_with_the_layers_is_refused() -> None:
 def test_even_kernels_are_refused() -> None:
     with pytest.raises(ModelError, match="odd"):
         NetworkWeights((conv(3, 1, 4),), stride=1)
+
+
+def test_bytes_are_those_of_the_maps_between_the_layers() -> None:
+    pooled = NetworkWeights((conv(2, 1), MaxPool(2), conv(3, 2)), stride=2)
+    # float32, per input pixel: 1 channel, 2, 2 on a quarter of the cells, 3 on these
+    assert pooled.moved_bytes_per_px == (4 + 8) + (8 + 2) + (2 + 3)
+    assert pooled.bytes_per_px == 4 + 8
+    folded = NetworkWeights((SpaceToDepth(2), conv(3, 4)), stride=2)
+    assert folded.moved_bytes_per_px == (4 + 4) + (4 + 3)
