@@ -10,20 +10,22 @@ import pytest
 from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.data import Pixels, StagePosition
 from lodestar_live.simulation.beads import BeadField
+from tests import needs
 
 # Read by torch when it is first imported. On two cores that something else uses, too,
 # a training whose threads spin takes from 6 to 53 s; one whose threads sleep 7 to 13 s.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-ROOT = Path(__file__).resolve().parent.parent
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the parts that some tests want, and skip those without."""
+    config.pluginmanager.register(needs, "needs")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of recorded microscopy data; it lies beside the checkout."""
-    folder = ROOT.parent / "shared" / "data"
-    assert folder.is_dir(), f"{folder}: recorded data missing; expected beside the repo"
-    return folder
+    """Folder of recorded microscopy data; a test that takes it needs_recordings."""
+    return needs.RECORDINGS
 
 
 @pytest.fixture(scope="session")

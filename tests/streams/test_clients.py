@@ -1,7 +1,4 @@
-"""Clients in other languages, built and run: they see the very same numbers.
-
-Needs node and npm, a C compiler and libzmq's headers (Debian: libzmq3-dev).
-"""
+"""Clients in other languages, built and run: they see the very same numbers."""
 
 from __future__ import annotations
 
@@ -65,6 +62,7 @@ def c_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+@pytest.mark.needs_npm
 def test_javascript_reads_the_same_numbers(
     publisher: Publisher, node_client: Path
 ) -> None:
@@ -75,6 +73,7 @@ def test_javascript_reads_the_same_numbers(
         assert frame["zIsNaN"]
 
 
+@pytest.mark.needs_compiler
 def test_c_reads_the_same_numbers(publisher: Publisher, c_client: Path) -> None:
     lines = [line.split() for line in listen(publisher, c_client)]
     for index in range(3):

@@ -34,7 +34,7 @@ from lodestar_live.streams import request
 
 ANY_PORT = "tcp://127.0.0.1:0"
 # A stall of the machine is no fault of the loop; three in a row are.
-pytestmark = [pytest.mark.system, pytest.mark.flaky(reruns=2)]
+pytestmark = [pytest.mark.system, pytest.mark.real_time]
 # The camera draws 1 µm per px, aligned; tests/system/test_calibration.py measures it.
 ALIGNED = Calibration(
     PixelToStage.from_pixel_size(1.0), residual_px=0.0, measured=datetime.now(UTC)

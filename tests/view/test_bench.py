@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from lodestar_live.bench import view
 
 
+@pytest.mark.needs_chromium
 def test_the_page_keeps_up_with_a_tracker_of_two_hundred_particles() -> None:
     # A thread of its own: another test's browser may own this one's event loop.
     with ThreadPoolExecutor(1) as executor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,10 @@ import pytest
 import tifffile
 
 from lodestar_live.recording import Recorder
+from tests.needs import on_screen
 from tests.view.live_source import LiveSource
+
+pytestmark = pytest.mark.needs_display
 
 SESSION = Path(__file__).with_name("napari_session.py")
 
@@ -31,10 +33,8 @@ def seen(tmp_path_factory):
         recorder.close()
     tifffile.imwrite(folder / "snapshot.tif", update.frame.pixels)
     # Qt's own "offscreen" platform has no OpenGL, without which napari draws no image
-    screen = shutil.which("xvfb-run")
-    assert screen, "xvfb-run is missing: apt-get install xvfb xauth libgl1-mesa-dri"
     done = subprocess.run(
-        [screen, "-a", sys.executable, str(SESSION), str(folder)],
+        on_screen(sys.executable, str(SESSION), str(folder)),
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -141,7 +141,7 @@ def says(selector: str, text: str) -> str:
     return f"document.querySelector('{selector}').innerText.includes('{text}')"
 
 
-@pytest.mark.flaky(reruns=2)  # real time, on a machine that may stall
+@pytest.mark.real_time
 def test_the_page_of_a_real_run_shows_and_steers_it(live_run, open_page, until) -> None:
     page = open_page(live_run.url)
     until(page, "lodestar.nUpdates > 10", timeout_s=60)
