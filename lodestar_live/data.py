@@ -15,24 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lodestar_live import channels
+
 Rows = npt.NDArray[np.void]
 FloatArray = npt.NDArray[np.floating[Any]]
 Pixels = npt.NDArray[Any]
 
-_MEASURED = [
-    ("y_px", "f8"),
-    ("x_px", "f8"),
-    ("z_um", "f8"),
-    ("polarizability_um3", "f8"),
-    ("score", "f8"),
-    ("sigma_px", "f8"),
-    ("sigma_z_um", "f8"),
-    ("sigma_polarizability_um3", "f8"),
-    ("scale_polarizability_um3", "f8"),  # a network's own, from its scale channel
-    ("consistency_px", "f8"),  # spread of the local votes: small = "my particle"
-    ("intensity", "f8"),  # peak contrast against the background, camera counts
-    ("flags", "i4"),
-]
+_MEASURED = channels.columns()
 _LINKED = [
     ("track_id", "i8"),
     ("vz_um_per_frame", "f8"),
@@ -48,11 +37,8 @@ DETECTION_DTYPE = np.dtype(_MEASURED)
 TRACK_DTYPE = np.dtype(_MEASURED + _LINKED)
 
 UNITS: Mapping[str, str] = {
-    "y_px": "px", "x_px": "px", "z_um": "um", "polarizability_um3": "um^3",
-    "score": "1", "sigma_px": "px", "sigma_z_um": "um",
-    "sigma_polarizability_um3": "um^3", "scale_polarizability_um3": "um^3",
-    "consistency_px": "px", "intensity": "counts", "flags": "bits", "track_id": "1",
-    "vz_um_per_frame": "um/frame", "vy_px_per_frame": "px/frame",
+    **channels.units(),
+    "track_id": "1", "vz_um_per_frame": "um/frame", "vy_px_per_frame": "px/frame",
     "vx_px_per_frame": "px/frame", "age_frames": "frames",
     "missed_frames": "frames", "detection_index": "1", "existence": "1",
     "model_version": "1",

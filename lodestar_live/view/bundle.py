@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from lodestar_live import channels
 from lodestar_live.data import Rows
 from lodestar_live.streams.messages import to_json
 
 TRACK_COLUMNS = (
-    "track_id", "y_px", "x_px", "z_um", "polarizability_um3", "score", "sigma_px",
-    "intensity", "vy_px_per_frame", "vx_px_per_frame", "age_frames", "missed_frames",
-    "existence",
+    "track_id", *(name for name, _ in channels.columns()),
+    "vy_px_per_frame", "vx_px_per_frame", "age_frames", "missed_frames", "existence",
 )  # fmt: skip
 DETECTION_COLUMNS = ("y_px", "x_px", "score")
 
