@@ -245,7 +245,7 @@ class ModelCard(CardDraft):
     answered when it was written; none in older files.
     """
 
-    version: Literal[2] = CARD_VERSION
+    version: Literal[2] = 2  # CARD_VERSION
     stride: Annotated[int, Field(ge=1, le=64)]
     channels: tuple[str, ...]
     grid_px: Annotated[int, Field(ge=1, le=256)]
