@@ -18,7 +18,7 @@ _HOMES = {
     "Settings": "lodestar_live.settings",
     "Subscriber": "lodestar_live.streams",
     "load_settings": "lodestar_live.settings",
-    "train": "lodestar_live.lodestar",
+    "train": "lodestar_live.training",
     "Detections": "lodestar_live.data",
     "Event": "lodestar_live.data",
     "Frame": "lodestar_live.data",
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from lodestar_live.detection import Detector
     from lodestar_live.linking import Linker
     from lodestar_live.live import LiveTracker
-    from lodestar_live.lodestar import train
     from lodestar_live.recording import Recording
     from lodestar_live.settings import Settings, load_settings
     from lodestar_live.streams import Publisher, Subscriber
+    from lodestar_live.training import train
 
 
 def __getattr__(name: str) -> Any:

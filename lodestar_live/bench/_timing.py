@@ -15,7 +15,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from lodestar_live.bench.report import Table
-from lodestar_live.detection.engines import physical_cores, session_options
+from lodestar_live.detection.engines.cpu import physical_cores, session_options
 
 _PAUSE_S = 0.03
 _SETTLE_S = 0.06

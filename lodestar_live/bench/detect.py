@@ -29,14 +29,18 @@ from lodestar_live.bench._timing import (
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.detection import Detector
-from lodestar_live.detection.accelerators import available
-from lodestar_live.detection.engines import physical_cores
-from lodestar_live.detection.graph import build_model
-from lodestar_live.detection.intake import take_in
-from lodestar_live.detection.weights import LocalContrast, NetworkWeights
-from lodestar_live.lodestar import train
-from lodestar_live.lodestar.network import NetworkName, export_weights, initialise
-from lodestar_live.lodestar.plan import build_network
+from lodestar_live.detection.engines.cpu import physical_cores
+from lodestar_live.detection.engines.open import available
+from lodestar_live.detection.frame.prepare import take_in
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.weights import LocalContrast, NetworkWeights
+from lodestar_live.training import train
+from lodestar_live.training.network.network import (
+    NetworkName,
+    export_weights,
+    initialise,
+)
+from lodestar_live.training.plan import build_network
 
 N_PARTICLES = 100
 _SPREAD_PX = 2.5  # of a particle's Gaussian image

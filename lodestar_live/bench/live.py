@@ -27,8 +27,8 @@ from lodestar_live.bench._deeplay import Deeplay, is_named, open_deeplay
 from lodestar_live.bench._timing import measure_peak, peak_table, resident_mb
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.data import Detections, Pixels
-from lodestar_live.detection.engines import physical_cores
-from lodestar_live.detection.model_file import read_model
+from lodestar_live.detection.engines.cpu import physical_cores
+from lodestar_live.detection.model.model_file import read_model
 from lodestar_live.live import LiveTracker
 from lodestar_live.microscope import Microscope, acquire, open_demo
 from lodestar_live.settings import Settings, parse_settings

@@ -16,8 +16,8 @@ from lodestar_live.errors import SettingsError
 from lodestar_live.settings import Settings, TravelLimits
 
 if TYPE_CHECKING:
+    from lodestar_live.calibration.stage import Bench
     from lodestar_live.control import Calibration
-    from lodestar_live.control.measure import Bench
     from lodestar_live.data import FloatArray, Pixels
     from lodestar_live.microscope import Microscope
 
@@ -55,7 +55,7 @@ def calibrate_stage(
 
 
 def _bench(microscope: Microscope, settings: Settings, plan: WalkPlan) -> Bench:
-    from lodestar_live.control.measure import Bench
+    from lodestar_live.calibration.stage import Bench
     from lodestar_live.microscope import CoreStage
 
     stage = CoreStage(microscope)
@@ -92,7 +92,7 @@ def _default_step_um(microscope: Microscope) -> float:
 def _measure(
     microscope: Microscope, bench: Bench, plan: WalkPlan, *, step_um: float
 ) -> Calibration:
-    from lodestar_live.control.measure import calibrate, scan_focus
+    from lodestar_live.calibration.stage import calibrate, scan_focus
 
     core = microscope.core
     with Progress(console=Console(stderr=True)) as progress:
@@ -118,7 +118,7 @@ def _measure(
 def _z_sign(bench: Bench, model: Path) -> int:
     import numpy as np
 
-    from lodestar_live.control.measure import measure_z_sign
+    from lodestar_live.calibration.stage import measure_z_sign
     from lodestar_live.detection import Detector
 
     detector = Detector(model)

@@ -14,8 +14,8 @@ from lodestar_live.errors import InputError, SettingsError
 from lodestar_live.settings import Settings, TravelLimits
 
 if TYPE_CHECKING:
-    from lodestar_live.control.measure import Bench
-    from lodestar_live.live.z_sweep import ZSweep
+    from lodestar_live.calibration.stage import Bench
+    from lodestar_live.calibration.z_sweep import ZSweep
     from lodestar_live.microscope import Microscope
 
 
@@ -29,7 +29,7 @@ def calibrate_z_drive(
     as_json: bool,
 ) -> None:
     """Sweep, print and write what was measured; see `live.z_sweep`."""
-    from lodestar_live.live.z_sweep import sweep_z
+    from lodestar_live.calibration.z_sweep import sweep_z
     from lodestar_live.microscope import open_microscope
 
     if not range_um > 0:
@@ -61,7 +61,7 @@ def calibrate_z_drive(
 
 def _bench(microscope: Microscope, settings: Settings, range_um: float) -> Bench:
     """Allow the focus drive the sweep's own range, unless the settings have limits."""
-    from lodestar_live.control.measure import Bench
+    from lodestar_live.calibration.stage import Bench
     from lodestar_live.microscope import CoreStage
 
     stage = CoreStage(microscope)

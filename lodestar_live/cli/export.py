@@ -56,7 +56,7 @@ def _export_movie(run: Path, movie: Path | None, out: Path) -> None:
 
     from lodestar_live.recording import Recording
     from lodestar_live.recording.movies import open_movie
-    from lodestar_live.view.overlay_movie import write_overlay_movie
+    from lodestar_live.view.figures.overlay_movie import write_overlay_movie
 
     if movie is None:
         raise InputError(f"{out}: a run holds no images; give them with --movie.")

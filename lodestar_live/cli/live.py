@@ -176,7 +176,7 @@ def _page(
             for name, address in endpoints.items():
                 console.print(f"{name}: {address}")
         if view:
-            from lodestar_live.view.beside import page_beside
+            from lodestar_live.view.web.beside import page_beside
 
             stack.enter_context(page_beside(endpoints, browser=browser, quiet=quiet))
         elif endpoints and not quiet:

@@ -16,8 +16,8 @@ from lodestar_live.errors import InputError
 
 if TYPE_CHECKING:
     from lodestar_live.data import Detections, Pixels
-    from lodestar_live.lodestar import Model, TrainingStep
-    from lodestar_live.view.pick import Places, Tell
+    from lodestar_live.training import Model, TrainingStep
+    from lodestar_live.view.web.pick import Places, Tell
 
 _STARTS = {"warm": "generic weights", "scratch": "scratch"}
 
@@ -64,9 +64,9 @@ def train_model(
 
     Writes MODEL.onnx and training.png beside it.
     """
-    from lodestar_live.lodestar import train
-    from lodestar_live.lodestar.picture import write_picture
     from lodestar_live.recording.movies import read_image
+    from lodestar_live.training import train
+    from lodestar_live.training.picture import write_picture
 
     if output.suffix != ".onnx":
         raise InputError(f"output {output}: expected a name ending in .onnx.")

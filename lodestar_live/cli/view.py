@@ -14,9 +14,9 @@ from rich.console import Console
 from lodestar_live.errors import InputError, StreamError
 
 if TYPE_CHECKING:
-    from lodestar_live.view.live_feed import LiveFeed
-    from lodestar_live.view.recorded_feed import RecordedFeed
-    from lodestar_live.view.server import ViewServer
+    from lodestar_live.view.web.live_feed import LiveFeed
+    from lodestar_live.view.web.recorded_feed import RecordedFeed
+    from lodestar_live.view.web.server import ViewServer
 
 _USUAL_PORT = 8765
 
@@ -54,7 +54,7 @@ def view(
 ) -> None:
     """Open the overlay page of a running tracker or a recorded run."""
     from lodestar_live.streams import ClientKeys
-    from lodestar_live.view.live_feed import LiveFeed
+    from lodestar_live.view.web.live_feed import LiveFeed
 
     if (keys is None) != (server is None):
         raise InputError("view: --keys and --server belong together.")
@@ -77,7 +77,7 @@ def view(
 
 
 def _serve(feed: LiveFeed | RecordedFeed, port: int | None) -> ViewServer:
-    from lodestar_live.view.server import ViewServer
+    from lodestar_live.view.web.server import ViewServer
 
     if port is not None:
         return ViewServer(feed, port=port)
@@ -96,8 +96,8 @@ def _close_with_input(page: ViewServer) -> None:
 def _recorded_feed(run: Path, movie: Path | None) -> RecordedFeed:
     from lodestar_live.recording import Recording
     from lodestar_live.recording.movies import open_movie
-    from lodestar_live.view.recorded_feed import RecordedFeed
-    from lodestar_live.view.run_files import snapshot_of
+    from lodestar_live.view.figures.run_files import snapshot_of
+    from lodestar_live.view.web.recorded_feed import RecordedFeed
 
     with Recording(run) as recording:
         return RecordedFeed(
@@ -120,7 +120,7 @@ def plot(
     """Draw trajectories, MSD, speed and latency; of holograms fields, z and more."""
     from lodestar_live.recording import Recording
     from lodestar_live.view import write_control, write_hologram_report, write_plots
-    from lodestar_live.view.run_files import field_of, snapshot_of
+    from lodestar_live.view.figures.run_files import field_of, snapshot_of
 
     folder = run if run.is_dir() else run.parent
     out = out or folder / ("control.png" if control else "plots.png")

@@ -33,7 +33,7 @@ from lodestar_live.simulation.hologram_scene import HologramScene, SphereTruth
 from lodestar_live.simulation.holograms import OffAxisCamera
 from lodestar_live.simulation.score import TRUTH_DTYPE, particle_of_track, score_tracks
 from lodestar_live.view import write_hologram_report
-from lodestar_live.view.run_files import field_of
+from lodestar_live.view.figures.run_files import field_of
 
 GATE_PX = 4.0
 BORDER_PX = 12.0  # half of what a sphere in focus covers

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from lodestar_live.control import Calibration, measure_calibration
+from lodestar_live.calibration import measure_calibration
+from lodestar_live.control import Calibration
 from lodestar_live.data import Pixels, Rows, Update
 from lodestar_live.demo.addresses import stream_addresses
 from lodestar_live.demo.result import DemoResult, score_following

@@ -13,11 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.data import Detections, FloatArray, Pixels
-from lodestar_live.detection import rows
-from lodestar_live.detection.accelerators import candidates, open_engine
-from lodestar_live.detection.engines import Engine, physical_cores
-from lodestar_live.detection.h_maxima import keep_h_maxima
-from lodestar_live.detection.intake import (
+from lodestar_live.detection.engines.cpu import Engine, physical_cores
+from lodestar_live.detection.engines.open import candidates, open_engine
+from lodestar_live.detection.engines.trial import (
+    Trial,
+    choose,
+    try_engines,
+    typical_part,
+)
+from lodestar_live.detection.frame.prepare import (
     Intake,
     Levels,
     Mask,
@@ -25,14 +29,15 @@ from lodestar_live.detection.intake import (
     saturated,
     take_in,
 )
-from lodestar_live.detection.look import Look
-from lodestar_live.detection.model_file import read_model
-from lodestar_live.detection.opening import can_open
-from lodestar_live.detection.passes import NO_THRESHOLD, Passes
-from lodestar_live.detection.pooled import pooled
-from lodestar_live.detection.scale import Scale
-from lodestar_live.detection.tiles import Layout, Tiles, area
-from lodestar_live.detection.trial import Trial, choose, try_engines, typical_part
+from lodestar_live.detection.frame.tiles import Layout, Tiles, area
+from lodestar_live.detection.model.model_file import read_model
+from lodestar_live.detection.model.scale import Scale
+from lodestar_live.detection.model.valid_sides import can_open
+from lodestar_live.detection.run import postprocess as rows
+from lodestar_live.detection.run.h_maxima import keep_h_maxima
+from lodestar_live.detection.run.passes import NO_THRESHOLD, Passes
+from lodestar_live.detection.run.pooled import pooled
+from lodestar_live.detection.run.template import Look
 from lodestar_live.errors import InputError, SettingsError
 
 logger = logging.getLogger(__name__)

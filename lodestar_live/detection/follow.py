@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 from lodestar_live.data import Detections, Pixels
 from lodestar_live.detection.detector import Detector
-from lodestar_live.detection.intake import Levels
-from lodestar_live.detection.tiles import Tiles
+from lodestar_live.detection.frame.prepare import Levels
+from lodestar_live.detection.frame.tiles import Tiles
 
 _REACH_PX = 6.0  # where nobody says how far a particle may be
 _FARTHEST_PX = 1e5  # beyond any frame

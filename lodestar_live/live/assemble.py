@@ -27,11 +27,11 @@ from lodestar_live.data import (
     Tracks,
 )
 from lodestar_live.detection import Detector, Follower
+from lodestar_live.detection.engines.choice import EngineChoice
 from lodestar_live.errors import RecordingError, SettingsError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
-from lodestar_live.live.engine_choice import EngineChoice
 from lodestar_live.microscope import (
     CoreStage,
     Microscope,
@@ -39,7 +39,7 @@ from lodestar_live.microscope import (
     active_core,
     has_active_core,
 )
-from lodestar_live.pipeline import Sink
+from lodestar_live.pipeline.pipeline import Sink
 from lodestar_live.recording import Recorder, RegionRecorder
 from lodestar_live.resources import find
 from lodestar_live.settings import ControlSettings, DetectionSettings, Settings

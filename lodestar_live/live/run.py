@@ -18,14 +18,14 @@ from threadpoolctl import threadpool_limits
 from lodestar_live.data import Event, Frame, RunInfo, Update
 from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
-from lodestar_live.live.arrival import Arrival, make_frame
 from lodestar_live.live.assemble import Detect, Parts
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.live.mailbox import Mailbox
 from lodestar_live.live.models import Models
 from lodestar_live.microscope import read_facts
-from lodestar_live.pipeline import Pipeline, Sink
+from lodestar_live.microscope.frames import Arrival, make_frame
+from lodestar_live.pipeline.pipeline import Pipeline, Sink
 from lodestar_live.priority import TRACKING, lower_this_thread, shorten_turns
 from lodestar_live.settings import Settings
 

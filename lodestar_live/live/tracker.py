@@ -23,7 +23,7 @@ from lodestar_live.live.clock import RunClock
 from lodestar_live.live.interrupt import StopOnInterrupt
 from lodestar_live.live.run import Run
 from lodestar_live.microscope import Microscope
-from lodestar_live.pipeline import Sink
+from lodestar_live.pipeline.pipeline import Sink
 from lodestar_live.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class LiveTracker:
     detect
         A detector of your own: pixels -> Detections. None: from the settings.
     sinks
-        Further sinks of your own; see `lodestar_live.pipeline.Sink`.
+        Further sinks of your own; see `lodestar_live.pipeline.pipeline.Sink`.
     on_update
         Called with every `Update` on the worker thread; its exceptions are logged.
 

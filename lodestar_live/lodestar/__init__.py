@@ -1,10 +1,8 @@
-"""The method: train a detector on one particle of one image. Imports torch."""
+"""The former name of `lodestar_live.training`; it goes with version 0.3."""
 
-from lodestar_live.lodestar.model import Model
-from lodestar_live.lodestar.network import NetworkName
-from lodestar_live.lodestar.plan import Quality, Start
-from lodestar_live.lodestar.trainer import train
-from lodestar_live.lodestar.training import Progress, TrainingStep
+import warnings
+from importlib import import_module
+from typing import Any
 
 __all__ = [
     "Model",
@@ -15,3 +13,14 @@ __all__ = [
     "TrainingStep",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"lodestar_live.lodestar.{name} is now lodestar_live.training.{name}.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(import_module("lodestar_live.training"), name)

@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "RUN_TRACK_DTYPE": "run_data",
-    "RunArrays": "run_data",
-    "RunSource": "run_data",
-    "pick_crop": "pick",
-    "write_control": "control_charts",
-    "write_hologram_report": "hologram_report",
-    "write_plots": "plots",
-    "write_report": "report",
+    "RUN_TRACK_DTYPE": "figures.run_data",
+    "RunArrays": "figures.run_data",
+    "RunSource": "figures.run_data",
+    "pick_crop": "web.pick",
+    "write_control": "figures.control_charts",
+    "write_hologram_report": "figures.hologram_report",
+    "write_plots": "figures.plots",
+    "write_report": "figures.report",
 }
 
 __all__ = [
@@ -29,12 +29,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from lodestar_live.view.control_charts import write_control
-    from lodestar_live.view.hologram_report import write_hologram_report
-    from lodestar_live.view.pick import pick_crop
-    from lodestar_live.view.plots import write_plots
-    from lodestar_live.view.report import write_report
-    from lodestar_live.view.run_data import RUN_TRACK_DTYPE, RunArrays, RunSource
+    from lodestar_live.view.figures.control_charts import write_control
+    from lodestar_live.view.figures.hologram_report import write_hologram_report
+    from lodestar_live.view.figures.plots import write_plots
+    from lodestar_live.view.figures.report import write_report
+    from lodestar_live.view.figures.run_data import (
+        RUN_TRACK_DTYPE,
+        RunArrays,
+        RunSource,
+    )
+    from lodestar_live.view.web.pick import pick_crop
 
 
 def __getattr__(name: str) -> Any:

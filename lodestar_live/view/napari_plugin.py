@@ -21,8 +21,8 @@ from lodestar_live.data import FloatArray
 from lodestar_live.errors import LodestarError
 from lodestar_live.recording import Recording
 from lodestar_live.streams import Message, Subscriber
-from lodestar_live.view.run_data import column
-from lodestar_live.view.run_files import snapshot_of
+from lodestar_live.view.figures.run_data import column
+from lodestar_live.view.figures.run_files import snapshot_of
 
 LayerData = tuple[Any, dict[str, Any], str]
 

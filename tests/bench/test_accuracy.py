@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live import bench
-from lodestar_live.bench import _localisers as others
-from lodestar_live.simulation import shapes
+from tests import bench
+from tests.bench import _localisers as others
+from tests.simulation import shapes
 
 
 def test_quick_accuracy_bench_reports_every_table() -> None:

@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from lodestar_live import bench
-from lodestar_live.bench import _deeplay, deeplay
+from lodestar_live.bench import _deeplay
 from lodestar_live.errors import SettingsError
+from tests import bench
+from tests.bench import deeplay
 
 
 def test_without_deeplays_interpreter_the_bench_says_what_it_needs(monkeypatch) -> None:

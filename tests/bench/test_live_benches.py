@@ -26,7 +26,7 @@ def test_the_hook_bench_compares_with_and_without(bead_model) -> None:
 
 def test_a_bench_without_a_training_refuses_a_model(bead_model) -> None:
     with pytest.raises(InputError, match=r"takes no model; .*'soak'"):
-        bench.run("linking", quick=True, model=bead_model)
+        bench.run("detect", quick=True, model=bead_model)
 
 
 def test_memory_stays_flat_and_below_the_bar_in_a_live_run(bead_model) -> None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.bench import fields, recordings
 from lodestar_live.data import Detections
-from lodestar_live.simulation.fields import Scene, simulate_field
+from tests.bench import fields, recordings
+from tests.simulation.fields import Scene, simulate_field
 
 POINTS = {0: np.array([[10.0, 10.0], [30.0, 30.0]])}
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.bench import varied
 from lodestar_live.data import Detections
-from lodestar_live.simulation.population import Population, simulate_population
+from tests.bench import varied
+from tests.simulation.population import Population, simulate_population
 
 
 def test_the_table_has_a_row_per_set_of_clicks():

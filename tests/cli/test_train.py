@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lodestar_live.cli import app
 from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError
-from lodestar_live.simulation import shapes
+from tests.simulation import shapes
 
 
 @pytest.fixture

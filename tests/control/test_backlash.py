@@ -13,7 +13,7 @@ from lodestar_live.control import Calibration, Controller, StageResponse
 from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings, TravelLimits
-from lodestar_live.simulation.stage import (
+from tests.simulation.stage import (
     Camera,
     ClosedLoop,
     SimulatedStage,

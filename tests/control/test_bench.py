@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lodestar_live import bench
-from lodestar_live.bench.control import MOTIONS
+from tests import bench
+from tests.bench.control import MOTIONS
 
 
 def test_the_smoke_version_loses_nobody_and_fills_its_tables() -> None:

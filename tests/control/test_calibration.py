@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from lodestar_live.calibration.stage import Bench, calibrate, fit_response, scan_focus
 from lodestar_live.control import Calibration, StageResponse, load_calibration
 from lodestar_live.control.focus import FocusCurve, sharpness
-from lodestar_live.control.measure import Bench, calibrate, fit_response, scan_focus
 from lodestar_live.errors import CalibrationError, StageError
 from lodestar_live.geometry import PixelToStage, centre_px
 from lodestar_live.settings import ControlSettings, TravelLimits
-from lodestar_live.simulation.stage import SimulatedStage, StagePhysics, VirtualClock
+from tests.simulation.stage import SimulatedStage, StagePhysics, VirtualClock
 
 SHAPE = (128, 160)
 LIMITS = TravelLimits(y_um=(-60, 60), x_um=(-60, 60), z_um=(-8, 8))

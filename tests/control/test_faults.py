@@ -23,7 +23,7 @@ from lodestar_live.data import (
 from lodestar_live.errors import CalibrationError, SettingsError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings, TravelLimits
-from lodestar_live.simulation.stage import (
+from tests.simulation.stage import (
     Camera,
     ClosedLoop,
     SimulatedStage,

@@ -9,7 +9,7 @@ from lodestar_live.control import Calibration, Controller, StageResponse
 from lodestar_live.errors import CalibrationError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings, TravelLimits
-from lodestar_live.simulation.stage import (
+from tests.simulation.stage import (
     Camera,
     ClosedLoop,
     SimulatedStage,

@@ -10,7 +10,7 @@ from lodestar_live.control import MoveLog, SafetyGate
 from lodestar_live.data import StagePosition
 from lodestar_live.errors import SettingsError, StageError
 from lodestar_live.settings import ControlSettings, TravelLimits
-from lodestar_live.simulation.stage import VirtualClock
+from tests.simulation.stage import VirtualClock
 
 LIMITS = TravelLimits(y_um=(-100, 100), x_um=(-50, 50), z_um=(-5, 5))
 

@@ -5,7 +5,7 @@ import pytest
 
 from lodestar_live.control import MoveLog, StageResponse
 from lodestar_live.data import StagePosition
-from lodestar_live.simulation.stage import SimulatedStage, StagePhysics, VirtualClock
+from tests.simulation.stage import SimulatedStage, StagePhysics, VirtualClock
 
 
 def test_nothing_is_known_before_the_first_entry() -> None:

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.graph import build_model
-from lodestar_live.detection.weights import (
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.weights import (
     Conv,
     LocalContrast,
     MaxPool,

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import correlate
 
-from lodestar_live.detection.weights import Conv, LocalContrast, MaxPool, NetworkWeights
+from lodestar_live.detection.model.weights import (
+    Conv,
+    LocalContrast,
+    MaxPool,
+    NetworkWeights,
+)
 
 
 def features(

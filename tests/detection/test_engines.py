@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.accelerators import SplitEngine, available
-from lodestar_live.detection.engines import physical_cores, session_options
-from lodestar_live.detection.trial import (
+from lodestar_live.detection.engines.cpu import physical_cores, session_options
+from lodestar_live.detection.engines.open import SplitEngine, available
+from lodestar_live.detection.engines.trial import (
     MAX_SHIFT_PX,
     Trial,
     choose,

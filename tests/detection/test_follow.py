@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.detection import Detector, Follower, intake
+from lodestar_live.detection import Detector, Follower
+from lodestar_live.detection.frame import prepare as intake
 from tests.detection import networks
 
 SHAPE = (384, 512)

@@ -14,15 +14,22 @@ import pytest
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from lodestar_live.detection import Detector, accelerators, gpu
-from lodestar_live.detection.accelerators import SplitEngine
-from lodestar_live.detection.engines import session_options
-from lodestar_live.detection.gpu import CUDA, NET, TENSORRT, GpuNetworks, Provider
-from lodestar_live.detection.graph import build_model
-from lodestar_live.detection.half_precision import half_precision
-from lodestar_live.detection.nodes import cut
-from lodestar_live.detection.trial import MAX_SHIFT_PX, try_engines
-from lodestar_live.detection.weights import NetworkWeights
+from lodestar_live.detection import Detector
+from lodestar_live.detection.engines.cpu import gpu, session_options
+from lodestar_live.detection.engines.cpu import open as accelerators
+from lodestar_live.detection.engines.gpu import (
+    CUDA,
+    NET,
+    TENSORRT,
+    GpuNetworks,
+    Provider,
+)
+from lodestar_live.detection.engines.open import SplitEngine
+from lodestar_live.detection.engines.trial import MAX_SHIFT_PX, try_engines
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.half_precision import half_precision
+from lodestar_live.detection.model.nodes import cut
+from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.errors import ModelError
 from tests.detection import networks
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.detection.engines import OnnxRuntimeCpu
-from lodestar_live.detection.graph import COLUMNS, build_model
-from lodestar_live.detection.weights import NetworkWeights
+from lodestar_live.detection.engines.cpu import OnnxRuntimeCpu
+from lodestar_live.detection.model.graph import COLUMNS, build_model
+from lodestar_live.detection.model.weights import NetworkWeights
 from tests.detection import networks, reference
 
 AT = {name: index for index, name in enumerate(COLUMNS)}

@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from lodestar_live.detection import Detector, engines
-from lodestar_live.detection.engines import _Helpers
+from lodestar_live.detection import Detector
+from lodestar_live.detection.engines.cpu import _Helpers
+from lodestar_live.detection.engines.cpu import cpu as engines
 from lodestar_live.priority import is_lowered, lower_this_thread
 from tests.detection import networks
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.graph import LOOKS_KEY, build_model
-from lodestar_live.detection.look import Look, shown_around
+from lodestar_live.detection.model.graph import LOOKS_KEY, build_model
+from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.errors import ModelError
-from lodestar_live.simulation import shapes
 from tests.detection import networks
+from tests.simulation import shapes
 
 CENTRE_PX = (31.25, 30.5)
 RADII_PX = {"point": 4.0, "sphere": 11.0, "annulus": 16.0, "ellipse": 13.0}

@@ -12,8 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.graph import build_model
-from lodestar_live.detection.model_file import MAX_BYTES
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import MAX_BYTES
 from lodestar_live.errors import ModelError
 from tests.detection import networks
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.engines import OnnxRuntimeCpu, Part
-from lodestar_live.detection.graph import build_model
-from lodestar_live.detection.intake import take_in
-from lodestar_live.detection.opening import CLOSED, Opening, can_open
+from lodestar_live.detection.engines.cpu import OnnxRuntimeCpu, Part
+from lodestar_live.detection.frame.prepare import take_in
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.valid_sides import CLOSED, Opening, can_open
 from tests.detection import networks
 
 THIN = networks.with_local_contrast(networks.thin())

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lodestar_live.detection import rows
-from lodestar_live.detection.graph import COLUMNS
+from lodestar_live.detection.model.graph import COLUMNS
+from lodestar_live.detection.run import postprocess as rows
 
 MERGE_PX = 2.0
 

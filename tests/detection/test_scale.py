@@ -7,7 +7,7 @@ import pytest
 
 from lodestar_live.data import Flag
 from lodestar_live.detection import Detector, Follower
-from lodestar_live.detection.scale import Scale
+from lodestar_live.detection.model.scale import Scale
 from lodestar_live.errors import InputError
 from tests.detection import networks
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.intake import take_in
-from lodestar_live.detection.tiles import Layout, share_out
+from lodestar_live.detection.frame.prepare import take_in
+from lodestar_live.detection.frame.tiles import Layout, share_out
 from tests.detection import networks
 
 NETWORKS = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.detection.weights import (
+from lodestar_live.detection.model.weights import (
     Conv,
     MaxPool,
     NetworkWeights,

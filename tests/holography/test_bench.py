@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live import bench
-from lodestar_live.bench.holography import diffusion_and_sigma
+from tests import bench
+from tests.bench.holography import diffusion_and_sigma
 
 
 def test_quick_bench_fills_every_table() -> None:

@@ -9,19 +9,19 @@ import torch
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.holography import Optics
 from lodestar_live.holography.propagation import transfer_function
-from lodestar_live.lodestar.field_trainer import (
-    FieldRecipe,
-    Gate,
-    _fit,
-    train_field,
-)
-from lodestar_live.lodestar.holographic import (
+from lodestar_live.simulation.holograms import Sphere, complex_noise, render_field
+from lodestar_live.training.augment.field_views import (
     FieldViewMaker,
     FieldViewSettings,
     TorchPropagator,
     locate_in_crop,
 )
-from lodestar_live.simulation.holograms import Sphere, complex_noise, render_field
+from lodestar_live.training.train_field import (
+    FieldRecipe,
+    Gate,
+    _fit,
+    train_field,
+)
 
 OPTICS = Optics(wavelength_um=0.633, pixel_size_um=0.228)
 CENTRE = (31.8, 31.1)

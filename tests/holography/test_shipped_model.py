@@ -13,7 +13,7 @@ from lodestar_live.data import Frame
 from lodestar_live.detection import Detector
 from lodestar_live.holography import HologramPreparer, Optics, ParticleRefiner
 from lodestar_live.linking import Linker
-from lodestar_live.pipeline import Pipeline
+from lodestar_live.pipeline.pipeline import Pipeline
 from lodestar_live.resources import find
 from lodestar_live.settings import HolographySettings
 from lodestar_live.simulation.holograms import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.bench import linking
-from lodestar_live.bench._link_peers import laptrack, ours, trackpy_plain
-from lodestar_live.bench._links import score_links
-from lodestar_live.simulation.motion import MOTIONS, Scenario, simulate_motion
+from tests.bench import linking
+from tests.bench._link_peers import laptrack, ours, trackpy_plain
+from tests.bench._links import score_links
+from tests.simulation.motion import MOTIONS, Scenario, simulate_motion
 
 
 @pytest.mark.parametrize("motion", MOTIONS)

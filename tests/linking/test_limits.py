@@ -10,7 +10,7 @@ import pytest
 
 from lodestar_live import Detections, Linker
 from lodestar_live.linking.assignment import Pairs, assign
-from lodestar_live.simulation.motion import Scenario, simulate_motion
+from tests.simulation.motion import Scenario, simulate_motion
 
 
 def events_of(frames, **options):

@@ -7,7 +7,7 @@ import pytest
 
 from lodestar_live import Detections, Linker
 from lodestar_live.errors import InputError
-from lodestar_live.simulation.motion import Scenario, simulate_motion
+from tests.simulation.motion import Scenario, simulate_motion
 
 METHODS = ["motion", "nearest"]
 

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 from lodestar_live import Detections, Linker
 from lodestar_live.data import DETECTION_DTYPE, blank_rows
 from lodestar_live.motion import Belief, Motion, born, predict, update
-from lodestar_live.simulation.motion import Scenario, simulate_motion
+from tests.simulation.motion import Scenario, simulate_motion
 
 
 def test_prediction_is_the_exact_solution_of_the_law_of_motion():

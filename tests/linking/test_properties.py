@@ -134,7 +134,7 @@ def test_the_gate_finds_every_pair_within_reach(tracks, points, radius):
 LINK_A_MOVIE = """
 import hashlib
 from lodestar_live import Linker
-from lodestar_live.simulation.motion import Scenario, simulate_motion
+from tests.simulation.motion import Scenario, simulate_motion
 linker, digest = Linker(), hashlib.sha256()
 for k, frame in enumerate(simulate_motion(Scenario("switch", 80, 0.3, 12, seed=4))):
     digest.update(linker(frame.detections, k).rows.tobytes())

@@ -7,9 +7,9 @@ import threading
 import numpy as np
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.accelerators import available
+from lodestar_live.detection.engines.choice import EngineChoice
+from lodestar_live.detection.engines.open import available
 from lodestar_live.live import LiveTracker
-from lodestar_live.live.engine_choice import EngineChoice
 from lodestar_live.settings import parse_settings
 from tests.detection import networks
 from tests.live.test_tracker import METADATA, Remember

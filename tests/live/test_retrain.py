@@ -11,7 +11,7 @@ from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError
 from lodestar_live.live.retrain import Retrainer, compare, judge
 from lodestar_live.settings import parse_settings
-from lodestar_live.simulation.fields import Scene, simulate_field
+from tests.simulation.fields import Scene, simulate_field
 
 TRUE = np.array([[20.0, 20.0], [50.0, 60.0], [80.0, 30.0]])
 

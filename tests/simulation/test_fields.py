@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from lodestar_live.simulation.fields import (
+from tests.simulation.fields import (
     Scene,
     blank,
     match,
     place_apart,
     simulate_field,
 )
-from lodestar_live.simulation.shapes import SHAPES, draw
+from tests.simulation.shapes import SHAPES, draw
 
 
 def test_places_keep_their_distance_and_fill_the_frame():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.simulation.population import FORMS, Population, simulate_population
+from tests.simulation.population import FORMS, Population, simulate_population
 
 
 @pytest.mark.parametrize("family", FORMS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.simulation import shapes
+from tests.simulation import shapes
 
 # Two independent implementations of the same description gave these, in px at SNR 1.
 BOUND_AT_SNR_1_PX = {

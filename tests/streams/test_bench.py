@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lodestar_live import bench
+from tests import bench
 
 
 def test_streams_bench_gives_every_table() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from lodestar_live.calibration import measure_calibration
 from lodestar_live.cli import app
-from lodestar_live.control import Calibration, load_calibration, measure_calibration
+from lodestar_live.control import Calibration, load_calibration
 from lodestar_live.data import Detections
 from lodestar_live.errors import CalibrationError
 from lodestar_live.geometry import PixelToStage

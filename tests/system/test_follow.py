@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from lodestar_live.calibration.stage import Bench, scan_focus
 from lodestar_live.control import Calibration
-from lodestar_live.control.measure import Bench, scan_focus
 from lodestar_live.data import Detections, StagePosition, Update
 from lodestar_live.geometry import PixelToStage, centre_px
 from lodestar_live.live import LiveTracker

@@ -21,7 +21,7 @@ from lodestar_live.simulation.hologram_scene import Drop, HologramScene, Species
 from lodestar_live.simulation.holograms import InlineCamera, OffAxisCamera
 from lodestar_live.streams import Message, Subscriber
 from lodestar_live.view import write_hologram_report
-from lodestar_live.view.run_files import field_of
+from lodestar_live.view.figures.run_files import field_of
 
 pytestmark = pytest.mark.system
 _FRAMES = 24

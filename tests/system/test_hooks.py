@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lodestar_live.control import measure_calibration
+from lodestar_live.calibration import measure_calibration
 from lodestar_live.microscope import CoreStage, open_demo
 from lodestar_live.recording import Recording
 from lodestar_live.resources import folder

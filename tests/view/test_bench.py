@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lodestar_live.bench import view
+from tests.bench import view
 
 
 @pytest.mark.needs_chromium

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lodestar_live.data import Event, RunInfo, blank_rows
-from lodestar_live.view import RUN_TRACK_DTYPE, RunArrays, control_charts, write_control
+from lodestar_live.view import RUN_TRACK_DTYPE, RunArrays, write_control
+from lodestar_live.view.figures import control_charts
 
 UM_PER_PX, SNAPSHOT = 0.5, np.zeros((101, 101))
 FRAME_DTYPE = np.dtype(

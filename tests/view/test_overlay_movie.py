@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lodestar_live.errors import InputError
-from lodestar_live.view.overlay_movie import write_overlay_movie
+from lodestar_live.view.figures.overlay_movie import write_overlay_movie
 from tests.view.made_runs import brownian_run, picture
 
 N_FRAMES = 6

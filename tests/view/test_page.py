@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from lodestar_live.view.live_feed import LiveFeed
-from lodestar_live.view.recorded_feed import RecordedFeed
-from lodestar_live.view.server import ViewServer
+from lodestar_live.view.web.live_feed import LiveFeed
+from lodestar_live.view.web.recorded_feed import RecordedFeed
+from lodestar_live.view.web.server import ViewServer
 from tests.view.live_source import LiveSource
 from tests.view.made_runs import brownian_run, picture
 

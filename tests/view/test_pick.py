@@ -10,7 +10,7 @@ import pytest
 from lodestar_live.data import Detections
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.view import pick_crop
-from lodestar_live.view.pick import PickFeed
+from lodestar_live.view.web.pick import PickFeed
 from tests.view.made_runs import brownian_run, picture
 
 

@@ -9,15 +9,9 @@ import trackpy
 from pandas import DataFrame
 
 from lodestar_live.data import blank_rows
-from lodestar_live.view import (
-    RUN_TRACK_DTYPE,
-    RunArrays,
-    charts,
-    run_data,
-    write_plots,
-    write_report,
-)
-from lodestar_live.view.motion import (
+from lodestar_live.view import RUN_TRACK_DTYPE, RunArrays, write_plots, write_report
+from lodestar_live.view.figures import charts, run_data
+from lodestar_live.view.figures.motion import (
     ensemble_msd,
     fit_diffusion,
     mean_squared_displacement,

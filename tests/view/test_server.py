@@ -14,9 +14,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from lodestar_live.errors import StreamError
-from lodestar_live.view.bundle import Part, pack, rows_part
-from lodestar_live.view.recorded_feed import RecordedFeed
-from lodestar_live.view.server import ViewServer
+from lodestar_live.view.web.bundle import Part, pack, rows_part
+from lodestar_live.view.web.recorded_feed import RecordedFeed
+from lodestar_live.view.web.server import ViewServer
 from tests.view.made_runs import brownian_run
 
 
@@ -66,7 +66,7 @@ def test_page_and_assets_are_served_with_their_guards(server):
 
 
 def test_nothing_in_the_page_comes_from_elsewhere():
-    from lodestar_live.view.server import PAGE
+    from lodestar_live.view.web.server import PAGE
 
     for path in PAGE.glob("*"):
         if path.suffix in {".html", ".js", ".css"}:

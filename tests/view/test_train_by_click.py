@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from lodestar_live.detection import Detector
 from lodestar_live.recording import Recording
-from lodestar_live.simulation.fields import Scene, simulate_field
+from tests.simulation.fields import Scene, simulate_field
 from tests.view.test_pick import screen_at
 
 ROOT = Path(__file__).resolve().parents[2]

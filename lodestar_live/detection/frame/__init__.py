@@ -1,0 +1,1 @@
+"""From pixels to network input: preparation, levels, tiles and their halo."""

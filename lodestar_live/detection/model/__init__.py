@@ -1,0 +1,1 @@
+"""The exported graph: layers, readout, weights and the model file."""

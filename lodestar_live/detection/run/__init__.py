@@ -1,0 +1,1 @@
+"""From network output to detections: passes, suppression, postprocessing."""

@@ -1,0 +1,268 @@
+"""Turn the graph's rows into detections: merge, limit, flag, calibrate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from lodestar_live.data import (
+    DETECTION_DTYPE,
+    Detections,
+    Flag,
+    FloatArray,
+    Rows,
+    blank_rows,
+)
+from lodestar_live.detection.frame.prepare import Intake, Mask
+from lodestar_live.detection.model.graph import COLUMNS
+from lodestar_live.detection.run.template import Look
+
+Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
+_AT = {name: index for index, name in enumerate(COLUMNS)}
+_APART = 3.0  # times their scatter, votes name two places
+_FARTHEST_PX = 24.0  # from a better row; votes that scatter by more mean nothing
+
+
+def n_columns(card: Mapping[str, Any]) -> int:
+    """Return how many columns the graph of a model writes."""
+    return len(COLUMNS) + len(card["channels"]) - 3
+
+
+def cells(found: Found) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return (row, column) in the score map of every row."""
+    row, column = found[:, [_AT["row"], _AT["column"]]].T.astype(np.int64)
+    return row, column
+
+
+def strongest(found: Found, limit: int) -> Found:
+    """Return the `limit` rows of highest score, best first."""
+    order = np.argsort(-found[:, _AT["score"]], kind="stable")
+    return found[order[:limit]]
+
+
+def merge(found: Found, distance_px: float) -> Found:
+    """Keep the best of rows that name one place.
+
+    `found` must be sorted by falling score. Rows within `distance_px` do: two maxima of
+    one particle have the same local weighted average, two particles do not. So do a row
+    whose votes disagree and a better one within `_APART` times that scatter: between
+    particles that touch, votes for both mix, and a mark there stands for neither.
+    """
+    if len(found) < 2:
+        return found
+    places = found[:, [_AT["y_px"], _AT["x_px"]]]
+    scatter_px = np.minimum(_APART * found[:, _AT["consistency_px"]], _FARTHEST_PX)
+    reach_px = np.maximum(scatter_px, distance_px)
+    pairs = cKDTree(places).query_pairs(reach_px.max(), output_type="ndarray")
+    better, worse = pairs.T  # the lower index comes first
+    apart = places[better] - places[worse]
+    is_one = np.hypot(apart[:, 0], apart[:, 1]) <= reach_px[worse]
+    better, worse = better[is_one], worse[is_one]
+    order = np.argsort(better)
+    better, worse = better[order], worse[order]
+    is_kept = np.ones(len(found), bool)
+    first = np.flatnonzero(np.diff(better, prepend=-1)).tolist()
+    for start, end in pairwise([*first, len(better)]):
+        if is_kept[better[start]]:  # which is certain by now
+            is_kept[worse[start:end]] = False
+    return found[is_kept]
+
+
+def inside(found: Found, shape: tuple[int, ...]) -> Found:
+    """Keep finite rows whose positions are on the frame's pixels."""
+    y, x = found[:, _AT["y_px"]], found[:, _AT["x_px"]]
+    is_kept = _depth(y, x, shape) >= -0.5
+    is_kept &= np.isfinite(found.sum(axis=1))
+    return np.asarray(found[is_kept])
+
+
+def usual_contrast(found: Found) -> float:
+    """Return the |contrast| that a quarter of a frame's rows exceed.
+
+    Where particles have halos or lie on texture, the median row may be neither.
+    """
+    if not len(found):
+        return 0.0
+    contrast = np.abs(found[:, _AT["contrast"]])
+    upper = 3 * len(contrast) // 4
+    return float(np.partition(contrast, upper)[upper])
+
+
+def visible(found: Found, least: float) -> Found:
+    """Keep rows of at least this |contrast|, in units of a pixel's noise.
+
+    Contrast is a mean over 16 pixels: 1 is four times its own noise, more than an empty
+    frame shows anywhere.
+    """
+    kept: Found = found[np.abs(found[:, _AT["contrast"]]) >= least]
+    return kept
+
+
+class Likeness(NamedTuple):
+    """What the training particle shows at each contrast/noise; see `calibrate`.
+
+    Parameters
+    ----------
+    snr
+        |intensity| / noise, ascending, (k,).
+    consistency_px
+        The most that is like it, (k,).
+    score
+        The least that is like it, (k,).
+    match
+        The least correlation with its image that is like it, (k,); see `look`.
+    """
+
+    snr: FloatArray
+    consistency_px: FloatArray
+    score: FloatArray
+    match: FloatArray | None = None
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Likeness:
+        """Read a model's card; older ones have one limit of each kind, or none."""
+        if "like" in card:
+            return cls(**{k: np.asarray(v, float) for k, v in card["like"].items()})
+        spread, score = card.get("consistency_px"), card.get("like_score")
+        return cls(
+            np.ones(1),
+            np.array([np.inf if spread is None else spread]),
+            np.array([-np.inf if score is None else score]),
+        )
+
+    def of_any_score(self) -> Likeness:
+        """Return the limits for scores that are not the practised ones."""
+        return self._replace(score=np.full(len(self.snr), -np.inf))
+
+    def lacks(
+        self, rows: Rows, noise: float, match: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Say which detections are beyond the limits at their contrast/noise.
+
+        `match`: their correlations with the training particle, if measured; they tell
+        shapes apart better than the votes do, and decide alone.
+        """
+        snr = np.abs(rows["intensity"]) / noise
+        at, known = np.log(np.maximum(snr, 1e-12)), np.log(self.snr)
+        if match is not None and self.match is not None:
+            return np.asarray(match < np.interp(at, known, self.match))
+        most = np.interp(at, known, self.consistency_px)
+        least = np.interp(at, known, self.score)
+        return np.asarray((rows["consistency_px"] > most) | (rows["score"] < least))
+
+
+class Context(NamedTuple):
+    """What the frame tells about its detections, and what their kind shows.
+
+    `look`: to compare the image with, if that is asked for.
+    """
+
+    shape: tuple[int, ...]
+    intake: Intake
+    saturated: Mask | None
+    likeness: Likeness
+    look: Look | None = None
+
+
+def to_detections(
+    found: Found, card: Mapping[str, Any], context: Context
+) -> Detections:
+    """Write the contract's columns from the graph's rows."""
+    rows = blank_rows(DETECTION_DTYPE, len(found))
+    for name in ("y_px", "x_px", "score", "consistency_px"):
+        rows[name] = found[:, _AT[name]]
+    counts_per_unit = context.intake.levels.noise
+    rows["intensity"] = found[:, _AT["contrast"]] * counts_per_unit
+    rows["sigma_px"] = sigma_px(rows, card.get("sigma"), counts_per_unit)
+    extras = [c for c in card["channels"] if c not in ("dy", "dx", "rho")]
+    for index, name in enumerate(extras, start=len(COLUMNS)):
+        _write_extra(rows, name, found[:, index], card)
+    rows["flags"] = _flags(rows, card, context)
+    return Detections(rows)
+
+
+def like_training(detections: Detections) -> Detections:
+    """Drop detections flagged as unlike the training particle."""
+    rows = detections.rows
+    return Detections(rows[rows["flags"] & Flag.UNLIKE == 0])
+
+
+def sigma_px(
+    rows: Rows, factors: Mapping[str, float] | None, noise: float
+) -> npt.NDArray[np.float64]:
+    """Predict the localisation error from what was measured.
+
+    sigma^2 = floor^2 + (spread * consistency)^2 + (noise_px / snr)^2 +
+    (faint_px / snr^2)^2, with snr = |intensity| / noise; the last term is what
+    particles that nearly drown in the noise have beyond the law of bright ones (older
+    models have none). NaN for a model that was not calibrated.
+    """
+    if factors is None:
+        return np.full(len(rows), np.nan)
+    inverse_snr = noise / np.maximum(np.abs(rows["intensity"]), 1e-12)
+    spread = factors["spread"] * rows["consistency_px"]
+    total = factors["floor_px"] ** 2 + spread**2
+    total += (factors["noise_px"] * inverse_snr) ** 2
+    total += (factors.get("faint_px", 0.0) * inverse_snr**2) ** 2
+    result: npt.NDArray[np.float64] = np.sqrt(total)
+    return result
+
+
+def _write_extra(rows: Rows, name: str, values: Found, card: Mapping[str, Any]) -> None:
+    if name == "z_um":
+        rows["z_um"] = values + card.get("z_um", 0.0)
+    elif name == "ln_scale" and "polarizability_um3" in card:
+        by_scale = card["polarizability_um3"] * np.exp(values)
+        rows["scale_polarizability_um3"] = rows["polarizability_um3"] = by_scale
+
+
+def _flags(
+    rows: Rows, card: Mapping[str, Any], context: Context
+) -> npt.NDArray[np.int32]:
+    flags = np.zeros(len(rows), np.int32)
+    radius = card.get("radius_px", card["window_px"])
+    y, x = rows["y_px"], rows["x_px"]
+    flags[_depth(y, x, context.shape) < radius] = Flag.BORDER
+    if context.intake.bad is not None:  # a hole in the frame is an edge as well
+        flags[_touches(context.intake.bad, y, x, radius)] |= Flag.BORDER
+    if context.saturated is not None:
+        flags[_touches(context.saturated, y, x, radius)] |= Flag.SATURATED
+    noise, match = context.intake.levels.noise, None
+    if context.look is not None:
+        yx = np.column_stack([y, x])
+        match = context.look.match(context.intake.image[0], yx)
+    flags[context.likeness.lacks(rows, noise, match)] |= Flag.UNLIKE
+    return flags
+
+
+def _depth(
+    y_px: npt.NDArray[np.float64],
+    x_px: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+) -> npt.NDArray[np.float64]:
+    """Return how far places lie from the frame's outermost pixels, inwards."""
+    height, width = shape
+    y_depth = np.minimum(y_px, height - 1 - y_px)
+    depth: npt.NDArray[np.float64] = np.minimum(y_depth, width - 1 - x_px)
+    return np.minimum(depth, x_px, out=depth)
+
+
+def _touches(
+    mask: Mask,
+    y_px: npt.NDArray[np.float64],
+    x_px: npt.NDArray[np.float64],
+    radius_px: float,
+) -> npt.NDArray[np.bool_]:
+    """Say for each position whether the mask is set within a radius of it."""
+    reach = np.arange(-np.ceil(radius_px), np.ceil(radius_px) + 1).astype(int)
+    dy, dx = np.meshgrid(reach, reach, indexing="ij")
+    disk = np.hypot(dy, dx) <= radius_px
+    yx = np.column_stack([y_px, x_px])
+    near = yx.round().astype(int)[:, None, :] + np.stack([dy[disk], dx[disk]], axis=1)
+    near = np.clip(near, 0, np.subtract(mask.shape, 1))
+    return np.asarray(mask[near[..., 0], near[..., 1]].any(axis=1))

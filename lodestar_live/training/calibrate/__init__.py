@@ -1,0 +1,1 @@
+"""Thresholds and error bars from synthetic calibration frames."""

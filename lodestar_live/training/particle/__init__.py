@@ -1,0 +1,1 @@
+"""Which particle to train on, and what its crop says of it."""

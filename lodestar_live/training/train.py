@@ -1,0 +1,210 @@
+"""`train`: from one particle of an image, or several, to a model that finds all."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lodestar_live.data import Pixels
+from lodestar_live.detection.model.scale import Scale
+from lodestar_live.errors import ModelError
+from lodestar_live.training.augment.views import ViewMaker
+from lodestar_live.training.calibrate.calibrate import calibrate
+from lodestar_live.training.calibrate.report import TrainingReport, examine
+from lodestar_live.training.fit import Fit, Progress, fit
+from lodestar_live.training.model import Model
+from lodestar_live.training.network.network import (
+    Network,
+    NetworkName,
+    export_weights,
+    initialise,
+)
+from lodestar_live.training.network.warm_start import start_warm
+from lodestar_live.training.particle.crops import (
+    Crops,
+    Place,
+    choose_crops,
+    crop_cards,
+    measure_crops,
+)
+from lodestar_live.training.plan import Plan, Quality, Start, build_network, make_plan
+
+SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
+_LOG = logging.getLogger(__name__)
+
+
+def train(
+    image: Pixels,
+    at: Place | Sequence[Place] | None = None,
+    size: int | None = None,
+    *,
+    seed: int = 0,
+    network: NetworkName = "live",
+    quality: Quality = "fast",
+    start: Start = "scratch",
+    steps: int | None = None,
+    downsample: int | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Train a detector on one particle of one image, or on several that differ.
+
+    Parameters
+    ----------
+    image
+        Shape (y, x), any real dtype.
+    at
+        (y, x) of the particle, px; a list of such pairs: several particles of varying
+        shape or brightness, all of them wanted. Left out: an image up to 128 px a side
+        is the crop itself; in a larger one the best particle is chosen.
+    size
+        Side of the square crop, px, the same for all. Left out: estimated from the
+        largest particle.
+    seed
+        Same seed, same machine: same model.
+    network
+        ``live`` (default) or ``paper`` (the publication's network and recipe).
+    quality
+        ``fast`` or ``best`` (up to a minute; not for ``paper``).
+    start
+        ``scratch`` (default): from random weights. ``warm``: from generic weights that
+        know particles of this size, in a fifth of the steps; less exact, and tells
+        shapes apart less well. Should it fail, from scratch. Only for ``live``.
+    steps
+        Mini-batches; left out: the recipe's own.
+    downsample
+        The scale of tracking: the network sees means of blocks of so many pixels a
+        side, so that it follows whole objects and not their parts; positions stay in
+        pixels of `image`. Left out: 1, or more for crops from 128 px on.
+    progress
+        Called now and then with a `TrainingStep`.
+
+    Raises
+    ------
+    ModelError
+        A crop holds no learnable particle, or three starts from different seeds
+        failed; the message says which and why.
+    InputError
+        The image or the crop cannot be used.
+    """
+    crops = choose_crops(np.asarray(image), at, size, downsample)
+    small = crops.scale.shrink(np.asarray(image))
+    particles = measure_crops(small, crops)
+    plan = make_plan(particles, network, quality, start, steps)
+    again = make_plan(particles, network, quality, "scratch", steps)
+    started = time.perf_counter()
+    # The live network's layers are too small to share: its second thread draws views.
+    with _thread_count(2 if network == "paper" else 1):
+        trained, n_attempts = _try([plan, again, again], seed, crops, progress)
+    card = _make_card(trained)
+    card["training"] |= {
+        "seed": seed,
+        "attempts": n_attempts,
+        "seconds": round(time.perf_counter() - started, 2),
+        "quality": quality,
+    }
+    history = {"loss": trained.fit.loss, "consistency_px": trained.fit.consistency_px}
+    card["crop"] = {"at_px": list(crops.places_px[0]), "size_px": crops.size_px}
+    card["crops"] = crop_cards(crops, particles, trained.report)
+    model = Model(export_weights(trained.network), card, particles, history)
+    card |= calibrate(model, small, seed=seed)
+    if crops.scale.factor > 1:
+        _note_scale(card, crops.scale)
+    return model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """One training, and what it came to."""
+
+    plan: Plan
+    network: Network
+    fit: Fit
+    report: TrainingReport
+
+
+def _try(
+    plans: Sequence[Plan], seed: int, crops: Crops, progress: Progress | None
+) -> tuple[_Attempt, int]:
+    """Train by one plan after the other until one succeeds; also return how many."""
+    for attempt, plan in enumerate(plans):
+        trained = _train_once(plan, seed + 1000 * attempt, progress)
+        report, is_last = trained.report, attempt == len(plans) - 1
+        if not report.problem and (report.consistency_px < SCATTERED_PX or is_last):
+            return trained, attempt + 1
+        reason = report.problem or f"votes scatter {report.consistency_px:.1f} px"
+        _LOG.warning("training attempt %d: %s", attempt + 1, reason)
+    raise ModelError(
+        f"training on {', '.join(crops.names())}, {crops.size_px} px: "
+        f"{report.problem}, after {len(plans)} attempts. The crop may hold no particle "
+        "or several: choose another with `at` and `size`."
+    )
+
+
+def _note_scale(card: dict[str, Any], scale: Scale) -> None:
+    """Say at which scale the model sees; what users read is in camera pixels."""
+    card["downsample"] = scale.factor
+    report, factor = card["report"], scale.factor
+    for name in ("error_px", "consistency_px"):
+        report[name] *= factor
+    report["predicted_error_px"] = {
+        snr: error * factor for snr, error in report["predicted_error_px"].items()
+    }
+
+
+def _train_once(plan: Plan, seed: int, progress: Progress | None) -> _Attempt:
+    generator = torch.Generator().manual_seed(seed)
+    maker = ViewMaker(plan.particles, plan.views, generator=generator)
+    radius_px = plan.particle.radius_px
+    network = build_network(plan.network, plan.normalise, particle_radius_px=radius_px)
+    if plan.start == "warm":
+        start_warm(network, radius_px=radius_px)
+    else:
+        initialise(network, generator)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    middle = (plan.particle.size_px - 1) / 2
+    anchor = torch.tensor([[c - middle for c in p.centre_px] for p in plan.particles])
+    result = fit(network, maker, plan.recipe, anchor=anchor, progress=progress)
+    report = examine(
+        network, plan.particles, plan.views, anchor=result.anchor, seed=seed
+    )
+    return _Attempt(plan, network, result, report)
+
+
+def _make_card(trained: _Attempt) -> dict[str, Any]:
+    plan, particle = trained.plan, trained.plan.particles[0]
+    return {
+        "network": plan.network,
+        "centre_px": list(trained.report.centre_px),
+        "radius_px": plan.particle.radius_px,
+        "particle": {
+            "snr": particle.snr,
+            "contrast": particle.contrast,
+            "background": particle.background,
+            "noise": particle.noise,
+            "gain": particle.gain,
+        },
+        "training": {
+            "start": plan.start,
+            "steps": plan.recipe.steps,
+            "batch": plan.recipe.batch,
+        },
+        "report": trained.report.to_card(),
+    }
+
+
+@contextmanager
+def _thread_count(n: int) -> Iterator[None]:
+    """Let torch use so many threads, at most as many as it may."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(n, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

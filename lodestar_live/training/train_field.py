@@ -1,0 +1,376 @@
+"""`train_field`: one particle in one field gives y, x, z and polarizability of all.
+
+The loop is LodeSTAR's with two more symmetries. z is learnt last and least willingly,
+so its range grows during training; and because a network whose z channel is dead still
+has a low loss, a gate measures the slope of every channel before anything is exported.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lodestar_live.detection import Detector
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.weights import NetworkWeights
+from lodestar_live.errors import InputError, ModelError
+from lodestar_live.holography.background import background_noise
+from lodestar_live.holography.optics import Optics
+from lodestar_live.holography.particles import Reference
+from lodestar_live.holography.polarizability import polarizability_um3
+from lodestar_live.holography.propagation import ComplexImage
+from lodestar_live.holography.radial import RadialWaves
+from lodestar_live.training.adam import Adam
+from lodestar_live.training.augment.field_views import (
+    FieldViewMaker,
+    FieldViewSettings,
+    locate_in_crop,
+)
+from lodestar_live.training.fit import TrainingStep
+from lodestar_live.training.losses import (
+    Reach,
+    kept_cells,
+    near_errors,
+    normalised_weights,
+    pool,
+    territory,
+    weight_penalty,
+)
+from lodestar_live.training.model import Model
+from lodestar_live.training.network.equivariant import SymmetricStack
+from lodestar_live.training.network.network import (
+    Network,
+    export_weights,
+    initialise,
+    live_network,
+)
+from lodestar_live.training.particle.measure import measure_particle
+from lodestar_live.training.prefetch import cell_positions
+
+CHANNELS = ("dy", "dx", "z_um", "ln_scale", "rho")
+_GAIN = 4.0  # brings E - 1 to about 1
+_Z_WEIGHT = 2.0  # 0.5 µm counts as much as 1 px or a factor e
+_REACH = Reach(near_px=10.0, far_px=14.0, here_px=3.0)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRecipe:
+    """How a field network is trained; see `training.Recipe`."""
+
+    steps: int = 6000
+    batch: int = 8
+    learning_rate: float = 2e-3
+    warm_up: float = 0.1
+    curriculum: float = 0.4  # share of the steps in which the z range grows from 10 %
+    within: float = 0.05
+    near: float = 0.5
+    weight_penalty: float = 0.05
+    groups: int = 5  # of eight channels each
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What unseen propagated and rescaled views of the crop say about each channel.
+
+    `slope` is that of the found against the true value; `rmse` the error after it, in
+    the channel's unit, over `low` to `high`.
+    """
+
+    channel: str
+    slope: float
+    rmse: float
+    low: float
+    high: float
+
+    @property
+    def problem(self) -> str:
+        """Why this channel must not be used; empty if it may."""
+        spread = (self.high - self.low) / math.sqrt(12)
+        if abs(self.slope - 1) <= 0.1 and self.rmse <= 0.25 * spread:
+            return ""
+        return (
+            f"channel {self.channel}: slope {self.slope:.3f} (expected 0.9 to 1.1), "
+            f"error {self.rmse:.3g} over {self.low:.3g} to {self.high:.3g}"
+        )
+
+
+def train_field(
+    field: ComplexImage,
+    optics: Optics,
+    at: tuple[float, float] | None = None,
+    size: int = 64,
+    *,
+    seed: int = 0,
+    recipe: FieldRecipe | None = None,
+    views: FieldViewSettings | None = None,
+    progress: Callable[[TrainingStep], None] | None = None,
+) -> Model:
+    """Train a field detector on one particle.
+
+    Parameters
+    ----------
+    field
+        Shape (y, x), complex, background 1 (from `OffAxis`).
+    optics
+        Of the field.
+    at
+        (y, x) of the particle, px; None: the field is the crop itself.
+    size
+        Side of the crop, px; a multiple of 4.
+    seed
+        Same seed, same machine: same model.
+    recipe, views
+        Left out: 6000 steps, z to ±5.5 µm, scale from 0.1 to 3, noise up to three
+        times the field's own.
+    progress
+        Called every ten steps.
+
+    Raises
+    ------
+    ModelError
+        The z or the scale channel did not learn; nothing is exported silently.
+    """
+    recipe = recipe or FieldRecipe()
+    crop = _cut(np.asarray(field), at, size)
+    noise = max(background_noise(np.asarray(field)), 1e-3)
+    views = views or FieldViewSettings(side_px=size, noise=3 * noise)
+    generator = torch.Generator().manual_seed(seed)
+    centre_px = locate_in_crop(crop, optics)
+    maker = FieldViewMaker(
+        crop, optics, centre_px=centre_px, settings=views, generator=generator
+    )
+    started = time.perf_counter()
+    network, history = _fit(maker, recipe, progress)
+    gates = examine_channels(network, maker, noise=noise)
+    _require_passed(gates, size)
+    card = _make_card(crop, optics, centre_px, maker, gates)
+    card["training"] = {
+        "seed": seed,
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "seconds": round(time.perf_counter() - started, 1),
+        "noise": noise,
+    }
+    weights = export_weights(_without_gain(network))
+    card |= _choose_threshold(weights, card, maker)
+    particle = measure_particle(np.abs(crop - 1).astype(float))
+    return Model(weights, card, (particle,), history)
+
+
+def _require_passed(gates: list[Gate], size_px: int) -> None:
+    problems = [gate.problem for gate in gates if gate.problem]
+    if problems:
+        raise ModelError(
+            f"training on a field crop of {size_px} px: {'; '.join(problems)}. Train "
+            "longer, or on a brighter particle; a dead channel is not exported."
+        )
+
+
+@torch.no_grad()
+def examine_channels(
+    network: Network, maker: FieldViewMaker, *, noise: float, n: int = 256
+) -> list[Gate]:
+    """Measure slope and error of z and ln(scale) on fresh views at the crop's noise."""
+    settings = maker.settings
+    maker.settings = replace(settings, crowded=0.0, noise=2 * noise)
+    views = maker.draw(n)
+    maker.settings = settings
+    votes, rho = network.votes(_GAIN * views.images)
+    found = pool(votes, normalised_weights(rho)).positions[:, 2:].numpy()
+    truth = views.additive.numpy()
+    # A particle scaled to a tenth 5 µm away is below the noise: judged is what shows.
+    bright = truth[:, 1] > math.log(0.3)
+    gates = []
+    for index, name in enumerate(CHANNELS[2:-1]):
+        x, y = truth[bright, index], found[bright, index]
+        slope = np.polyfit(x, y, 1)[0]
+        rmse = float(np.sqrt(np.mean((y - x) ** 2)))
+        gates.append(Gate(name, float(slope), rmse, float(x.min()), float(x.max())))
+    return gates
+
+
+def _fit(
+    maker: FieldViewMaker,
+    recipe: FieldRecipe,
+    progress: Callable[[TrainingStep], None] | None,
+) -> tuple[Network, dict[str, list[float]]]:
+    layers = live_network(
+        None,
+        fields=recipe.groups,
+        dilations=(1, 1, 2, 2, 1, 1),
+        in_channels=2,
+        n_extra=2,
+    )
+    network = Network(layers, stride=4, channels=CHANNELS)
+    initialise(network, maker.generator)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = Adam(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    history: dict[str, list[float]] = {"loss": [], "consistency_px": []}
+    started = time.perf_counter()
+    for step in range(recipe.steps):
+        done = step / recipe.steps
+        share = min(1.0, 0.1 + 0.9 * done / recipe.curriculum)
+        loss, spread = _loss(network, maker, recipe, share)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+        optimiser.step(recipe.learning_rate * _rate(done, recipe.warm_up))
+        history["loss"].append(float(loss.detach()))
+        history["consistency_px"].append(float(spread.detach()))
+        if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
+            recent = slice(-50, None)
+            progress(
+                TrainingStep(
+                    step=step + 1,
+                    steps=recipe.steps,
+                    loss=float(np.mean(history["loss"][recent])),
+                    consistency_px=float(np.mean(history["consistency_px"][recent])),
+                    elapsed_s=time.perf_counter() - started,
+                )
+            )
+    network.eval()
+    return network, history
+
+
+def _loss(
+    network: Network, maker: FieldViewMaker, recipe: FieldRecipe, share: float
+) -> tuple[Tensor, Tensor]:
+    views = maker.draw(recipe.batch, share=share)
+    images = (_GAIN * views.images).contiguous(memory_format=torch.channels_last)
+    votes, rho = network.votes(images)
+    votes = _weighted(votes)
+    targets = _weighted(views.place(torch.zeros(1, 4)))
+    cells_px = cell_positions(maker.settings.side_px, network.stride)
+    shared = territory(targets[:, :2], views, cells_px, _REACH)
+    kept = shared.own * kept_cells(shared.own.shape, maker.generator)
+    copies, weighing = votes[views.view], rho[views.view]
+    pooled = pool(copies, normalised_weights(weighing, kept))
+    inside = ((targets[:, :2] >= 0) & (targets[:, :2] < maker.settings.side_px)).all(1)
+    between = (pooled.positions - targets).abs().sum(1)
+    loss = (between * inside).sum() / inside.sum()
+    spread = (pooled.spread_px * inside).sum() / inside.sum()
+    loss = loss + recipe.within * spread
+    near = near_errors(copies, targets, shared.near)
+    loss = loss + recipe.near * near.mean()
+    penalty = weight_penalty(rho, weighing, shared)
+    return loss + recipe.weight_penalty * penalty, spread
+
+
+def _weighted(values: Tensor) -> Tensor:
+    """Bring the channels to comparable sizes (dim 1: y, x, z, ln scale)."""
+    scale = values.new_tensor([1.0, 1.0, _Z_WEIGHT, 1.0])
+    return values * scale.reshape(1, 4, *[1] * (values.ndim - 2))
+
+
+def _rate(done: float, warm_up: float) -> float:
+    if done < warm_up:
+        return max(done / warm_up, 1e-3)
+    fall = 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+    return max(fall, 1e-3)
+
+
+def _cut(
+    field: ComplexImage, at: tuple[float, float] | None, size: int
+) -> ComplexImage:
+    if not np.iscomplexobj(field) or field.ndim != 2:
+        raise InputError(
+            f"field of shape {field.shape} and type {field.dtype}: expected a complex "
+            "(y, x) field; retrieve it from the hologram first (`OffAxis`)."
+        )
+    if size % 4 or size > min(field.shape):
+        raise InputError(
+            f"size = {size}: expected a multiple of 4, at most {min(field.shape)} px."
+        )
+    if at is not None and np.shape(at) != (2,):
+        raise InputError(
+            f"at = {at!r}: expected (y, x) of one particle in px; a field detector "
+            "learns from one crop only."
+        )
+    y, x = at if at is not None else tuple((side - 1) / 2 for side in field.shape)
+    top, left = (
+        int(np.clip(round(c - (size - 1) / 2), 0, side - size))
+        for c, side in zip((y, x), field.shape, strict=True)
+    )
+    return field[top : top + size, left : left + size]
+
+
+def _make_card(
+    crop: ComplexImage,
+    optics: Optics,
+    centre_px: tuple[float, float],
+    maker: FieldViewMaker,
+    gates: list[Gate],
+) -> dict[str, Any]:
+    waves = RadialWaves(optics, (-10, 10))
+    alpha, _ = polarizability_um3(
+        waves, waves.spectra(crop, [centre_px]), np.array([maker.z_um])
+    )
+    return {
+        "network": "live",
+        "input": "field",
+        "optics": asdict(optics),
+        "crop": {"size_px": len(crop)},
+        "centre_px": list(centre_px),
+        "z_um": 0.0,
+        "polarizability_um3": float(alpha[0]),
+        "reference_z_um": maker.z_um,
+        "reference_field": Reference(
+            _centred(crop, centre_px), optics.pixel_size_um
+        ).to_card(),
+        "gate": [asdict(gate) for gate in gates],
+    }
+
+
+def _centred(crop: ComplexImage, centre_px: tuple[float, float]) -> ComplexImage:
+    """Move the particle to the exact centre of the crop."""
+    spectrum = np.fft.fft2(crop - 1)
+    for axis, c in enumerate(centre_px):
+        shift = (crop.shape[axis] - 1) / 2 - c
+        ramp = np.exp(-2j * np.pi * np.fft.fftfreq(crop.shape[axis]) * shift)
+        spectrum = spectrum * (ramp[:, None] if axis == 0 else ramp)
+    result: ComplexImage = (1 + np.fft.ifft2(spectrum)).astype(np.complex64)
+    return result
+
+
+def _without_gain(network: Network) -> Network:
+    """Fold the input gain into the first convolution."""
+    stack = next(m for m in network.layers if isinstance(m, SymmetricStack))
+    stack.scale_input(_GAIN)
+    return network
+
+
+def _choose_threshold(
+    weights: NetworkWeights, card: dict[str, Any], maker: FieldViewMaker
+) -> dict[str, Any]:
+    """Put the threshold between the scores of noise and those of dim particles."""
+    detector = Detector(
+        build_model(weights, card).SerializeToString(), threshold=-1e3, n_threads=1
+    )
+    settings = maker.settings
+    low, high = settings.log10_scale
+    maker.settings = replace(settings, crowded=0.0, log10_scale=(low / 2, high))
+    views = maker.draw(64)
+    maker.settings = settings
+    particles: list[float] = []
+    noise: list[float] = []
+    grain = torch.randn(views.images.shape, generator=maker.generator)
+    blank = grain * views.noise[:, None, None, None]
+    for image, empty in zip(views.images.numpy(), blank.numpy(), strict=True):
+        for pixels, scores in ((image, particles), (empty, noise)):
+            found = detector(1 + pixels[0] + 1j * pixels[1]).rows["score"]
+            scores.append(found.max(initial=-30.0))
+    dim, loud = np.quantile(particles, 0.05), np.quantile(noise, 0.98)
+    if dim <= loud:
+        _LOG.warning("dim particles score no higher than noise: %.2f, %.2f", dim, loud)
+    return {
+        "threshold": float(max(loud, 0.5 * (dim + loud))),
+        "threshold_scores": {"dim_particles": float(dim), "noise": float(loud)},
+    }

@@ -1,0 +1,1 @@
+"""Pictures of runs: reports, charts, movies."""

@@ -1,0 +1,1 @@
+"""The tests, and the benches and simulators that only they use."""

@@ -1,0 +1,1 @@
+"""Shapes, fields and motion with known truth, for tests and benches."""
