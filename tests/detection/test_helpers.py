@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lodestar_live.detection import Detector
+from lodestar_live.detection.engines import cpu as engines
 from lodestar_live.detection.engines.cpu import _Helpers
-from lodestar_live.detection.engines.cpu import cpu as engines
 from lodestar_live.priority import is_lowered, lower_this_thread
 from tests.detection import networks
 
