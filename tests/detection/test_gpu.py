@@ -15,8 +15,9 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.engines import gpu, session_options
+from lodestar_live.detection.engines import gpu
 from lodestar_live.detection.engines import open as accelerators
+from lodestar_live.detection.engines.cpu import session_options
 from lodestar_live.detection.engines.gpu import (
     CUDA,
     NET,
