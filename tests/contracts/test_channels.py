@@ -23,9 +23,9 @@ from lodestar_live.data import (
 from lodestar_live.recording import Recorder, Recording
 from lodestar_live.recording.export import export
 from lodestar_live.streams.messages import decode, encode
-from lodestar_live.view.bundle import Part
-from lodestar_live.view.live_feed import Cursor, LiveFeed
-from lodestar_live.view.recorded_feed import RecordedFeed
+from lodestar_live.view.web.bundle import Part
+from lodestar_live.view.web.live_feed import Cursor, LiveFeed
+from lodestar_live.view.web.recorded_feed import RecordedFeed
 from tests.streams.samples import make_update
 
 COLUMNS = [name for name, _ in channels.columns()]
