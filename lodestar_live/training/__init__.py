@@ -4,7 +4,7 @@ from lodestar_live.training.fit import Progress, TrainingStep
 from lodestar_live.training.model import Model
 from lodestar_live.training.network.network import NetworkName
 from lodestar_live.training.plan import Quality, Start
-from lodestar_live.training.train import train
+from lodestar_live.training.trainer import train
 
 __all__ = [
     "Model",
