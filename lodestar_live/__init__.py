@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from lodestar_live.recording import Recording
     from lodestar_live.settings import Settings, load_settings
     from lodestar_live.streams import Publisher, Subscriber
-    from lodestar_live.training import train
+    from lodestar_live.training.trainer import train
 
 
 def __getattr__(name: str) -> Any:
