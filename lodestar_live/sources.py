@@ -112,6 +112,6 @@ class FrameSource(Protocol):
 
 
 def lacks(source: FrameSource, *wanted: Offer) -> str:
-    """Return one sentence on what of `wanted` a source does not offer; "" if nothing."""
+    """Return what of `wanted` a source does not offer, in words; "" if nothing."""
     missing = [offer.value for offer in wanted if offer not in source.offers]
     return "; ".join(missing)

@@ -274,8 +274,7 @@ class Run:
         return replace(
             frame,
             stage_um=stage_um,
-            pixel_size_um=self.settings.microscope.pixel_size_um
-            or frame.pixel_size_um,
+            pixel_size_um=self.settings.microscope.pixel_size_um or frame.pixel_size_um,
         )
 
     def _refuse_planned_positions(self, axes: str) -> None:

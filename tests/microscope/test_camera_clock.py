@@ -121,7 +121,9 @@ def test_snaps_are_dated_by_the_elapsed_time(whole) -> None:
     host = Host()
     delays_s = host.delays_s(300)
     delays_s[host.rng.random(300) < 0.3] += 0.1
-    errors = host.run(300, by_elapsed(host, whole=whole, zero_s=-7.0), delays_s=delays_s)
+    errors = host.run(
+        300, by_elapsed(host, whole=whole, zero_s=-7.0), delays_s=delays_s
+    )
     assert np.percentile(np.abs(errors), 95) < 2e-3
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     )
     context, registry, gui = zmq.Context(), Registry(), Gui(core)
     register(context, registry, core, gui)
-    server = Server(context, registry, args.port)
+    server = Server(context, registry, args.port, is_main=True)
     print(json.dumps({"port": server.port}), flush=True)
     for line in sys.stdin:
         answer = obey(json.loads(line), core, gui, server, registry)

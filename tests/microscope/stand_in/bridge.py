@@ -50,7 +50,7 @@ class JavaObject:
     target: Any = None  # the Python object behind it
 
 
-class JavaException(Exception):
+class JavaError(Exception):
     """An exception with a Java class name and stack, as the bridge sends them."""
 
 
@@ -98,7 +98,15 @@ class Registry:
 class Server:
     """One REP socket with its thread; `new-port` makes another like it."""
 
-    def __init__(self, context: zmq.Context, registry: Registry, port: int) -> None:
+    def __init__(
+        self,
+        context: zmq.Context,
+        registry: Registry,
+        port: int,
+        *,
+        is_main: bool = False,
+    ) -> None:
+        self.had_any = False
         self._context, self._registry = context, registry
         self._socket = context.socket(zmq.REP)
         self._socket.linger = 0
@@ -107,11 +115,16 @@ class Server:
         self.port = int(endpoint.rsplit(":", 1)[1])
         self.n_calls = 0
         self.own: set[str] = set()  # objects made on this port
+        self.is_main = port != 0 or is_main
         self.servers: list[Server] = [self]
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         while True:
+            if not self.is_main and self.had_any and not self.own:
+                self.servers.remove(self)
+                self._socket.close()  # the last object of this port is gone
+                return
             parts = self._socket.recv_multipart()
             self.n_calls += 1
             try:
@@ -134,22 +147,33 @@ class Server:
             return {"type": "none", "api": api}
         if command == "constructor":
             _, make = self._registry.constructors[message["classpath"]]
-            reply = self._registry.describe(make(*self._arguments(message)))
+            reply = self._describe(make(*self._arguments(message)))
             if message.get("new-port"):
                 other = Server(self._context, self._registry, 0)
                 other.servers = self.servers
                 self.servers.append(other)
+                self.own.discard(reply["hash-code"])
+                other.own.add(reply["hash-code"])
+                other.had_any = True
                 reply["port"] = other.port
             return reply
         if command == "destructor":
             self._registry.remove(message["hash-code"])
+            for server in self.servers:
+                server.own.discard(message["hash-code"])
             return {"type": "none"}
         obj = self._registry.get(message["hash-code"])
         if command == "get-field":
             return self.serialise(obj.fields[message["name"]]())
         if command == "run-method":
             return self.serialise(self._run(obj, message))
-        raise JavaException(f"unknown command {command}")
+        raise JavaError(f"unknown command {command}")
+
+    def _describe(self, obj: JavaObject) -> dict[str, Any]:
+        reply = self._registry.describe(obj)
+        self.own.add(reply["hash-code"])
+        self.had_any = True
+        return reply
 
     def _arguments(self, message: dict[str, Any]) -> list[Any]:
         return [
@@ -162,13 +186,13 @@ class Server:
         for candidate in obj.methods:
             if candidate.name == name and candidate.arguments == types:
                 return candidate.call(*self._arguments(message))
-        raise JavaException(f"no method {name}{types} in {obj.class_name}")
+        raise JavaError(f"no method {name}{types} in {obj.class_name}")
 
     def serialise(self, value: Any) -> dict[str, Any]:
         if value is None:
             return {"type": "null"}
         if isinstance(value, JavaObject):
-            return self._registry.describe(value)
+            return self._describe(value)
         if isinstance(value, str):
             return {"type": "string", "value": value}
         if isinstance(value, dict):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pymmcore
 
-from tests.microscope.stand_in.bridge import JavaException, JavaObject, Method, number
+from tests.microscope.stand_in.bridge import JavaError, JavaObject, Method, number
 
 _SIGNATURE = re.compile(r"^(\w+)\(CMMCore self(?:, ([^)]*))?\)(?: -> (.*))?$", re.M)
 _TYPES = {"char const *": "java.lang.String", "double": "double", "float": "float",
@@ -76,7 +76,7 @@ class Core:
         try:
             pixels = get(0, 0, md)
         except (RuntimeError, IndexError) as error:
-            raise JavaException(str(error)) from None
+            raise JavaError(str(error)) from None
         tags = {key: md.GetSingleTag(key).GetValue() for key in md.GetKeys()}
         return pixels, tags | self.common_tags()
 
@@ -111,14 +111,18 @@ class Core:
             try:
                 value = getattr(self.mmc, name)(*args)
             except Exception as error:
-                raise JavaException(str(error)) from None
+                raise JavaError(str(error)) from None
             if name == "snapImage":
                 self.snap_done = time.perf_counter()
             if isinstance(value, (list, tuple)) and name == "getROI":
                 return rectangle(*value)
             if isinstance(value, (list, tuple)):
-                return vector([v for v in value])
-            return value if isinstance(value, (int, float, str, bool, np.ndarray)) else None
+                return vector(list(value))
+            return (
+                value
+                if isinstance(value, (int, float, str, bool, np.ndarray))
+                else None
+            )
 
         return call
 

@@ -21,7 +21,7 @@ import numpy as np
 import zmq
 
 from tests.microscope.stand_in.bridge import (
-    JavaException,
+    JavaError,
     JavaObject,
     method,
     number,
@@ -30,8 +30,14 @@ from tests.microscope.stand_in.bridge import (
 )
 from tests.microscope.stand_in.core import Core, tagged
 
-_HOOKS = ("EVENT_GENERATION_HOOK", "BEFORE_HARDWARE_HOOK", "BEFORE_Z_HOOK",
-          "AFTER_HARDWARE_HOOK", "AFTER_CAMERA_HOOK", "AFTER_EXPOSURE_HOOK")  # fmt: skip
+_HOOKS = (
+    "EVENT_GENERATION_HOOK",
+    "BEFORE_HARDWARE_HOOK",
+    "BEFORE_Z_HOOK",
+    "AFTER_HARDWARE_HOOK",
+    "AFTER_CAMERA_HOOK",
+    "AFTER_EXPOSURE_HOOK",
+)
 _ACQ = "org.micromanager.remote.RemoteAcquisition"
 _PROCESSOR = "org.micromanager.acqj.api.TaggedImageProcessor"
 _HOOK = "org.micromanager.acqj.api.AcquisitionHook"
@@ -54,6 +60,10 @@ class Pipe:
     def close(self) -> None:
         self.push.close()
         self.pull.close()
+
+
+def _key(axes: dict[str, Any]) -> str:
+    return json.dumps(axes, sort_keys=True)
 
 
 def _free_port() -> int:
@@ -216,7 +226,7 @@ class Acquisition:
 
     def _snap(self, events: list[dict[str, Any]]) -> None:
         if not self.core.mmc.getCameraDevice():
-            raise JavaException("Camera not loaded or initialized.")
+            raise JavaError("Camera not loaded or initialized.")
         self.core.mmc.snapImage()
         elapsed_ms = self._elapsed_ms()
         if self.gui.loses_the_next_image:  # seen after a change of ROI: waits for ever
@@ -238,7 +248,7 @@ class Acquisition:
                     mmc.stopSequenceAcquisition()
                     return
                 if is_ours:
-                    with contextlib.suppress(JavaException):
+                    with contextlib.suppress(JavaError):
                         pixels, tags = self.core.pop()
                         break
                 time.sleep(0.0005)
@@ -305,7 +315,7 @@ class Acquisition:
             self._store(np.frombuffer(arrays[0], kind).reshape(shape), tags)
 
     def _store(self, pixels: np.ndarray, tags: dict[str, Any]) -> None:
-        axes = json.dumps(tags["Axes"], sort_keys=True)
+        axes = _key(tags["Axes"])
         self.stored[axes] = pixels, tags
         self._post("image", "image_saved", axes)
 
@@ -327,11 +337,15 @@ class Acquisition:
             "org.micromanager.remote.RAMStorage",
             [
                 method("getDiskLocation", lambda: None, returns="java.lang.String"),
-                method("getSummaryMetadata", dict, returns="mmcorej.org.json.JSONObject"),
+                method(
+                    "getSummaryMetadata", dict, returns="mmcorej.org.json.JSONObject"
+                ),
                 method("isFinished", self.saved.is_set, returns="boolean"),
                 method(
                     "getImage",
-                    lambda m: tagged(*self.stored[json.dumps(m.target, sort_keys=True)]),
+                    lambda m: tagged(
+                        *self.stored[json.dumps(m.target, sort_keys=True)]
+                    ),
                     "java.util.HashMap",
                     returns="mmcorej.TaggedImage",
                 ),

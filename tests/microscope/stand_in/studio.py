@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.microscope.stand_in.bridge import JavaException, JavaObject, method
+from tests.microscope.stand_in.bridge import JavaError, JavaObject, method
 from tests.microscope.stand_in.core import Core
 
-_DOUBLE, _LONG = "java.lang.Double", "java.lang.Long"
+_DOUBLE, _INTEGER = "java.lang.Double", "java.lang.Integer"
+_TEXT, _OBJECT = "java.lang.String", "java.lang.Object"
 _PROVIDER = "org.micromanager.data.DataProvider"
-_AXES = {"c": "channel", "p": "position", "z": "z", "t": "time"}
 
 
 class Store:
@@ -114,14 +114,14 @@ class Gui:
         )
         displays = JavaObject(
             "org.micromanager.display.internal.DefaultDisplayManager",
-            [method("getActiveDataViewer", self._viewer, returns="java.lang.Object")],
+            [method("getActiveDataViewer", self._viewer, returns=_OBJECT)],
         )
         return JavaObject(
             "org.micromanager.internal.MMStudio",
             [
-                method("live", lambda: live, returns="java.lang.Object"),
-                method("acquisitions", lambda: acquisitions, returns="java.lang.Object"),
-                method("displays", lambda: displays, returns="java.lang.Object"),
+                method("live", lambda: live, returns=_OBJECT),
+                method("acquisitions", lambda: acquisitions, returns=_OBJECT),
+                method("displays", lambda: displays, returns=_OBJECT),
                 method("core", self.core.as_java, returns="mmcorej.CMMCore"),
             ],
             interfaces=("org.micromanager.Studio",),
@@ -135,7 +135,7 @@ class Gui:
             "org.micromanager.display.internal.displaywindow.DisplayController",
             [
                 method("getDataProvider", lambda: provider(store), returns=_PROVIDER),
-                method("getName", lambda: store.kind, returns="java.lang.String"),
+                method("getName", lambda: store.kind, returns=_TEXT),
             ],
         )
 
@@ -147,21 +147,9 @@ def provider(store: Store) -> JavaObject:
                 return image(pixels, tags)
         return None
 
-    def builder(values: dict[str, int]) -> JavaObject:
-        def put(key: str):
-            return lambda v: builder(values | {key: v})
-
-        return JavaObject(
-            "org.micromanager.data.internal.DefaultCoords$Builder",
-            [
-                *(method(key, put(key), "int", returns="java.lang.Object") for key in "tczp"),
-                method("build", lambda: coords(values), returns="java.lang.Object"),
-            ],
-        )
-
     def newest() -> dict[str, int]:
         if not store.images:
-            raise JavaException("the data provider has no image")
+            raise JavaError("the data provider has no image")
         return {
             key: max(tags["coords"][key] for _, tags in store.images) for key in "tczp"
         }
@@ -173,7 +161,7 @@ def provider(store: Store) -> JavaObject:
                 "getSafeChannelName",
                 lambda c: store.channels[c],
                 "int",
-                returns="java.lang.String",
+                returns=_TEXT,
             )
         ],
     )
@@ -181,13 +169,21 @@ def provider(store: Store) -> JavaObject:
         "org.micromanager.data.internal.DefaultDatastore",
         [
             method("getNumImages", lambda: len(store.images), returns="int"),
-            method("getName", lambda: store.kind, returns="java.lang.String"),
+            method("getName", lambda: store.kind, returns=_TEXT),
             method("isFrozen", lambda: store.is_frozen, returns="boolean"),
-            method("getMaxIndices", lambda: coords(newest()), returns="java.lang.Object"),
-            method("getAnyImage", lambda: image(*store.images[-1]), returns="java.lang.Object"),
-            method("getImage", find, "org.micromanager.data.Coords", returns="java.lang.Object"),
-            method("getSummaryMetadata", lambda: summary, returns="java.lang.Object"),
-            method("coordsBuilder", lambda: builder({}), returns="java.lang.Object"),
+            method("getMaxIndices", lambda: coords(newest()), returns=_OBJECT),
+            method(
+                "getAnyImage",
+                lambda: image(*store.images[-1]),
+                returns=_OBJECT,
+            ),
+            method(
+                "getImage",
+                find,
+                "org.micromanager.data.Coords",
+                returns=_OBJECT,
+            ),
+            method("getSummaryMetadata", lambda: summary, returns=_OBJECT),
         ],
         interfaces=(_PROVIDER,),
     )
@@ -204,7 +200,7 @@ def coords(values: dict[str, int]) -> JavaObject:
             method("getC", lambda: values.get("c", 0), returns="int"),
             method("getZ", lambda: values.get("z", 0), returns="int"),
             method("getP", lambda: values.get("p", 0), returns="int"),
-            method("copyBuilder", builder, returns="java.lang.Object"),
+            method("copyBuilder", builder, returns=_OBJECT),
         ],
         interfaces=("org.micromanager.data.Coords",),
         target=dict(values),
@@ -218,8 +214,8 @@ def _coords_builder(values: dict[str, int]) -> JavaObject:
     return JavaObject(
         "org.micromanager.data.internal.DefaultCoords$Builder",
         [
-            *(method(key, put(key), "int", returns="java.lang.Object") for key in "tczp"),
-            method("build", lambda: coords(values), returns="java.lang.Object"),
+            *(method(key, put(key), "int", returns=_OBJECT) for key in "tczp"),
+            method("build", lambda: coords(values), returns=_OBJECT),
         ],
     )
 
@@ -229,11 +225,11 @@ def image(pixels: np.ndarray, tags: dict[str, Any]) -> JavaObject:
         "org.micromanager.data.internal.DefaultImage",
         [
             method("getRawPixels", lambda: np.ascontiguousarray(pixels).reshape(-1),
-                   returns="java.lang.Object"),
+                   returns=_OBJECT),
             method("getWidth", lambda: pixels.shape[1], returns="int"),
             method("getHeight", lambda: pixels.shape[0], returns="int"),
-            method("getCoords", lambda: coords(tags["coords"]), returns="java.lang.Object"),
-            method("getMetadata", lambda: metadata(tags), returns="java.lang.Object"),
+            method("getCoords", lambda: coords(tags["coords"]), returns=_OBJECT),
+            method("getMetadata", lambda: metadata(tags), returns=_OBJECT),
         ],
     )  # fmt: skip
 
@@ -249,8 +245,8 @@ def metadata(tags: dict[str, Any]) -> JavaObject:
     return JavaObject(
         "org.micromanager.data.internal.DefaultMetadata",
         [
-            method("getCamera", lambda: tags["camera"], returns="java.lang.String"),
-            method("getPositionName", lambda: tags["position"], returns="java.lang.String"),
+            method("getCamera", lambda: tags["camera"], returns=_TEXT),
+            method("getPositionName", lambda: tags["position"], returns=_TEXT),
             method("getElapsedTimeMs", lambda default: tags["elapsed_ms"], "double",
                    returns="double"),
             method("getXPositionUm", lambda: tags["x_um"], returns=_DOUBLE),
@@ -258,8 +254,8 @@ def metadata(tags: dict[str, Any]) -> JavaObject:
             method("getZPositionUm", lambda: tags["z_um"], returns=_DOUBLE),
             method("getExposureMs", lambda: tags["exposure_ms"], returns=_DOUBLE),
             method("getPixelSizeUm", lambda: tags["PixelSizeUm"], returns=_DOUBLE),
-            method("getBitDepth", lambda: tags["BitDepth"], returns="java.lang.Integer"),
-            method("getBinning", lambda: int(tags["Binning"]), returns="java.lang.Integer"),
+            method("getBitDepth", lambda: tags["BitDepth"], returns=_INTEGER),
+            method("getBinning", lambda: int(tags["Binning"]), returns=_INTEGER),
             method("getROI", lambda: roi, returns="java.awt.Rectangle"),
         ],
     )  # fmt: skip
