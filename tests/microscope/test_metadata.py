@@ -26,7 +26,8 @@ JAVA_SNAP = {
     "PixelSizeUm": 0.5, "ElapsedTime-ms": 16, "Axes": {"time": 3}, "Exposure": 20,
 }  # fmt: skip
 JAVA_SEQUENCE = {
-    **JAVA_SNAP, "Camera": "Camera", "ROI-X-start": "64", "ROI-Y-start": "32", "ImageNumber": "3",
+    **JAVA_SNAP, "Camera": "Camera", "ROI-X-start": "64", "ROI-Y-start": "32",
+    "ImageNumber": "3",
     "TimeReceivedByCore": "2026-11-22 19:08:21.167972",
 }  # fmt: skip
 

@@ -394,7 +394,7 @@ class Acquisition:
 
 
 def _sequences(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Merge neighbours that differ in nothing that the demo's devices must be set to."""
+    """Merge neighbours that differ in nothing that devices must be set to."""
     merged: list[list[dict[str, Any]]] = []
     keys = ("x", "y", "z", "config_group", "exposure", "stage_positions")
     for event in events:
