@@ -9,14 +9,16 @@ import threading
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from lodestar_live import events
+from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
 from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
@@ -36,6 +38,11 @@ _DRAIN_WITHIN_S = 2.0
 _CHOICE_WITHIN_S = 1.0
 _IDLE_S = 0.05
 _LOSSES_KEPT = 10_000
+_LOSSES = {
+    "dropped": events.FrameDropped,
+    "failed": events.FrameFailed,
+    "waiting": events.FrameWaiting,
+}
 
 
 class Loss(NamedTuple):
@@ -137,11 +144,11 @@ class Run:
             except Exception:
                 self.note_error("closing a sink")
 
-    def verbs(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+    def verbs(self) -> dict[str, Handler]:
         """Return what other programs may ask about the model."""
         return {
-            "retrain": lambda args: self.models.retrain(args),
-            "rollback": lambda _args: self.models.rollback(),
+            "retrain": serve("retrain", RetrainArgs, lambda a: self.models.retrain(a)),
+            "rollback": serve("rollback", NoArgs, lambda _: self.models.rollback()),
         }
 
     @property
@@ -320,7 +327,7 @@ class Run:
         if self.failures_in_a_row == self.settings.live.max_failures:
             why = f"{self.failures_in_a_row} frames in a row failed"
             logger.error("degraded: %s", why)
-            self.tell(Event("run.degraded", self.clock(), details={"why": why}))
+            self.tell(events.RunDegraded(why=why).at(self.clock()))
 
     def _lose(self, frame: Frame, outcome: str, why: str) -> None:
         self.accounts.settle(outcome)
@@ -331,10 +338,8 @@ class Run:
             self._tell_loss(self._losses.popleft())
 
     def _tell_loss(self, loss: Loss) -> None:
-        details = {"t_arrival_s": loss.t_arrival_s, "why": loss.why}
-        self.tell(
-            Event(f"frame.{loss.outcome}", self.clock(), loss.frame_index, details)
-        )
+        details = _LOSSES[loss.outcome](t_arrival_s=loss.t_arrival_s, why=loss.why)
+        self.tell(details.at(self.clock(), loss.frame_index))
 
     def _remember(self, update: Update) -> None:
         t_s = update.frame.t_arrival_s

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lodestar_live.commands import RetrainArgs, checked
 from lodestar_live.control import Calibration, Controller
 from lodestar_live.data import Counts, Detections, Pixels, Update
 from lodestar_live.live.accounts import Accounts, Summary
@@ -221,7 +222,8 @@ class LiveTracker:
             Side of the crop; None: estimated.
         """
         y_px, x_px = at_px
-        self._current().models.retrain({"y_px": y_px, "x_px": x_px, "size_px": size_px})
+        where = {"y_px": y_px, "x_px": x_px, "size_px": size_px}
+        self._current().models.retrain(checked("retrain", RetrainArgs, where))
 
     def rollback(self) -> None:
         """Use the model before the last swap again.
