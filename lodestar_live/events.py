@@ -297,6 +297,13 @@ class FrameWaiting(_FrameLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrameLost(_FrameLoss):
+    """Frames never came; the source's own numbers leave a gap."""
+
+    kind = "frame.lost"
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineChosen(Details):
     """The fastest exact inference engine was chosen by a trial."""
 

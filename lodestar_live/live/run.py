@@ -42,6 +42,7 @@ _LOSSES = {
     "dropped": events.FrameDropped,
     "failed": events.FrameFailed,
     "waiting": events.FrameWaiting,
+    "lost": events.FrameLost,
 }
 
 
