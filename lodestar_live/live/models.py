@@ -10,9 +10,9 @@ from lodestar_live import events
 from lodestar_live.commands import RetrainArgs
 from lodestar_live.data import Event, Frame, Tracks, Update
 from lodestar_live.errors import InputError, ModelError
-from lodestar_live.live.assemble import Detect
 from lodestar_live.live.first_model import TrainingProcess
 from lodestar_live.live.retrain import Retrainer
+from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.settings import Settings
 
 
@@ -43,8 +43,8 @@ class Models:
         settings: Settings,
         folder: Path,
         *,
-        load: Callable[[Path], Detect],
-        use: Callable[[Detect, int], None],
+        load: Callable[[Path], PixelDetector],
+        use: Callable[[PixelDetector, int], None],
         tell: Callable[[Event], None],
         note_error: Callable[[str, str], None],
         clock: Callable[[], float],
@@ -58,7 +58,7 @@ class Models:
         self._newest = (-1, Tracks.empty())  # without pixels, which are reused
         self._retrainer: Retrainer | None = None
 
-    def begin(self, detect: Detect) -> None:
+    def begin(self, detect: PixelDetector) -> None:
         """Start with a detector."""
         if self._settings.holography is None:
             self._retrainer = Retrainer(

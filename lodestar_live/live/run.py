@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -22,15 +21,18 @@ from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
 from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
-from lodestar_live.live.assemble import Detect, Parts
+from lodestar_live.live.assemble import Parts
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.live.mailbox import Mailbox
 from lodestar_live.live.models import Models
+from lodestar_live.live.run_folder import package_versions
 from lodestar_live.live.upstream import Upstream
-from lodestar_live.pipeline.pipeline import Pipeline, Sink
+from lodestar_live.pipeline import Pipeline
+from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.priority import TRACKING, lower_this_thread, shorten_turns
 from lodestar_live.settings import Settings
+from lodestar_live.sinks import Sink, guarded
 
 logger = logging.getLogger(__name__)
 _CLOSE_WITHIN_S = 5.0
@@ -96,7 +98,7 @@ class Run:
 
     def open(self, parts: Parts, sinks: list[Sink]) -> None:
         """Tell every sink what this run is, then start the worker."""
-        self.parts, self.sinks = parts, sinks
+        self.parts, self.sinks = parts, guarded(sinks, self.note_error)
         # BLAS threads spin: beside one busy process refocusing took six times as long.
         self._blas_limits = threadpool_limits(limits=1, user_api="blas")
         self._models = Models(
@@ -110,12 +112,12 @@ class Run:
         )
         self._restore_turns = shorten_turns()
         run = self._describe()
-        for sink in sinks:
+        for sink in self.sinks:
             sink.open(run)
         if parts.stage_watch is not None:
             parts.stage_watch.start()
-        if parts.detect is not None:
-            self._models.begin(parts.detect)
+        if parts.detector is not None:
+            self._models.begin(parts.detector)
         self._worker.start()
 
     def close(self) -> None:
@@ -140,10 +142,7 @@ class Run:
         self._report_losses()
         self._duration_s = self.clock()
         for sink in self.sinks:
-            try:
-                sink.close()
-            except Exception:
-                self.note_error("closing a sink")
+            sink.close()
 
     def verbs(self) -> dict[str, Handler]:
         """Return what other programs may ask about the model."""
@@ -159,15 +158,16 @@ class Run:
             raise InputError("the run has not begun yet; try again in a moment.")
         return self._models
 
-    def _use(self, detect: Detect, version: int) -> None:
+    def _use(self, detect: PixelDetector, version: int) -> None:
         """Put a pipeline around a detector: one assignment, so atomic."""
-        self.parts.detect, self.parts.model_version = detect, version
+        link = self.parts.link
+        self.parts.detector, link.model_version = detect, version
         self.pipeline = Pipeline(
-            self.parts.detect_frame,
-            self.parts.link_frame,
+            self.parts.detect_step(detect),
+            link,
             prepare=self.parts.prepare,
             sinks=self.sinks,
-            take_events=self.parts.take_events,
+            take_events=link.take_events,
             counts=self.accounts.counts,
             clock=self.clock,
         )
@@ -306,8 +306,7 @@ class Run:
     def tell(self, event: Event) -> None:
         """Hand news to every sink; a sink that fails is that sink's affair."""
         for sink in self.sinks:
-            with contextlib.suppress(Exception):
-                sink.tell(event)
+            sink.tell(event)
 
     def note_error(self, kind: str, text: str | None = None) -> None:
         """Keep the first error whole; log each kind once."""
@@ -359,7 +358,7 @@ class Run:
             run=uuid.uuid4().hex,
             started=datetime.now(UTC).isoformat(),
             settings=self.settings.model_dump(mode="json"),
-            versions=self.parts.versions(),
+            versions=package_versions(),
             model=self.parts.card,
             calibration=self.parts.calibration,
             pixel_size_um=self.parts.pixel_size_um,

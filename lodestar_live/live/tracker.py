@@ -24,8 +24,8 @@ from lodestar_live.live.clock import RunClock
 from lodestar_live.live.interrupt import StopOnInterrupt
 from lodestar_live.live.run import Run
 from lodestar_live.microscope import FrameReader, Microscope
-from lodestar_live.pipeline.pipeline import Sink
 from lodestar_live.settings import Settings
+from lodestar_live.sinks import Sink
 from lodestar_live.sources import Reception
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class LiveTracker:
     detect
         A detector of your own: pixels -> Detections. None: from the settings.
     sinks
-        Further sinks of your own; see `lodestar_live.pipeline.pipeline.Sink`.
+        Further sinks of your own; see `lodestar_live.sinks.Sink`.
     on_update
         Called with every `Update` on the worker thread; its exceptions are logged.
 
@@ -189,7 +189,8 @@ class LiveTracker:
             if self._interrupt is not None:
                 self._interrupt.remove()
                 self._interrupt = None
-        if run.first_error is not None:
+        # Said again where it cost frames: the line of then may be hours back.
+        if run.first_error is not None and run.accounts.counts().failed:
             logger.error("the first error of this run was:\n%s", run.first_error)
 
     @property
