@@ -75,7 +75,8 @@ class Frame:
     Parameters
     ----------
     index
-        Running number, from 0, of frames received in this run.
+        Running number, from 0, of frames in this run; images that the source is known
+        to have lost keep their numbers, so it may jump.
     pixels
         Shape (y, x): camera counts, or a complex64 field once retrieved.
     t_exposure_s, t_arrival_s
@@ -89,7 +90,18 @@ class Frame:
     exposure_ms, bit_depth
         NaN / None when not reported.
     axes
-        pycro-manager's axes of this image, e.g. ``{"time": 3}``.
+        The source's own axes of this image, e.g. ``{"time": 3}``.
+    position, time_index, z_index
+        Where in a multi-dimensional acquisition the image belongs: name of the stage
+        position ("" if there is one only), time point and slice (None: no such axis).
+    binning
+        Camera pixels per image pixel and side.
+    source_number
+        The number the source itself gave this image; None if it gives none.
+    sigma_t_s
+        1-sigma uncertainty of `t_exposure_s`; NaN where only the arrival is known.
+    planned_axes
+        Those of "XYZ" that the host itself sends to a place before this frame.
     """
 
     index: int
@@ -104,6 +116,13 @@ class Frame:
     camera: str = ""
     channel: str = ""
     axes: Mapping[str, Any] = field(default_factory=dict)
+    position: str = ""
+    time_index: int | None = None
+    z_index: int | None = None
+    binning: int = 1
+    source_number: int | None = None
+    sigma_t_s: float = float("nan")
+    planned_axes: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,6 +221,11 @@ class Counts:
     failed: int = 0
     waiting: int = 0  # arrived while the model was still in training
     in_flight: int = 0
+    # Known from the source's own numbers. The first two are among the dropped ones;
+    # lost frames never arrived, so they are in no balance.
+    duplicated: int = 0
+    disordered: int = 0
+    lost: int = 0
 
     @property
     def is_balanced(self) -> bool:

@@ -12,6 +12,9 @@ LodestarError
 A message names the thing, its value, what was expected and the remedy.
 """
 
+import reprlib
+from typing import Any
+
 
 class LodestarError(Exception):
     """Base class: something the user can understand and put right."""
@@ -43,3 +46,13 @@ class StreamError(LodestarError):
 
 class RecordingError(LodestarError):
     """A run file cannot be written or read."""
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: short, whatever it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 80, 80
+    try:
+        return short.repr(value)
+    except Exception:  # an integer of 5000 digits, a hostile __repr__
+        return f"a {type(value).__name__}"

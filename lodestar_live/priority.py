@@ -1,7 +1,7 @@
 """Who gives way to whom on busy cores: the camera first, then tracking, then the rest.
 
 Niceness is what Linux and macOS call it: of two that want one core, who is nicer by 5
-gets a quarter of the time.
+gets a quarter of the time. Windows has classes of priority for processes instead.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+import psutil
+
 TRACKING = 10  # nicer than the camera's thread and MMCore
 BESIDE = 15  # nicer than tracking: training, and pages, during a run
 _NICEST = 19
@@ -19,8 +21,10 @@ _TURN_S = 50e-6  # of one thread in the interpreter while another waits for it
 
 
 def lower_process(pid: int, by: int) -> None:
-    """Make a process nicer than the caller; where there is no niceness, do nothing."""
-    if hasattr(os, "setpriority"):
+    """Make a process nicer than the caller; on Windows, "below normal"."""
+    if sys.platform == "win32":
+        psutil.Process(pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+    else:
         niceness = os.getpriority(os.PRIO_PROCESS, 0) + by
         os.setpriority(os.PRIO_PROCESS, pid, min(niceness, _NICEST))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import threading
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from lodestar_live.bench._bead_model import train_on_beads
 from lodestar_live.bench.report import BenchReport, Table
@@ -70,9 +70,8 @@ def run(
 
 
 def resident_mib() -> float:
-    """Return the resident memory of this process (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / _MIB
+    """Return the resident memory of this process."""
+    return float(psutil.Process().memory_info().rss) / _MIB
 
 
 def _watch(

@@ -16,7 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
+from lodestar_live import events
+from lodestar_live.commands import Handler
 from lodestar_live.control.acquisition import AcquisitionEvent, EventStage
 from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.calibration import Calibration, usable_calibration
@@ -28,7 +31,7 @@ from lodestar_live.control.moves import MoveLog, StageResponse
 from lodestar_live.control.rules import Rules
 from lodestar_live.control.steering import Steering
 from lodestar_live.control.targets import Sight, Target
-from lodestar_live.control.verbs import Verb, verbs_of
+from lodestar_live.control.verbs import verbs_of
 from lodestar_live.data import Event, FloatArray, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import CalibrationError, SettingsError
 from lodestar_live.geometry import PixelToStage
@@ -116,7 +119,7 @@ class Controller:
             )
         self.followed: Followed = Nobody()
         if settings.follow:
-            self.followed = Target(settings.target, settings, tell)
+            self.followed = self._first_target()
         self._frames: deque[Frame] = deque(maxlen=64)
         self._arrivals_s: deque[float] = deque(maxlen=16)
         self._is_starved = False
@@ -145,8 +148,8 @@ class Controller:
             self._news.notify()
 
     def tell(self, event: Event) -> None:
-        """Stand still when the run degrades or ends."""
-        if event.kind in ("run.degraded", "run.end"):
+        """Stand still when the run degrades."""
+        if event.kind == events.RunDegraded.kind:
             self.stop(event.kind)
 
     def close(self) -> None:
@@ -213,14 +216,25 @@ class Controller:
         """
         self._follow(Target(wish, self.settings, self._tell))
 
-    def follow_many(self, track_ids: Sequence[int]) -> None:
-        """Keep the middle of several tracks in view, or visit them (``mode``)."""
-        if not track_ids:
+    def follow_many(self, track_ids: Sequence[int] | None) -> None:
+        """Keep the middle of several tracks in view, or visit them (``mode``).
+
+        None: all tracks in view, chosen in the next frame (`Centroid`), or whichever
+        is in view at each turn (`Visit`).
+        """
+        if track_ids is not None and not track_ids:
             raise SettingsError("follow: track_ids is empty; expected at least one.")
+        self._follow(self._group(track_ids))
+
+    def _first_target(self) -> Followed:
+        if self.settings.mode != "one":
+            return self._group(None)
+        return Target(self.settings.target, self.settings, self._tell)
+
+    def _group(self, track_ids: Sequence[int] | None) -> Followed:
         if self.settings.mode == "visit":
-            self._follow(Visit(track_ids, self.settings, self._tell))
-        else:
-            self._follow(Centroid(track_ids, self.settings))
+            return Visit(track_ids, self.settings, self._tell)
+        return Centroid(track_ids, self.settings)
 
     def recenter(self, y_um: float, x_um: float) -> None:
         """Bring a place in the sample to the centre of the view, then rest."""
@@ -233,28 +247,42 @@ class Controller:
             self.followed = Nobody()
 
     def set(self, name: str, value: Any) -> None:
-        """Change one of the settings that cannot make the stage less safe.
+        """Change one setting; as `set_many`."""
+        self.set_many({name: value})
+
+    def set_many(self, values: Mapping[str, Any]) -> None:
+        """Change settings that cannot make the stage less safe: all of them or none.
+
+        A new `mode` takes effect at once on a set that is followed.
 
         Raises
         ------
         SettingsError
             Any other setting (limits, steps, rates, arming), or an impossible value.
         """
-        if name not in CHANGEABLE:
-            raise SettingsError(
-                f"set: {name!r} cannot be changed during a run; expected one of "
-                f"{', '.join(CHANGEABLE)}."
-            )
-        values = self.settings.model_dump() | {name: value}
-        try:
-            settings = ControlSettings.model_validate(values)
-        except ValueError as error:
-            raise SettingsError(f"set: {name} = {value!r} is not possible.") from error
+        for name in values:
+            if name not in CHANGEABLE:
+                raise SettingsError(
+                    f"set: {name!r} cannot be changed during a run; expected one of "
+                    f"{', '.join(CHANGEABLE)}."
+                )
         with self._lock:
+            changed = self.settings.model_dump() | dict(values)
+            try:
+                settings = ControlSettings.model_validate(changed)
+            except ValidationError as error:
+                problems = [
+                    f"{'.'.join(map(str, p['loc']))}: {p['msg']}"
+                    for p in error.errors(include_input=False, include_url=False)
+                ]
+                raise SettingsError(f"set: {'; '.join(problems)}.") from error
+            has_new_mode = settings.mode != self.settings.mode
             self.settings = settings
             self.steering.use(settings)
+            if has_new_mode and isinstance(self.followed, Centroid | Visit):
+                self.followed = self._group(self.followed.members)
 
-    def verbs(self) -> dict[str, Verb]:
+    def verbs(self) -> dict[str, Handler]:
         """Return what the control socket may ask for: verb -> callable."""
         return verbs_of(self)
 
@@ -263,22 +291,23 @@ class Controller:
             self.gate.allow()
             self.followed = followed
 
-    def place_um(self, message: Mapping[str, Any]) -> tuple[float, float]:
-        """Return the place in the sample of ``y_px, x_px`` in ``frame``.
+    def place_um(
+        self, y_px: float, x_px: float, frame_index: int | None = None
+    ) -> tuple[float, float]:
+        """Return the position (y_um, x_um) in the sample of a position in a frame.
 
-        ``frame`` left out: the newest. Raises a SettingsError or CalibrationError when
+        `frame_index` None: the newest. Raises a SettingsError or CalibrationError when
         the frame or the scale is not known.
         """
         frames = {frame.index: frame for frame in self._frames}
-        index = int(message.get("frame", max(frames, default=-1)))
+        index = max(frames, default=-1) if frame_index is None else frame_index
         if index not in frames:
             raise SettingsError(f"frame {index} is not among the last {len(frames)}.")
         frame = frames[index]
         mapping, stage_um = self._mapping(frame), self._stage_um(frame)
         if mapping is None:
             raise CalibrationError("neither calibration nor pixel size is known.")
-        click_px = [float(message["y_px"]), float(message["x_px"])]
-        y_um, x_um = mapping.sample_um(click_px, stage_um, _shape(frame))
+        y_um, x_um = mapping.sample_um([y_px, x_px], stage_um, _shape(frame))
         return float(y_um), float(x_um)
 
     # ---- one frame -----------------------------------------------------------------
@@ -305,8 +334,8 @@ class Controller:
         silence_s = self._clock() - self._arrivals_s[-1]
         if silence_s > WATCHDOG_PERIODS * typical_s + POLL_S:
             self._is_starved = True
-            facts = {"silence_s": silence_s, "typical_s": typical_s}
-            self._tell(Event("control.no_frames", self._clock(), details=facts))
+            silence = events.ControlNoFrames(silence_s=silence_s, typical_s=typical_s)
+            self._tell(silence.at(self._clock()))
             self.gate.stand_still()
 
     def _see(self, update: Update) -> Sight | None:

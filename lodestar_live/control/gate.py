@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from lodestar_live import events
 from lodestar_live.control.commands import (
     NAN,
     Verdict,
@@ -137,13 +138,13 @@ class SafetyGate:
         with self._lock:
             text, reason = self._checked_property(f"{device} {name}", value)
             if reason:
-                return self._refuse("property.refused", reason, details)
+                return self._refuse(events.PropertyRefused(reason=reason, **details))
             details["value"] = text
             if not self.is_armed or self._properties is None:
-                return self._dry_run("property.dry_run", details)
+                return self._dry_run(events.PropertyDryRun(**details))
             properties = self._properties
             return self._send(
-                "property.set",
+                events.PropertySet(**details),
                 lambda: properties.set_property(device, name, text),
                 details,
             )
@@ -157,7 +158,7 @@ class SafetyGate:
         self._halted = reason
         if self.is_armed:
             self._stop_driver()
-        self._event("stage.stopped", {"reason": reason})
+        self._event(events.StageStopped(reason=reason))
 
     def refuse_all(self, reason: str) -> None:
         """Send nothing from now on; one assignment, so a signal handler may call it."""
@@ -166,7 +167,7 @@ class SafetyGate:
     def hold(self, reason: str) -> None:
         """Refuse everything until `allow`; the move under way may end."""
         self._halted = reason
-        self._event("stage.held", {"reason": reason})
+        self._event(events.StageHeld(reason=reason))
 
     def stand_still(self) -> None:
         """Stop the stage where it is; fresh commands are taken again."""
@@ -176,7 +177,7 @@ class SafetyGate:
     def allow(self) -> None:
         """Take back a stop or hold, after a person asked for it."""
         if self._halted is not None:
-            self._event("stage.allowed", {"after": self._halted})
+            self._event(events.StageAllowed(after=self._halted))
         self._halted, self._failures = None, 0
 
     def check_reply(self) -> None:
@@ -238,22 +239,22 @@ class SafetyGate:
         stage_known: bool,
         details: dict[str, Any],
     ) -> Verdict:
-        facts = {"axis": axis, "t_data_s": finite_or_none(t_data_s)}
-        facts |= named(goal, axis)
-        details = facts | details
+        where = {"axis": axis, **named(goal, axis)}
+        facts = {**where, "t_data_s": finite_or_none(t_data_s), **details}
+        move = events.StageMove(**facts)  # an unknown field shows before anything moves
         with self._lock:
             now_s = self._clock()
             reason = self._why_not(axis, goal, now_s, t_data_s, stage_known)
             if reason:
-                return self._refuse("stage.refused", reason, details)
+                return self._refuse(events.StageRefused(reason=reason, **facts))
             # The checks asked the stage, which may have taken a whole exposure.
             t_sent_s = self._clock()
             self._t_sent_s[axis], self._t_data_s[axis] = t_sent_s, t_data_s
             if not self.is_armed:
-                return self._dry_run("stage.dry_run", details)
+                return self._dry_run(events.StageDryRun(**facts))
             if axis == "z" or self._moves_at_once:
                 self.moves.moved(t_sent_s, goal)
-            return self._send("stage.move", lambda: self._move(axis, goal), details)
+            return self._send(move, lambda: self._move(axis, goal), where)
 
     def _why_not(
         self,
@@ -333,35 +334,35 @@ class SafetyGate:
             self._driver.move_to_um(goal.y_um, goal.x_um)
 
     def _send(
-        self, kind: str, call: Callable[[], None], details: dict[str, Any]
+        self, sent: events.Details, call: Callable[[], None], where: dict[str, Any]
     ) -> Verdict:
         self._call_began_s = self._clock()
         try:
             call()
         except Exception as error:  # hardware may raise anything; it must not spread
-            return self._failed(error, details)
+            return self._failed(error, where)
         finally:
             self._call_began_s = None
         self._failures = 0
-        self._event(kind, details)
+        self._event(sent)
         if self._halted is not None:  # stopped while the call was under way
             self._stop_driver()
         return Verdict(True, "sent")
 
-    def _failed(self, error: Exception, details: dict[str, Any]) -> Verdict:
+    def _failed(self, error: Exception, where: dict[str, Any]) -> Verdict:
         self._failures += 1
         reason = f"{type(error).__name__}: {error}"
-        self._event("stage.failed", details | {"reason": reason})
+        self._event(events.StageFailed(reason=reason, **where))
         if self._failures >= MAX_FAILURES:
             self.hold(f"the stage failed {self._failures} times in a row: {reason}")
         return Verdict(False, reason)
 
-    def _refuse(self, kind: str, reason: str, details: dict[str, Any]) -> Verdict:
-        self._event(kind, details | {"reason": reason})
-        return Verdict(False, reason)
+    def _refuse(self, refused: events.StageRefused | events.PropertyRefused) -> Verdict:
+        self._event(refused)
+        return Verdict(False, refused.reason)
 
-    def _dry_run(self, kind: str, details: dict[str, Any]) -> Verdict:
-        self._event(kind, details)
+    def _dry_run(self, details: events.Details) -> Verdict:
+        self._event(details)
         return Verdict(True, "dry run")
 
     def _stop_driver(self) -> None:
@@ -370,10 +371,10 @@ class SafetyGate:
             position = StagePosition(*(float(v) for v in self._driver.position_um()))
             self.moves.stopped(self._clock(), position)
         except Exception as error:  # hardware may raise anything
-            self._event("stage.failed", {"reason": f"stop: {error}"})
+            self._event(events.StageFailed(reason=f"stop: {error}"))
 
-    def _event(self, kind: str, details: dict[str, Any]) -> None:
-        self._tell(Event(kind, self._clock(), details=details))
+    def _event(self, details: events.Details) -> None:
+        self._tell(details.at(self._clock()))
 
     def _require_limits(self) -> None:
         limits = self.settings.limits

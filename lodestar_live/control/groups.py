@@ -79,20 +79,32 @@ class Place:
 class Centroid:
     """The middle of a set stays in view; members out of sight keep their last place.
 
-    A member lost for longer than `coast_frames` no longer counts.
+    A member lost for longer than `coast_frames` no longer counts. A set that was not
+    named is what the first frame with tracks shows: the stage must not be drawn towards
+    whatever comes into view because it moved.
+
+    Parameters
+    ----------
+    track_ids
+        The members; None: all tracks in view.
     """
 
     track_id: int | None = None
     place_um: FloatArray | None = None
 
-    def __init__(self, track_ids: Sequence[int], settings: ControlSettings) -> None:
+    def __init__(
+        self, track_ids: Sequence[int] | None, settings: ControlSettings
+    ) -> None:
         self.state = "choosing"
-        self._ids, self._settings = list(track_ids), settings
+        self._ids = [] if track_ids is None else list(track_ids)
+        self._settings = settings
         self._last: dict[int, tuple[int, FloatArray]] = {}
         self._filter: TargetFilter | None = None
 
     def observe(self, sight: Sight) -> None:
         """Update the members' places and the filter of their middle."""
+        if not self._ids:
+            self._ids = [sight.id_at(row) for row in sight.seen]
         noise_um = sight.um_per_px
         for track_id in self._ids:
             row = sight.row_of(track_id)
@@ -101,12 +113,18 @@ class Centroid:
                 noise_um = sight.noise_um(row)
         oldest = sight.frame_index - self._settings.coast_frames
         places = [place for frame, place in self._last.values() if frame >= oldest]
-        self.state = "following" if places else "waiting"
+        if self._ids:
+            self.state = "following" if places else "waiting"
         if not places:
             return
         if self._filter is None:
             self._filter = TargetFilter(noise_um, dt=sight.period_s)
         self._filter.update(np.mean(places, axis=0), sight.t_s, noise_sd=noise_um)
+
+    @property
+    def members(self) -> list[int] | None:
+        """Their ids; None: not chosen yet."""
+        return self._ids or None
 
     def aim(self, t_s: float) -> Estimate | None:
         """Return where the middle will be."""
@@ -116,14 +134,24 @@ class Centroid:
 
 
 class Visit:
-    """The members of a set in turn, each for `dwell_s`; lost ones are passed over."""
+    """The members of a set in turn, each for `dwell_s`; lost ones are passed over.
+
+    Parameters
+    ----------
+    track_ids
+        The members; None: at each turn the track in view whose visit lies back longest,
+        first those that were never visited.
+    """
 
     def __init__(
-        self, track_ids: Sequence[int], settings: ControlSettings, tell: Tell
+        self, track_ids: Sequence[int] | None, settings: ControlSettings, tell: Tell
     ) -> None:
-        self._ids, self._settings, self._tell = list(track_ids), settings, tell
-        self._turn, self._since_s = 0, float("nan")
-        self._now = Target(self._ids[0], settings, tell)
+        self.members = None if track_ids is None else list(track_ids)
+        self._settings, self._tell = settings, tell
+        self._visits: dict[int, int] = {}  # id -> turn of its last visit
+        self._n_turns, self._since_s = 0, float("nan")
+        first: int | str = "nearest" if self.members is None else self.members[0]
+        self._now = Target(first, settings, tell)
 
     @property
     def state(self) -> str:
@@ -154,9 +182,13 @@ class Visit:
         return self._now.aim(t_s)
 
     def _next(self, sight: Sight) -> None:
-        n = len(self._ids)
-        order = [self._ids[(self._turn + k) % n] for k in range(1, n + 1)]
-        visible = [i for i in order if sight.row_of(i) is not None]
+        seen = [sight.id_at(row) for row in sight.seen]
+        wanted = seen if self.members is None else self.members
+        visible = [i for i in wanted if i in seen]
+        if self._now.track_id is not None:
+            self._n_turns += 1
+            self._visits[self._now.track_id] = self._n_turns
         if visible:
-            self._turn, self._since_s = self._ids.index(visible[0]), sight.t_s
-            self._now = Target(visible[0], self._settings, self._tell)
+            chosen = min(visible, key=lambda i: self._visits.get(i, 0))
+            self._since_s = sight.t_s
+            self._now = Target(chosen, self._settings, self._tell)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from lodestar_live import events
 from lodestar_live.control.estimate import Estimate
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.groups import Followed
@@ -187,5 +187,5 @@ class Steering:
         self._refusals = 0 if passed else self._refusals + 1
         if self._refusals >= REFUSALS_IN_A_ROW:
             self._refusals, self._t_pause_s = 0, sight.t_s + PAUSE_S
-            facts: dict[str, Any] = {"state": "held", "why": "three refusals in a row"}
-            self._tell(Event("control.state", sight.t_s, sight.frame_index, facts))
+            held = events.ControlState(state="held", why="three refusals in a row")
+            self._tell(held.at(sight.t_s, sight.frame_index))

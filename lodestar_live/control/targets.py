@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lodestar_live import events
 from lodestar_live.control.estimate import Estimate, TargetFilter
 from lodestar_live.data import Event, FloatArray, Rows
 from lodestar_live.settings import ControlSettings
@@ -203,8 +204,8 @@ class Target:
             self._adopt(sight.id_at(best), sight, str(wish))
 
     def _adopt(self, track_id: int, sight: Sight, why: str) -> None:
-        facts = {"track_id": track_id, "was": self.track_id, "why": why}
-        self._tell(Event("control.target", sight.t_s, sight.frame_index, facts))
+        chosen = events.ControlTarget(track_id=track_id, was=self.track_id, why=why)
+        self._tell(chosen.at(sight.t_s, sight.frame_index))
         if self.track_id is None:
             self._last_seen_frame = sight.frame_index
         self.track_id, self._rival = track_id, (-1, 0)
@@ -216,8 +217,8 @@ class Target:
             self._enter("coasting", sight)
             return
         if self.state in ("choosing", "following", "coasting"):
-            facts = {"track_id": self.track_id, "missed_frames": missed}
-            self._tell(Event("control.lost", sight.t_s, sight.frame_index, facts))
+            lost = events.ControlLost(track_id=self.track_id, missed_frames=missed)
+            self._tell(lost.at(sight.t_s, sight.frame_index))
         after = {"search": "searching", "hold": "waiting", "stop": "ended"}
         self._enter(after[self._settings.lost], sight)
 
@@ -230,8 +231,10 @@ class Target:
     def _enter(self, state: str, sight: Sight) -> None:
         if state == self.state:
             return
-        facts = {"state": state, "was": self.state, "track_id": self.track_id}
-        self._tell(Event("control.state", sight.t_s, sight.frame_index, facts))
+        change = events.ControlState(
+            state=state, was=self.state, track_id=self.track_id
+        )
+        self._tell(change.at(sight.t_s, sight.frame_index))
         self.state = state
 
 

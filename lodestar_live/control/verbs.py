@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lodestar_live.errors import SettingsError
+from lodestar_live.commands import (
+    Args,
+    FollowArgs,
+    Handler,
+    NoArgs,
+    PlaceArgs,
+    SetArgs,
+    serve,
+)
+from lodestar_live.settings import Choice
 
 if TYPE_CHECKING:
     from lodestar_live.control.controller import Controller
 
-Verb = Callable[[Mapping[str, Any]], dict[str, Any]]
-CHOICES = ("nearest", "brightest", "fastest")
 
+def verbs_of(controller: Controller) -> dict[str, Handler]:
+    """Return verb -> callable; each takes the arguments and returns the status."""
 
-def verbs_of(controller: Controller) -> dict[str, Verb]:
-    """Return verb -> callable; each takes the message and returns the status."""
-
-    def follow(message: Mapping[str, Any]) -> None:
-        if "track_ids" in message:
-            controller.follow_many([int(i) for i in message["track_ids"]])
-        elif "track_id" in message:
-            controller.follow(int(message["track_id"]))
-        elif "y_px" in message:
-            controller.follow(controller.place_um(message))
+    def follow(args: FollowArgs) -> dict[str, Any]:
+        if args.track_ids is not None:
+            controller.follow_many(args.track_ids)
+        elif args.target == "all":
+            controller.follow_many(None)
+        elif args.y_px is not None and args.x_px is not None:
+            controller.follow(controller.place_um(args.y_px, args.x_px, args.frame))
         else:
-            controller.follow(
-                _choice(message.get("target", controller.settings.target))
-            )
+            controller.follow(_wish(args))
+        return controller.status()
 
-    def stop(message: Mapping[str, Any]) -> None:
-        controller.stop(str(message.get("reason", "asked")))
+    def release(_args: Args) -> dict[str, Any]:
+        controller.release()
+        return controller.status()
 
-    def set_values(message: Mapping[str, Any]) -> None:
-        for name, value in message.get("values", message).items():
-            controller.set(name, value)
+    def recenter(args: PlaceArgs) -> dict[str, Any]:
+        place_um = controller.place_um(args.y_px, args.x_px, args.frame)
+        controller.recenter(*place_um)
+        return controller.status()
 
-    acts: dict[str, Callable[[Mapping[str, Any]], None]] = {
-        "follow": follow,
-        "release": lambda message: controller.release(),
-        "recenter": lambda message: controller.recenter(*controller.place_um(message)),
-        "stop": stop,
-        "set": set_values,
-        "status": lambda message: None,
+    def stop(_args: Args) -> dict[str, Any]:
+        controller.stop("asked")
+        return controller.status()
+
+    def set_values(args: SetArgs) -> dict[str, Any]:
+        controller.set_many(args.values)
+        return controller.status()
+
+    return {
+        "follow": serve("follow", FollowArgs, follow),
+        "release": serve("release", NoArgs, release),
+        "recenter": serve("recenter", PlaceArgs, recenter),
+        "stop": serve("stop", NoArgs, stop),
+        "set": serve("set", SetArgs, set_values),
+        "status": serve("status", NoArgs, lambda _args: controller.status()),
     }
 
-    def answered(act: Callable[[Mapping[str, Any]], None]) -> Verb:
-        def verb(message: Mapping[str, Any]) -> dict[str, Any]:
-            act(message)
-            return controller.status()
 
-        return verb
-
-    return {name: answered(act) for name, act in acts.items()}
-
-
-def _choice(wish: Any) -> str:
-    if wish not in CHOICES:
-        raise SettingsError(
-            f"follow: target = {wish!r}; expected nearest, brightest or fastest, or a "
-            "track_id, track_ids, or y_px and x_px."
-        )
-    return str(wish)
+def _wish(args: FollowArgs) -> int | Choice:
+    if args.track_id is not None:
+        return args.track_id
+    assert args.target is not None and args.target != "all"  # noqa: S101 - one way
+    return args.target

@@ -7,11 +7,10 @@ parallel lists in its details. `track.suspected_swap`: one event per pair of tra
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from lodestar_live.data import Event, FloatArray
+from lodestar_live.events import TrackNews
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.states import States
@@ -22,20 +21,20 @@ MOST_SWAPS = 20  # per frame; the likeliest
 
 
 def news(
-    kind: str, states: States, which: BoolArray, *, frame: int, t_s: float
+    kind: type[TrackNews], states: States, which: BoolArray, *, frame: int, t_s: float
 ) -> list[Event]:
     """Return one event about the tracks in question, or none if there are none."""
     index = np.flatnonzero(which)
     if not len(index):
         return []
     position = states.filtered["px"].belief.position[index]
-    details: dict[str, Any] = {
-        "track_ids": states.track_id[index].tolist(),
-        "y_px": position[:, 0].tolist(),
-        "x_px": position[:, 1].tolist(),
-        "last_seen": states.seen[index].tolist(),
-    }
-    return [Event(kind, t_s, frame, details)]
+    details = kind(
+        track_ids=states.track_id[index].tolist(),
+        y_px=position[:, 0].tolist(),
+        x_px=position[:, 1].tolist(),
+        last_seen=states.seen[index].tolist(),
+    )
+    return [details.at(t_s, frame)]
 
 
 def suspected_swaps(

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from lodestar_live import events
 from lodestar_live.data import (
     DETECTION_DTYPE,
     Detections,
@@ -230,13 +231,14 @@ class Linker:
     ) -> None:
         known = states.is_confirmed.copy()
         states.is_confirmed = states.is_confirmed | self._model.is_confirmed(states)
-        about = {
-            "track.birth": states.is_confirmed & ~known,
-            "track.lost": known & over,
-            "track.reacquired": known & was_missed & (states.detection_index >= 0),
-        }
+        is_seen = states.detection_index >= 0
+        about = (
+            (events.TrackBirth, states.is_confirmed & ~known),
+            (events.TrackLost, known & over),
+            (events.TrackReacquired, known & was_missed & is_seen),
+        )
         t_s = self._clock()
-        for kind, mask in about.items():
+        for kind, mask in about:
             self._events.extend(news(kind, states, mask, frame=frame_index, t_s=t_s))
 
     def _notice_swaps(
@@ -250,9 +252,8 @@ class Linker:
         confirmed = states.is_confirmed
         both, odds = suspected_swaps(pairs, chosen, confirmed, n_detections)
         for two, factor in zip(states.track_id[both].tolist(), odds, strict=True):
-            details = {"track_ids": two, "odds": float(factor)}
-            event = Event("track.suspected_swap", self._clock(), frame_index, details)
-            self._events.append(event)
+            swap = events.TrackSuspectedSwap(track_ids=two, odds=float(factor))
+            self._events.append(swap.at(self._clock(), frame_index))
 
     def _count(self, **more: int) -> None:
         counted = {name: getattr(self.counts, name) + n for name, n in more.items()}

@@ -51,13 +51,24 @@ class Accounts:
         with self._lock:
             return Counts(**self._n)
 
-    def receive(self) -> int:
-        """Count one arrival, in flight from now on; return its index."""
+    def receive(self, n_lost: int = 0) -> int:
+        """Count one arrival, in flight from now on, and those lost before it.
+
+        Returns its index: lost frames keep their numbers, so that a particle's motion
+        is predicted over them.
+        """
         with self._lock:
-            index = self._n["received"]
-            self._n["received"] = index + 1
-            self._n["in_flight"] += 1
+            n = self._n
+            n["lost"] += n_lost
+            index = n["received"] + n["lost"]
+            n["received"] += 1
+            n["in_flight"] += 1
             return index
+
+    def note(self, fault: str) -> None:
+        """Count a duplicated or disordered frame, which is also a dropped one."""
+        with self._lock:
+            self._n[fault] += 1
 
     def settle(self, outcome: str) -> None:
         """End the flight of one frame: processed, dropped, failed or waiting."""

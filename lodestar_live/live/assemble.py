@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from lodestar_live.control import Calibration, Controller, load_calibration
 from lodestar_live.data import (
     UNKNOWN_POSITION,
     Counts,
-    Detections,
     Event,
     FloatArray,
-    Frame,
-    Pixels,
     Rows,
     StagePosition,
-    Tracks,
 )
-from lodestar_live.detection import Detector, Follower
+from lodestar_live.detection import Detector
 from lodestar_live.detection.engines.choice import EngineChoice
-from lodestar_live.errors import RecordingError, SettingsError
-from lodestar_live.geometry import PixelToStage
+from lodestar_live.errors import SettingsError
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
+from lodestar_live.live.run_folder import new_run_folder
 from lodestar_live.microscope import (
     CoreStage,
     Microscope,
@@ -39,34 +29,24 @@ from lodestar_live.microscope import (
     active_core,
     has_active_core,
 )
-from lodestar_live.pipeline.pipeline import Sink
+from lodestar_live.pipeline import DetectStep, LinkStep
+from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.recording import Recorder, RegionRecorder
 from lodestar_live.resources import find
 from lodestar_live.settings import ControlSettings, DetectionSettings, Settings
+from lodestar_live.sinks import Sink
 from lodestar_live.streams import Publisher
-
-Detect = Callable[[Pixels], Detections]
-_PACKAGES = (
-    "lodestar-live",
-    "numpy",
-    "onnxruntime",
-    "pycromanager",
-    "pymmcore",
-    "pyzmq",
-)
 
 
 @dataclass
 class Parts:
-    """What one run is made of."""
+    """What one run is made of; each part does its own work."""
 
     settings: Settings
     run_folder: Path
-    linker: Linker
-    detect: Detect | None = None
-    model_version: int = 0
-    model: dict[str, Any] = field(default_factory=dict)
-    is_field_model: bool = True
+    link: LinkStep
+    detector: PixelDetector | None = None
+    card: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     pixel_size_um: float = float("nan")
     publisher: Publisher | None = None
@@ -77,10 +57,6 @@ class Parts:
     prepare: HologramPreparer | None = None
     refine: ParticleRefiner | None = None
     engines: EngineChoice | None = None
-    map: PixelToStage | None = None
-    _follower: Follower | None = None
-    _stage_start_um: FloatArray | None = None
-    _view: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
     @property
     def sinks(self) -> list[Sink]:
@@ -104,83 +80,24 @@ class Parts:
             return self.stage_watch.at(t_s)
         return UNKNOWN_POSITION
 
-    def load_detector(self, path: Path) -> Detect:
+    def load_detector(self, path: Path) -> Detector:
         """Use the model in `path` from the next frame on."""
         detector = open_detector(path, self.settings.detection)
-        self.detect, self.model = detector, detector.facts()
-        self.is_field_model = detector.card.input == "field"
+        self.detector, self.card = detector, dict(detector.card)
         holography = self.settings.holography
         if holography is not None:
             self.refine = ParticleRefiner.from_card(holography, detector.card)
         return detector
 
-    def detect_frame(self, frame: Frame) -> Detections:
-        """Detect; a frame of another shape or place on the sensor ends all tracks."""
-        view = (frame.pixels.shape, frame.origin_px)
-        if self._view is not None and view != self._view:
-            self.linker.end_all()
-        self._view = view
-        image = frame.pixels
-        if self.refine is None:
-            return self._find(image, frame)
-        if not self.is_field_model:
-            image = np.ascontiguousarray(image.real)  # trained on intensities (inline)
-        return self.refine(frame, self._find(image, frame))
-
-    def _find(self, image: Pixels, frame: Frame) -> Detections:
-        """Detect everywhere, or only where tracks are expected between full passes."""
-        detect, full_every = self.detect, self.settings.detection.full_every
-        assert detect is not None  # noqa: S101 - a pipeline exists only with one
-        if not isinstance(detect, Detector):
-            return detect(image)
-        if self._follower is None or self._follower.detector is not detect:
-            self._follower = Follower(detect, full_every=full_every)
-        if full_every == 1:
-            found = detect(image)
-        else:
-            expected_px, reach_px = self.linker.expect(frame.index)
-            expected_px = expected_px - self._stage_shift_px(frame)
-            found = self._follower(image, expected_px, reach_px)
-        if self.engines is not None:
-            self.engines.offer(detect, image, found)
-        return found
-
-    def link_frame(self, detections: Detections, frame: Frame) -> Tracks:
-        """Link in the sample's frame, so that our own moves are no motion."""
-        shift_px = self._stage_shift_px(frame)
-        tracks = self.linker(
-            Detections(_shifted(detections.rows, shift_px)), frame.index
+    def detect_step(self, detector: PixelDetector) -> DetectStep:
+        """Put a detector into the frame's way."""
+        return DetectStep(
+            detector,
+            self.link.expect,
+            full_every=self.settings.detection.full_every,
+            refine=self.refine,
+            engines=self.engines,
         )
-        rows = _shifted(tracks.rows, -shift_px)
-        if self.model_version:
-            rows = rows.copy()
-            rows["model_version"] = self.model_version
-        return Tracks(rows)
-
-    def _stage_shift_px(self, frame: Frame) -> FloatArray:
-        """Return how far the stage has carried the frame since the first one, px."""
-        stage_um = np.array(frame.stage_um[1:])
-        if self.map is None or not np.all(np.isfinite(stage_um)):
-            return np.zeros(2)
-        if self._stage_start_um is None:
-            self._stage_start_um = stage_um
-        moved_um = stage_um - self._stage_start_um
-        camera_px = np.linalg.solve(self.map.matrix_um_per_px, moved_um)
-        return np.asarray(camera_px / (self.prepare.factor if self.prepare else 1))
-
-    def take_events(self) -> tuple[Event, ...]:
-        """Return what the linker noticed in this frame."""
-        return self.linker.take_events()
-
-    def versions(self) -> dict[str, str]:
-        """Return the versions of everything that shaped this run."""
-        found = {"python": platform.python_version()}
-        for package in _PACKAGES:
-            try:
-                found[package] = version(package)
-            except PackageNotFoundError:
-                found[package] = "not installed"
-        return found
 
 
 def assemble(
@@ -188,7 +105,7 @@ def assemble(
     *,
     microscope: Microscope | None,
     calibration: Calibration | None,
-    detect: Detect | None,
+    detect: PixelDetector | None,
     clock: Callable[[], float],
     counts: Callable[[], Counts],
     tell: Callable[[Event], None],
@@ -204,13 +121,14 @@ def assemble(
     parts = Parts(
         settings=settings,
         run_folder=new_run_folder(settings),
-        linker=make_linker(settings, clock),
-        detect=detect,
+        link=LinkStep(make_linker(settings, clock)),
+        detector=detect,
         engines=EngineChoice(tell, clock) if _may_try_engines(settings) else None,
     )
     if settings.holography is not None:
         _require_field_model(settings, detect)
         parts.prepare = HologramPreparer(settings.holography)
+        parts.link.pixel_factor = parts.prepare.factor
     if detect is None and settings.detection.model is not None:
         parts.load_detector(find("models", settings.detection.model))
     if microscope is None and has_active_core():
@@ -251,7 +169,8 @@ def _make_controller(
     if calibration is None and control.calibration is not None:
         calibration = load_calibration(control.calibration)
     if calibration is not None:
-        parts.calibration, parts.map = _facts(calibration), calibration.map
+        parts.calibration = _facts(calibration)
+        parts.link.stage_map = calibration.map
     return Controller(
         control,
         stage,
@@ -273,7 +192,7 @@ def is_controlling(control: ControlSettings) -> bool:
     return control.follow or control.focus != "off" or bool(control.rules)
 
 
-def _require_field_model(settings: Settings, detect: Detect | None) -> None:
+def _require_field_model(settings: Settings, detect: PixelDetector | None) -> None:
     holography = settings.holography
     needs_model = holography is not None and holography.mode == "offaxis"
     if needs_model and settings.detection.model is None and detect is None:
@@ -327,26 +246,6 @@ def make_linker(settings: Settings, clock: Callable[[], float]) -> Linker:
         method=linking.method,
         clock=clock,
     )
-
-
-def new_run_folder(settings: Settings) -> Path:
-    """Make a fresh folder for a run: ``<recording.folder>/<time>_<name>``."""
-    name = re.sub(r"[^\w.-]+", "_", settings.name) or "run"
-    stem = f"{datetime.now():%Y%m%d_%H%M%S}_{name}"
-    root = Path(settings.recording.folder)
-    for attempt in range(1000):
-        folder = root / (f"{stem}_{attempt}" if attempt else stem)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise RecordingError(
-                f"recording.folder = {root}: a run folder cannot be made there "
-                f"({error.strerror}). Choose a folder you may write to."
-            ) from error
-        return folder
-    raise RecordingError(f"recording.folder = {root}: too many runs in one second.")
 
 
 def _stage_of(microscope: Microscope | None) -> CoreStage:

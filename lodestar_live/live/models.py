@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lodestar_live import events
+from lodestar_live.commands import RetrainArgs
 from lodestar_live.data import Event, Frame, Tracks, Update
 from lodestar_live.errors import InputError, ModelError
-from lodestar_live.live.assemble import Detect
 from lodestar_live.live.first_model import TrainingProcess
 from lodestar_live.live.retrain import Retrainer
+from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.settings import Settings
 
 
@@ -41,8 +43,8 @@ class Models:
         settings: Settings,
         folder: Path,
         *,
-        load: Callable[[Path], Detect],
-        use: Callable[[Detect, int], None],
+        load: Callable[[Path], PixelDetector],
+        use: Callable[[PixelDetector, int], None],
         tell: Callable[[Event], None],
         note_error: Callable[[str, str], None],
         clock: Callable[[], float],
@@ -56,7 +58,7 @@ class Models:
         self._newest = (-1, Tracks.empty())  # without pixels, which are reused
         self._retrainer: Retrainer | None = None
 
-    def begin(self, detect: Detect) -> None:
+    def begin(self, detect: PixelDetector) -> None:
         """Start with a detector."""
         if self._settings.holography is None:
             self._retrainer = Retrainer(
@@ -82,8 +84,8 @@ class Models:
         if self._retrainer is not None:
             self._retrainer.remember(update.frame.pixels, update.frame.index)
 
-    def retrain(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Train on a particle: ``track_id``, or ``y_px, x_px`` of ``frame``.
+    def retrain(self, args: RetrainArgs) -> Mapping[str, Any]:
+        """Train on a particle.
 
         A track is taken from the newest frame, and so is a place without ``frame``. A
         better model is kept. After a first training that failed, tracking begins with
@@ -95,14 +97,11 @@ class Models:
             A training is under way, the track or the frame is gone, or the model is one
             for holograms.
         """
-        if "track_id" in args:
-            args = {**args, **self._place_of(args["track_id"])}
-        at_px, size_px = (args["y_px"], args["x_px"]), args.get("size_px")
+        at_px, frame_index = self._position_of(args)
         if self._retrainer is not None:
-            frame_index = args.get("frame")
-            self._retrainer.retrain(at_px, size_px, frame_index=frame_index)
+            self._retrainer.retrain(at_px, args.size_px, frame_index=frame_index)
         elif self._has_failed and self._snapshot is not None:
-            self._train(self._snapshot, at_px=at_px, size_px=size_px)
+            self._train(self._snapshot, at_px=at_px, size_px=args.size_px)
         else:
             raise InputError(
                 "retrain: not possible now; expected a running detector of camera "
@@ -130,18 +129,19 @@ class Models:
         if self._retrainer is not None:
             self._retrainer.close()
 
-    def _place_of(self, track_id: int) -> dict[str, Any]:
-        """Return where a track is in the newest frame."""
+    def _position_of(self, args: RetrainArgs) -> tuple[tuple[float, float], int | None]:
+        """Return (y, x) of the particle and its frame; of a track: in the newest."""
+        if args.y_px is not None and args.x_px is not None:
+            return (args.y_px, args.x_px), args.frame
         frame_index, tracks = self._newest
-        mine = tracks.rows[tracks.rows["track_id"] == track_id]
+        mine = tracks.rows[tracks.rows["track_id"] == args.track_id]
         if not len(mine):
-            raise InputError(f"retrain: track {track_id} is gone; choose another.")
-        y_px, x_px = float(mine["y_px"][0]), float(mine["x_px"][0])
-        return {"y_px": y_px, "x_px": x_px, "frame": frame_index}
+            raise InputError(f"retrain: track {args.track_id} is gone; choose another.")
+        return (float(mine["y_px"][0]), float(mine["x_px"][0])), frame_index
 
     def _train(self, frame: Frame, **where: Any) -> None:
         self._snapshot, self._has_failed = frame, False
-        self._tell(Event("training.started", self._clock(), frame.index))
+        self._tell(events.TrainingStarted().at(self._clock(), frame.index))
         self._training = TrainingProcess(
             frame.pixels,
             self._settings.training.model_copy(update=where),
@@ -157,10 +157,9 @@ class Models:
             self._on_failure(ModelError(str(error)))
             return
         self.begin(detect)
-        news = {"model": path.name}
-        self._tell(Event("training.finished", self._clock(), details=news))
+        self._tell(events.TrainingFinished(model=path.name).at(self._clock()))
 
     def _on_failure(self, error: ModelError) -> None:
         self._has_failed = True
         self._note_error("training", str(error))
-        self._tell(Event("training.failed", self._clock(), details={"why": str(error)}))
+        self._tell(events.TrainingFailed(why=str(error)).at(self._clock()))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from lodestar_live import events
 from lodestar_live.data import Detections, Event, Flag, Pixels
 from lodestar_live.errors import InputError, LodestarError, ModelError
 from lodestar_live.live.assemble import open_detector
@@ -218,7 +219,8 @@ class Retrainer:
             folder = self._folder / f"retrain_{self._n_trainings}"
             folder.mkdir(parents=True)
             where = {"at_px": at_px, "size_px": size_px}
-            self._tell(Event("retrain.started", self._clock(), details=where))
+            started = events.RetrainStarted(at_px=at_px, size_px=size_px)
+            self._tell(started.at(self._clock()))
             self._training = TrainingProcess(
                 pixels,
                 self._settings.training.model_copy(update=where),
@@ -241,8 +243,8 @@ class Retrainer:
             dropped, _ = self._models.pop()
             version, detect = self._models[-1]
             self._swap(detect, version)
-        details = {"version": version, "dropped": dropped}
-        self._tell(Event("retrain.rolled_back", self._clock(), details=details))
+        undone = events.RetrainRolledBack(version=version, dropped=dropped)
+        self._tell(undone.at(self._clock()))
         return version
 
     def join(self, timeout_s: float | None = None) -> None:
@@ -284,17 +286,15 @@ class Retrainer:
                 self._models.append((version, new))
                 self._swap(new, version)
             self._training = None
-        kind = "retrain.swapped" if verdict.is_better else "retrain.kept"
-        logger.info("%s: %s", kind, verdict.why)
-        details = _json_safe(asdict(verdict)) | {
-            "version": self.version, "model": str(path)
-        }  # fmt: skip
-        self._tell(Event(kind, self._clock(), details=details))
+        kind = events.RetrainSwapped if verdict.is_better else events.RetrainKept
+        logger.info("%s: %s", kind.kind, verdict.why)
+        facts = _json_safe(asdict(verdict))
+        judged = kind(**facts, version=self.version, model=str(path))
+        self._tell(judged.at(self._clock()))
 
     def _on_failure(self, error: ModelError) -> None:
         self._training = None
-        details = {"why": str(error)}
-        self._tell(Event("retrain.failed", self._clock(), details=details))
+        self._tell(events.RetrainFailed(why=str(error)).at(self._clock()))
 
 
 def _json_safe(values: dict[str, Any]) -> dict[str, Any]:

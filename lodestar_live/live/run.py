@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import threading
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from lodestar_live.data import Event, Frame, RunInfo, Update
+from lodestar_live import events
+from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
+from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import InputError
 from lodestar_live.live.accounts import Accounts, Summary
-from lodestar_live.live.assemble import Detect, Parts
+from lodestar_live.live.assemble import Parts
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.frame_pool import FramePool
 from lodestar_live.live.mailbox import Mailbox
 from lodestar_live.live.models import Models
-from lodestar_live.microscope import read_facts
-from lodestar_live.microscope.frames import Arrival, make_frame
-from lodestar_live.pipeline.pipeline import Pipeline, Sink
+from lodestar_live.live.run_folder import package_versions
+from lodestar_live.live.upstream import Upstream
+from lodestar_live.pipeline import Pipeline
+from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.priority import TRACKING, lower_this_thread, shorten_turns
 from lodestar_live.settings import Settings
+from lodestar_live.sinks import Sink, guarded
 
 logger = logging.getLogger(__name__)
 _CLOSE_WITHIN_S = 5.0
@@ -35,6 +40,12 @@ _DRAIN_WITHIN_S = 2.0
 _CHOICE_WITHIN_S = 1.0
 _IDLE_S = 0.05
 _LOSSES_KEPT = 10_000
+_LOSSES = {
+    "dropped": events.FrameDropped,
+    "failed": events.FrameFailed,
+    "waiting": events.FrameWaiting,
+    "lost": events.FrameLost,
+}
 
 
 class Loss(NamedTuple):
@@ -43,6 +54,7 @@ class Loss(NamedTuple):
     outcome: str
     frame_index: int
     t_arrival_s: float
+    why: str = "a newer frame took its place"
 
 
 class Run:
@@ -67,8 +79,9 @@ class Run:
         self.failures_in_a_row = 0
         self._has_kept_field = False
         live = settings.live
-        self._mailbox: Mailbox[Arrival] = Mailbox(live.mode, live.queue_frames)
+        self._mailbox: Mailbox[Frame] = Mailbox(live.mode, live.queue_frames)
         self._pool = FramePool(is_last_reader=not live.hand_on_frames)
+        self._upstream = Upstream()
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._models: Models | None = None
@@ -85,7 +98,7 @@ class Run:
 
     def open(self, parts: Parts, sinks: list[Sink]) -> None:
         """Tell every sink what this run is, then start the worker."""
-        self.parts, self.sinks = parts, sinks
+        self.parts, self.sinks = parts, guarded(sinks, self.note_error)
         # BLAS threads spin: beside one busy process refocusing took six times as long.
         self._blas_limits = threadpool_limits(limits=1, user_api="blas")
         self._models = Models(
@@ -99,12 +112,12 @@ class Run:
         )
         self._restore_turns = shorten_turns()
         run = self._describe()
-        for sink in sinks:
+        for sink in self.sinks:
             sink.open(run)
         if parts.stage_watch is not None:
             parts.stage_watch.start()
-        if parts.detect is not None:
-            self._models.begin(parts.detect)
+        if parts.detector is not None:
+            self._models.begin(parts.detector)
         self._worker.start()
 
     def close(self) -> None:
@@ -129,16 +142,13 @@ class Run:
         self._report_losses()
         self._duration_s = self.clock()
         for sink in self.sinks:
-            try:
-                sink.close()
-            except Exception:
-                self.note_error("closing a sink")
+            sink.close()
 
-    def verbs(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
+    def verbs(self) -> dict[str, Handler]:
         """Return what other programs may ask about the model."""
         return {
-            "retrain": lambda args: self.models.retrain(args),
-            "rollback": lambda _args: self.models.rollback(),
+            "retrain": serve("retrain", RetrainArgs, lambda a: self.models.retrain(a)),
+            "rollback": serve("rollback", NoArgs, lambda _: self.models.rollback()),
         }
 
     @property
@@ -148,15 +158,16 @@ class Run:
             raise InputError("the run has not begun yet; try again in a moment.")
         return self._models
 
-    def _use(self, detect: Detect, version: int) -> None:
+    def _use(self, detect: PixelDetector, version: int) -> None:
         """Put a pipeline around a detector: one assignment, so atomic."""
-        self.parts.detect, self.parts.model_version = detect, version
+        link = self.parts.link
+        self.parts.detector, link.model_version = detect, version
         self.pipeline = Pipeline(
-            self.parts.detect_frame,
-            self.parts.link_frame,
+            self.parts.detect_step(detect),
+            link,
             prepare=self.parts.prepare,
             sinks=self.sinks,
-            take_events=self.parts.take_events,
+            take_events=link.take_events,
             counts=self.accounts.counts,
             clock=self.clock,
         )
@@ -179,35 +190,53 @@ class Run:
 
     # --- frames -------------------------------------------------------------
 
-    def take(self, image: Any, metadata: Any, t_arrival_s: float) -> None:
-        """Take one image from the hook: keep, queue, count. Microseconds."""
-        index = self.accounts.receive()
-        arrival = Arrival(index, self._pool.keep(image), metadata, t_arrival_s)
-        lost = self._mailbox.put(arrival)
+    def take(self, frame: Frame) -> None:
+        """Take one frame from its source: number, keep, queue, count. Microseconds."""
+        verdict = self._upstream.judge(frame)
+        index = self.accounts.receive(verdict.n_lost)
+        if verdict.n_lost:
+            why = f"{verdict.n_lost} of {frame.camera or 'the camera'} never came"
+            self._losses.append(Loss("lost", index - 1, frame.t_arrival_s, why))
+        if verdict.fault:
+            self.accounts.note(verdict.fault)
+            self.accounts.settle("dropped")
+            why = f"{verdict.fault}: number {frame.source_number} of its camera"
+            self._losses.append(Loss("dropped", index, frame.t_arrival_s, why))
+            return
+        try:
+            pixels = self._pool.keep(frame.pixels)
+        except Exception as error:  # of an odd array, out of memory
+            self._fail(index, frame.t_arrival_s, error)
+            return
+        lost = self._mailbox.put(replace(frame, index=index, pixels=pixels))
         if lost is not None:
             outcome = "waiting" if self.pipeline is None else "dropped"
             self.accounts.settle(outcome)
-            self._losses.append(Loss(outcome, lost.frame_index, lost.t_arrival_s))
+            self._losses.append(Loss(outcome, lost.index, lost.t_arrival_s))
+
+    def refuse(self, error: BaseException, t_arrival_s: float) -> None:
+        """Count an image that cannot become a frame."""
+        self._fail(self.accounts.receive(), t_arrival_s, error)
 
     def _work(self) -> None:
         # A busy detector must not hold up the camera; a stage needs its places on time.
         if self.parts.controller is None:
             lower_this_thread(TRACKING)
         while True:
-            arrival = self._mailbox.get(_IDLE_S)
+            frame = self._mailbox.get(_IDLE_S)
             self._report_losses()
-            if arrival is not None:
+            if frame is not None:
                 if self.clock() > self._drain_until_s:
-                    self._lose(arrival, "dropped", "the run was closed")
+                    self._lose(frame, "dropped", "the run was closed")
                 else:
-                    self._handle(arrival)
+                    self._handle(frame)
             elif self._drain_until_s < float("inf"):
                 return
 
-    def _handle(self, arrival: Arrival) -> None:
+    def _handle(self, arrival: Frame) -> None:
         pipeline = self.pipeline
         try:
-            frame = self._frame(arrival)
+            frame = self._complete(arrival)
             if pipeline is None:
                 if self.parts.publisher is not None:
                     self.parts.publisher.show(frame)
@@ -216,7 +245,7 @@ class Run:
                 return
             update = pipeline.process(frame)
         except BaseException as error:  # one bad frame never ends a run
-            self._fail(arrival, error)
+            self._fail(arrival.index, arrival.t_arrival_s, error)
             return
         self.accounts.settle("processed")
         self.accounts.time(update.timings_ms)
@@ -241,16 +270,19 @@ class Run:
         except OSError:
             self.note_error("keeping the field")
 
-    def _frame(self, arrival: Arrival) -> Frame:
-        facts = read_facts(arrival.metadata)
-        if facts.planned_axes:
-            self._refuse_planned_positions(facts.planned_axes)
-        return make_frame(
-            arrival,
-            facts,
-            wall_start_s=self.clock.wall_start_s,
-            stage_at=self.parts.stage_at,
-            pixel_size_um=self.settings.microscope.pixel_size_um,
+    def _complete(self, frame: Frame) -> Frame:
+        """Add what only the run knows: the stage, the user's own pixel size."""
+        if frame.planned_axes:
+            self._refuse_planned_positions(frame.planned_axes)
+        stage_um = frame.stage_um
+        if any(math.isnan(axis) for axis in stage_um):
+            read_um = self.parts.stage_at(frame.t_exposure_s)
+            both = zip(stage_um, read_um, strict=True)
+            stage_um = StagePosition(*(b if math.isnan(a) else a for a, b in both))
+        return replace(
+            frame,
+            stage_um=stage_um,
+            pixel_size_um=self.settings.microscope.pixel_size_um or frame.pixel_size_um,
         )
 
     def _refuse_planned_positions(self, axes: str) -> None:
@@ -274,8 +306,7 @@ class Run:
     def tell(self, event: Event) -> None:
         """Hand news to every sink; a sink that fails is that sink's affair."""
         for sink in self.sinks:
-            with contextlib.suppress(Exception):
-                sink.tell(event)
+            sink.tell(event)
 
     def note_error(self, kind: str, text: str | None = None) -> None:
         """Keep the first error whole; log each kind once."""
@@ -286,30 +317,29 @@ class Run:
             self._kinds_logged.add(kind)
             logger.error("%s: %s", kind, text)
 
-    def _fail(self, arrival: Arrival, error: BaseException) -> None:
+    def _fail(self, index: int, t_arrival_s: float, error: BaseException) -> None:
         self.failures_in_a_row += 1
         kind = f"{type(error).__name__} in frame processing"
         self.note_error(kind, "".join(traceback.format_exception(error)))
-        self._lose(arrival, "failed", f"{type(error).__name__}: {error}")
+        self.accounts.settle("failed")
+        why = f"{type(error).__name__}: {error}"
+        self._losses.append(Loss("failed", index, t_arrival_s, why))
         if self.failures_in_a_row == self.settings.live.max_failures:
             why = f"{self.failures_in_a_row} frames in a row failed"
             logger.error("degraded: %s", why)
-            self.tell(Event("run.degraded", self.clock(), details={"why": why}))
+            self.tell(events.RunDegraded(why=why).at(self.clock()))
 
-    def _lose(self, arrival: Arrival, outcome: str, why: str) -> None:
+    def _lose(self, frame: Frame, outcome: str, why: str) -> None:
         self.accounts.settle(outcome)
-        loss = Loss(outcome, arrival.frame_index, arrival.t_arrival_s)
-        self._tell_loss(loss, why)
+        self._tell_loss(Loss(outcome, frame.index, frame.t_arrival_s, why))
 
     def _report_losses(self) -> None:
         while self._losses:
-            self._tell_loss(self._losses.popleft(), "a newer frame took its place")
+            self._tell_loss(self._losses.popleft())
 
-    def _tell_loss(self, loss: Loss, why: str) -> None:
-        details = {"t_arrival_s": loss.t_arrival_s, "why": why}
-        self.tell(
-            Event(f"frame.{loss.outcome}", self.clock(), loss.frame_index, details)
-        )
+    def _tell_loss(self, loss: Loss) -> None:
+        details = _LOSSES[loss.outcome](t_arrival_s=loss.t_arrival_s, why=loss.why)
+        self.tell(details.at(self.clock(), loss.frame_index))
 
     def _remember(self, update: Update) -> None:
         t_s = update.frame.t_arrival_s
@@ -328,8 +358,8 @@ class Run:
             run=uuid.uuid4().hex,
             started=datetime.now(UTC).isoformat(),
             settings=self.settings.model_dump(mode="json"),
-            versions=self.parts.versions(),
-            model=self.parts.model,
+            versions=package_versions(),
+            model=self.parts.card,
             calibration=self.parts.calibration,
             pixel_size_um=self.parts.pixel_size_um,
         )

@@ -15,16 +15,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lodestar_live.commands import RetrainArgs, checked
 from lodestar_live.control import Calibration, Controller
 from lodestar_live.data import Counts, Detections, Pixels, Update
 from lodestar_live.live.accounts import Accounts, Summary
-from lodestar_live.live.assemble import assemble
+from lodestar_live.live.assemble import assemble, is_controlling
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.interrupt import StopOnInterrupt
 from lodestar_live.live.run import Run
-from lodestar_live.microscope import Microscope
-from lodestar_live.pipeline.pipeline import Sink
+from lodestar_live.microscope import FrameReader, Microscope
 from lodestar_live.settings import Settings
+from lodestar_live.sinks import Sink
+from lodestar_live.sources import Reception
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class LiveTracker:
     detect
         A detector of your own: pixels -> Detections. None: from the settings.
     sinks
-        Further sinks of your own; see `lodestar_live.pipeline.pipeline.Sink`.
+        Further sinks of your own; see `lodestar_live.sinks.Sink`.
     on_update
         Called with every `Update` on the worker thread; its exceptions are logged.
 
@@ -75,6 +77,7 @@ class LiveTracker:
         self._detect, self._extra_sinks = detect, tuple(sinks)
         self._on_update = on_update
         self._life = threading.Lock()
+        self._reader: FrameReader
         self._is_running = False
         self._run: Run | None = None
         self._interrupt: StopOnInterrupt | None = None
@@ -84,10 +87,37 @@ class LiveTracker:
         run = self._run
         if run is not None and self._is_running:
             try:
-                run.take(image, metadata, run.clock())
+                self._take(run, image, metadata)
             except BaseException:  # the acquisition must go on whatever happens here
                 run.note_error("the hook")
         return (image, metadata) if self.settings.live.hand_on_frames else None
+
+    def _take(self, run: Run, image: Any, metadata: Any) -> None:
+        t_arrival_s = run.clock()
+        try:
+            frame = self._reader.read(image, metadata, t_arrival_s)
+        except BaseException as error:  # counted; the acquisition goes on
+            run.refuse(error, t_arrival_s)
+        else:
+            run.take(frame)
+
+    def reception(self, stop: threading.Event) -> Reception:
+        """Return where a `FrameSource` delivers to; valid until `close`."""
+        run = self._current()
+        return Reception(
+            take=run.take,
+            refuse=run.refuse,
+            clock=run.clock,
+            stop=stop,
+            tell=run.tell,
+            event_hook=self.event_hook if self.places_events else None,
+        )
+
+    @property
+    def places_events(self) -> bool:
+        """Whether `event_hook` does anything, so that it is worth its time."""
+        control = self.settings.control
+        return is_controlling(control) and control.move_by == "events"
 
     def event_hook(self, event: Any) -> Any:
         """Put the next event at the predicted position; a ``pre_hardware_hook_fn``.
@@ -142,6 +172,7 @@ class LiveTracker:
             except BaseException:
                 run.close()
                 raise
+            self._reader = FrameReader(clock)
             self._run, self._is_running = run, True
             if parts.controller is not None:
                 self._interrupt = StopOnInterrupt(parts.controller)
@@ -158,7 +189,8 @@ class LiveTracker:
             if self._interrupt is not None:
                 self._interrupt.remove()
                 self._interrupt = None
-        if run.first_error is not None:
+        # Said again where it cost frames: the line of then may be hours back.
+        if run.first_error is not None and run.accounts.counts().failed:
             logger.error("the first error of this run was:\n%s", run.first_error)
 
     @property
@@ -191,7 +223,8 @@ class LiveTracker:
             Side of the crop; None: estimated.
         """
         y_px, x_px = at_px
-        self._current().models.retrain({"y_px": y_px, "x_px": x_px, "size_px": size_px})
+        where = {"y_px": y_px, "x_px": x_px, "size_px": size_px}
+        self._current().models.retrain(checked("retrain", RetrainArgs, where))
 
     def rollback(self) -> None:
         """Use the model before the last swap again.

@@ -9,12 +9,14 @@ from lodestar_live.microscope.core import (
     open_demo,
     open_microscope,
 )
+from lodestar_live.microscope.frames import FrameReader
 from lodestar_live.microscope.metadata import ImageFacts, read_facts
 from lodestar_live.microscope.stage import CoreStage, StageWatch
 from lodestar_live.microscope.substitute import read_stage, substitute_pixels
 
 __all__ = [
     "CoreStage",
+    "FrameReader",
     "ImageFacts",
     "Microscope",
     "MicroscopeError",

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lodestar_live.data import UNKNOWN_POSITION, StagePosition
+
 NAN = float("nan")
 _BITS = {"GRAY8": 8, "GRAY16": 16, "GRAY32": 32, "RGB32": 8, "RGB64": 16}
 
@@ -23,9 +25,12 @@ class ImageFacts:
     """What the metadata of one image says, in our names and units.
 
     `received_wall_s` is the wall clock (POSIX seconds) at which MMCore received the
-    image, None in snaps. `planned_axes` are those of "XYZ" that the event carried:
-    the engine re-sends the stage there before every frame and would overwrite any
-    feedback.
+    image, None in snaps; `elapsed_s` the end of a snap's exposure since the start of
+    its acquisition, None in sequences, where hosts write the start's. `planned_um` is
+    where the event sent the stage, NaN in an axis it left alone; `planned_axes` are
+    those it sent: the engine does so before every frame and would overwrite any
+    feedback. `image_number` is MMCore's, from 0 in every sequence; `time_number` the
+    event's time point where that alone numbers the images.
     """
 
     pixel_size_um: float = NAN
@@ -37,27 +42,73 @@ class ImageFacts:
     channel: str = ""
     axes: Mapping[str, Any] = field(default_factory=dict)
     received_wall_s: float | None = None
+    elapsed_s: float | None = None
     planned_axes: str = ""
+    planned_um: StagePosition = UNKNOWN_POSITION
+    position: str = ""
+    time_index: int | None = None
+    z_index: int | None = None
+    image_number: int | None = None
+    time_number: int | None = None
 
 
 def read_facts(metadata: Mapping[str, Any]) -> ImageFacts:
     """Normalise one metadata dictionary."""
-    axes = metadata.get("Axes")
+    axes = _axes(metadata)
     pixel_size_um = _number(metadata, "PixelSize_um", "PixelSizeUm")
+    received_wall_s = _wall_s(metadata.get("TimeReceivedByCore"))
+    planned_um = StagePosition(
+        *(_number(metadata, f"{axis}Position_um_Intended") for axis in "ZYX")
+    )
     return ImageFacts(
         pixel_size_um=pixel_size_um if pixel_size_um > 0 else NAN,
         exposure_ms=_number(metadata, "Exposure"),
         bit_depth=_bit_depth(metadata),
         origin_px=_origin(metadata),
         binning=_binning(metadata),
-        camera=str(metadata.get("Camera") or ""),
-        channel=str(metadata.get("Channel") or ""),
-        axes=dict(axes) if isinstance(axes, Mapping) else {},
-        received_wall_s=_wall_s(metadata.get("TimeReceivedByCore")),
+        camera=_text(metadata, "Camera", "Core-Camera"),
+        channel=_text(metadata, "Channel") or str(axes.get("channel", "")),
+        axes=axes,
+        received_wall_s=received_wall_s,
+        elapsed_s=None if received_wall_s is not None else _elapsed_s(metadata),
         planned_axes="".join(
             axis for axis in "XYZ" if f"{axis}Position_um_Intended" in metadata
         ),
+        planned_um=planned_um,
+        position=_text(metadata, "PositionName") or str(axes.get("position", "")),
+        time_index=_index(axes.get("time")),
+        z_index=_index(axes.get("z")),
+        image_number=_index(metadata.get("ImageNumber")),
+        time_number=_index(axes.get("time")) if set(axes) == {"time"} else None,
     )
+
+
+def _axes(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    axes = metadata.get("Axes")
+    return dict(axes) if isinstance(axes, Mapping) else {}
+
+
+def _text(metadata: Mapping[str, Any], *names: str) -> str:
+    """Return the first of some entries that says anything."""
+    for name in names:
+        value = metadata.get(name)
+        if value:
+            return str(value)
+    return ""
+
+
+def _index(value: Any) -> int | None:
+    """Read a count, which may come as text; None for anything else."""
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and len(value) < 19 and value.isdecimal():
+        return int(value)
+    return None
+
+
+def _elapsed_s(metadata: Mapping[str, Any]) -> float | None:
+    elapsed_ms = _number(metadata, "ElapsedTime-ms")
+    return elapsed_ms / 1e3 if math.isfinite(elapsed_ms) else None
 
 
 def _number(metadata: Mapping[str, Any], *names: str) -> float:
@@ -79,16 +130,16 @@ def _bit_depth(metadata: Mapping[str, Any]) -> int | None:
 
 
 def _binning(metadata: Mapping[str, Any]) -> int:
-    text = str(metadata.get("Binning", "1")).split("x")[0]
-    return int(text) if text.isdigit() and int(text) > 0 else 1
+    text = str(metadata.get("Binning", "1"))[:8].split("x")[0]
+    return int(text) if text.isdecimal() and int(text) > 0 else 1
 
 
 def _origin(metadata: Mapping[str, Any]) -> tuple[int, int]:
     x, y = _number(metadata, "ROI-X-start"), _number(metadata, "ROI-Y-start")
     if math.isfinite(x) and math.isfinite(y):
         return int(y), int(x)
-    parts = str(metadata.get("ROI", "")).split("-")  # Java: "x-y-width-height"
-    if len(parts) == 4 and all(p.isdigit() for p in parts):
+    parts = str(metadata.get("ROI", ""))[:60].split("-")  # Java: "x-y-width-height"
+    if len(parts) == 4 and all(p.isdecimal() for p in parts):
         return int(parts[1]), int(parts[0])
     return 0, 0
 

@@ -58,6 +58,7 @@ def substitute_pixels(
                 tagged.tags.setdefault("TimeReceivedByCore", stamp)
             return tagged
 
+        call.__wrapped__ = originals[name]  # type: ignore[attr-defined]
         return call
 
     def move(name: str) -> Callable[..., Any]:

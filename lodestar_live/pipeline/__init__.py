@@ -1,5 +1,12 @@
-"""The way of a frame: source, prepare, detect, link, sinks."""
+"""The way of a frame: source, prepare, detect, link, sinks.
 
-from lodestar_live.pipeline.pipeline import Pipeline, Sink
+`lodestar_live.sources` brings frames, `Pipeline` passes each through the steps, and
+`lodestar_live.sinks` take the updates.
+"""
 
-__all__ = ["Pipeline", "Sink"]
+from lodestar_live.pipeline.detect import DetectStep
+from lodestar_live.pipeline.link import LinkStep
+from lodestar_live.pipeline.pipeline import Detect, Link, Pipeline, Prepare
+from lodestar_live.sinks import Sink
+
+__all__ = ["Detect", "DetectStep", "Link", "LinkStep", "Pipeline", "Prepare", "Sink"]

@@ -1,31 +1,16 @@
-"""The story of one frame, written once."""
+"""The way of one frame, written once: prepare, detect, link, sinks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from lodestar_live.data import Counts, Detections, Event, Frame, RunInfo, Tracks, Update
+from lodestar_live.data import Counts, Detections, Event, Frame, Tracks, Update
+from lodestar_live.sinks import Sink, guarded
 
-
-class Sink(Protocol):
-    """Anything that takes updates: publisher, recorder, controller, user code.
-
-    `write` and `tell` are called on the worker thread and must return at once.
-    """
-
-    def open(self, run: RunInfo) -> None:
-        """Take the facts of the run, before the first frame."""
-
-    def write(self, update: Update) -> None:
-        """Take one processed frame."""
-
-    def tell(self, event: Event) -> None:
-        """Take news without positions: a dropped frame, a status, an error."""
-
-    def close(self) -> None:
-        """Flush and let go; may be called twice."""
+Prepare = Callable[[Frame], Frame]  # normalise, retrieve the field, refocus
+Detect = Callable[[Frame], Detections]
+Link = Callable[[Detections, Frame], Tracks]
 
 
 class Pipeline:
@@ -33,17 +18,16 @@ class Pipeline:
 
     Parameters
     ----------
-    detect
-        Frame to detections.
-    link
-        Detections and their frame to tracks.
+    detect, link
+        The two steps every frame takes.
     prepare
-        Frame to frame: normalise, retrieve the field, refocus. None: unchanged.
+        What comes before them. None: frames stay as they are.
     sinks
         Told every update, in this order: who publishes comes before who records, so
-        that the record holds the latency of publication.
+        that the record holds the latency of publication. Each is called through a
+        `lodestar_live.sinks.Guard`.
     take_events
-        Called after linking; returns what the linker noticed (births, losses).
+        Called after linking; returns what happened to tracks: births, losses.
     counts
         Where the frames went so far.
     clock
@@ -52,17 +36,17 @@ class Pipeline:
 
     def __init__(
         self,
-        detect: Callable[[Frame], Detections],
-        link: Callable[[Detections, Frame], Tracks],
+        detect: Detect,
+        link: Link,
         *,
-        prepare: Callable[[Frame], Frame] | None = None,
+        prepare: Prepare | None = None,
         sinks: Sequence[Sink] = (),
         take_events: Callable[[], tuple[Event, ...]] = tuple,
         counts: Callable[[], Counts] = Counts,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.detect, self.link, self.prepare = detect, link, prepare
-        self.sinks = list(sinks)
+        self.sinks = guarded(sinks)
         self.take_events, self.counts, self.clock = take_events, counts, clock
 
     def process(self, frame: Frame) -> Update:
@@ -76,9 +60,8 @@ class Pipeline:
         tracks = self.link(detections, frame)
         marks.append(self.clock())
         timings_ms = _timings(frame, marks)
-        update = Update(
-            frame, detections, tracks, self.take_events(), timings_ms, self.counts()
-        )
+        events = self.take_events()
+        update = Update(frame, detections, tracks, events, timings_ms, self.counts())
         for sink in self.sinks:
             sink.write(update)
             done = self.clock()

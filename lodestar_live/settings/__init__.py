@@ -1,6 +1,6 @@
 """Settings: frozen, validated, unknown keys refused with a suggestion; TOML on disk."""
 
-from lodestar_live.settings.control import ControlSettings, TravelLimits
+from lodestar_live.settings.control import Choice, ControlSettings, TravelLimits
 from lodestar_live.settings.holography import HolographySettings
 from lodestar_live.settings.microscope import (
     AcquisitionSettings,
@@ -17,6 +17,7 @@ from lodestar_live.settings.tracking import (
 
 __all__ = [
     "AcquisitionSettings",
+    "Choice",
     "ControlSettings",
     "DetectionSettings",
     "HolographySettings",

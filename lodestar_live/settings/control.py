@@ -6,15 +6,17 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from lodestar_live.settings.section import Range, Section
+from lodestar_live.settings.section import Range, Section, Travel
+
+Choice = Literal["nearest", "brightest", "fastest"]
 
 
 class TravelLimits(Section):
     """The box the stage may never leave, in stage coordinates."""
 
-    y_um: Range
-    x_um: Range
-    z_um: Range | None = Field(None, description="None: the focus drive never moves.")
+    y_um: Travel
+    x_um: Travel
+    z_um: Travel | None = Field(None, description="None: the focus drive never moves.")
 
 
 class ControlSettings(Section):
@@ -25,7 +27,7 @@ class ControlSettings(Section):
     limits: TravelLimits | None = None
     calibration: str | None = Field(None, description="File made by `calibrate`.")
     max_calibration_age_days: PositiveFloat = Field(
-        30.0, description="An older calibration is refused."
+        30.0, le=36_500, description="An older calibration is refused."
     )
     move_by: Literal["stage", "events"] = Field(
         "stage",
@@ -33,7 +35,7 @@ class ControlSettings(Section):
         "carries the predicted position (adaptive acquisition): the engine moves, "
         "waits and then exposes.",
     )
-    target: Literal["nearest", "brightest", "fastest"] = Field(
+    target: Choice = Field(
         "nearest", description="Which track is chosen when none is named."
     )
     mode: Literal["one", "centroid", "visit"] = Field(
@@ -41,7 +43,9 @@ class ControlSettings(Section):
         description="one: a single target; centroid: the middle of a set stays in "
         "view; visit: the members of a set in turn.",
     )
-    dwell_s: PositiveFloat = Field(2.0, description="Time per target of `visit`.")
+    dwell_s: PositiveFloat = Field(
+        2.0, le=86_400, description="Time per target of `visit`."
+    )
     lost: Literal["search", "hold", "stop"] = Field(
         "search",
         description="What follows `coast_frames` without the target: search: look "
@@ -49,27 +53,38 @@ class ControlSettings(Section):
         "stop: end control.",
     )
     coast_frames: NonNegativeInt = Field(
-        5, description="Frames a lost target is followed on its prediction."
+        5, le=100_000, description="Frames a lost target is followed on its prediction."
     )
     reacquire_frames: PositiveInt = Field(
-        3, description="Consistent frames before a found target counts as the same."
+        3,
+        le=100_000,
+        description="Consistent frames before a found target counts as the same.",
     )
-    max_step_um: PositiveFloat = Field(50.0, description="Longest move in the plane.")
-    max_rate_hz: PositiveFloat = Field(100.0, description="Most moves per second.")
+    # Upper ends: a number no stage needs is a slip that would switch the check off.
+    max_step_um: PositiveFloat = Field(
+        50.0, le=100_000, description="Longest move in the plane."
+    )
+    max_rate_hz: PositiveFloat = Field(
+        100.0, le=10_000, description="Most moves per second."
+    )
     max_age_s: PositiveFloat = Field(
-        0.5, description="Commands from older frames are refused."
+        0.5, le=600, description="Commands from older frames are refused."
     )
     deadband_um: NonNegativeFloat = Field(
-        0.4, description="Smaller corrections are not worth a move."
+        0.4, le=10_000, description="Smaller corrections are not worth a move."
     )
     focus: Literal["off", "z", "sharpness"] = Field(
         "off",
         description="z: keep the target's measured z at zero; sharpness: keep a "
         "focus measure at its maximum by a two-sided search.",
     )
-    z_deadband_um: NonNegativeFloat = 0.3
-    max_z_step_um: PositiveFloat = Field(2.0, description="Longest focus move.")
-    max_z_rate_hz: PositiveFloat = Field(10.0, description="Most focus moves a second.")
+    z_deadband_um: NonNegativeFloat = Field(0.3, le=1000)
+    max_z_step_um: PositiveFloat = Field(
+        2.0, le=1000, description="Longest focus move."
+    )
+    max_z_rate_hz: PositiveFloat = Field(
+        10.0, le=10_000, description="Most focus moves a second."
+    )
     rules: tuple[str, ...] = Field(
         (), description='E.g. "when n_tracks > 20: set Camera Exposure 5".'
     )

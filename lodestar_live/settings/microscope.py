@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from lodestar_live.settings.section import Section
+from lodestar_live.settings.section import Port, Section
 
 
 class MicroscopeSettings(Section):
@@ -24,7 +24,7 @@ class MicroscopeSettings(Section):
     app_path: str | None = Field(
         None, description="Folder with Micro-Manager's device adapters, for `headless`."
     )
-    port: PositiveInt = Field(4827, description="Port of the running Micro-Manager.")
+    port: Port = Field(4827, description="Port of the running Micro-Manager.")
     buffer_mb: PositiveInt = Field(
         128, description="MMCore's circular buffer, for `headless`; all of it resident."
     )

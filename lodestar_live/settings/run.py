@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from lodestar_live.errors import SettingsError
+from lodestar_live.errors import SettingsError, shown
 from lodestar_live.settings.control import ControlSettings
 from lodestar_live.settings.holography import HolographySettings
 from lodestar_live.settings.microscope import (
@@ -53,12 +53,17 @@ def load_settings(path: str | Path) -> Settings:
     path = Path(path)
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise SettingsError(
+            f"{path}: lists or tables are nested too deeply; expected a TOML settings "
+            "file such as those in config/."
+        ) from error
     except OSError as error:
         raise SettingsError(
             f"{path}: cannot be read ({error.strerror}); expected a TOML settings file "
             "such as those in config/."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not UTF-8, or a number of 5000 digits
         raise SettingsError(f"{path}: not valid TOML: {error}.") from error
     return parse_settings(data, source=str(path))
 
@@ -68,19 +73,30 @@ def parse_settings(data: dict[str, Any], *, source: str = "settings") -> Setting
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
-        problems = [_explain(dict(problem)) for problem in error.errors()]
+        problems = [_explain(dict(problem), data) for problem in error.errors()]
         raise SettingsError("\n".join(f"{source}: {p}" for p in problems)) from error
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], data: Any) -> str:
     place = [str(part) for part in problem["loc"]]
     name = ".".join(place)
     if problem["type"] != "extra_forbidden":
-        return f"{name} = {problem['input']!r}: {problem['msg']}."
+        given = _as_given(data, problem["loc"], problem["input"])
+        return f"{name} = {shown(given)}: {problem['msg']}."
     known = _fields_at(place[:-1])
     close = difflib.get_close_matches(place[-1], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
     return f"{name}: unknown key; {hint}"
+
+
+def _as_given(data: Any, place: tuple[Any, ...], otherwise: Any) -> Any:
+    """Return the value as the user wrote it: validation saw tuples for its lists."""
+    for part in place:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return otherwise
+    return data
 
 
 def _fields_at(place: list[str]) -> list[str]:

@@ -14,26 +14,16 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Self
+from typing import Any
 
 import zmq
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
 
+from lodestar_live.commands import VERBS, Handler, parse
 from lodestar_live.errors import LodestarError, StreamError
 from lodestar_live.streams.keys import ClientKeys
 from lodestar_live.streams.messages import VERSION, from_json, to_json
 
 _log = logging.getLogger(__name__)
-
-Handler = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 
 MAX_REQUEST_BYTES = 16_384  # longer ones are refused by a reply ...
 MAX_FRAME_BYTES = 1_048_576  # ... and beyond this the connection is cut by libzmq
@@ -44,70 +34,6 @@ _PENALTY_S = 0.005  # pause after a refusal; bounds what a flood can cost
 _MAX_ID_LENGTH = 64
 _REMEMBERED = 256  # requests whose replies are kept, for clients that ask again ...
 _REMEMBERED_S = 30.0  # ... within so long
-_REPEATABLE = ("ping", "status", "stop")  # done each time they are asked
-
-Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
-Name = Annotated[str, Field(max_length=64)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Args(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class NoArgs(_Args):
-    """Arguments of ping, status, release, rollback and stop: none."""
-
-
-class PlaceArgs(_Args):
-    """A place in a frame; `frame` left out: the newest."""
-
-    y_px: Coordinate
-    x_px: Coordinate
-    frame: NonNegativeInt | None = None
-
-
-class FollowArgs(_Args):
-    """Which particle: a track's id, or a place in a frame."""
-
-    track_id: NonNegativeInt | None = None
-    y_px: Coordinate | None = None
-    x_px: Coordinate | None = None
-    frame: NonNegativeInt | None = None
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> Self:
-        has_place = self.y_px is not None and self.x_px is not None
-        if (self.y_px is None) != (self.x_px is None) or has_place == (
-            self.track_id is not None
-        ):
-            raise ValueError("expected either track_id, or y_px and x_px")
-        return self
-
-
-class RetrainArgs(FollowArgs):
-    """The particle to learn from."""
-
-    size_px: PositiveInt | None = None
-
-
-class SetArgs(_Args):
-    """Settings to change while the run goes on; the run decides which it allows."""
-
-    values: dict[Name, bool | int | Number | Name] = Field(min_length=1, max_length=32)
-
-
-VERBS: Mapping[str, type[_Args]] = {
-    "ping": NoArgs,
-    "status": NoArgs,
-    "follow": FollowArgs,
-    "release": NoArgs,
-    "recenter": PlaceArgs,
-    "retrain": RetrainArgs,
-    "rollback": NoArgs,
-    "stop": NoArgs,
-    "set": SetArgs,
-}
 
 
 class Commands:
@@ -196,11 +122,10 @@ class Commands:
                 + (f" and unknown keys {unknown}" if unknown else "")
                 + f"; expected v = {VERSION} and id, verb, args."
             )
-        if not isinstance(verb, str) or verb not in VERBS:
-            raise StreamError(f"verb {verb!r}: unknown; expected one of {list(VERBS)}.")
+        args = parse(str(verb), request.get("args", {}))
         if request.get("id") is not None and _id(request) is None:
             raise StreamError("id: expected an integer or a string of 64 letters.")
-        return self._call(verb, _check_args(verb, request.get("args", {})))
+        return self._call(str(verb), args.model_dump(exclude_none=True))
 
     def _call(self, verb: str, args: Mapping[str, Any]) -> Mapping[str, Any]:
         if verb == "ping" and verb not in self._handlers:
@@ -234,7 +159,7 @@ class _Done:
         self, request: Mapping[str, Any], body: bytes, client: bytes
     ) -> bytes | None:
         """Return the reply given before; None: this is a new request."""
-        if request.get("verb") in _REPEATABLE:
+        if _is_repeatable(request):
             return None
         asked, reply, at_s = self._kept.get(_key(request, client), (b"", b"", 0.0))
         is_known = asked == body and self._clock() - at_s <= _REMEMBERED_S
@@ -245,7 +170,7 @@ class _Done:
     ) -> None:
         """Remember the reply to a request that was carried out."""
         key = _key(request, client)
-        if key is None or request.get("verb") in _REPEATABLE:
+        if key is None or _is_repeatable(request):
             return
         self._kept[key] = (body, reply, self._clock())
         self._kept.move_to_end(key)
@@ -293,15 +218,9 @@ class CommandServer:
         self._socket.close(linger=_LAST_REPLY_MS)
 
 
-def _check_args(verb: str, args: Any) -> Mapping[str, Any]:
-    try:
-        return VERBS[verb].model_validate(args).model_dump(exclude_none=True)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, p['loc'])) or 'args'}: {p['msg']}"
-            for p in error.errors()
-        ]
-        raise StreamError(f"{verb}: {'; '.join(problems)}.") from error
+def _is_repeatable(request: Mapping[str, Any]) -> bool:
+    verb = request.get("verb")
+    return isinstance(verb, str) and verb in VERBS and VERBS[verb].is_repeatable
 
 
 def _id(request: Mapping[str, Any]) -> int | str | None:

@@ -7,9 +7,8 @@ import re
 
 import zmq
 
-from lodestar_live.errors import StreamError
-
-_TCP = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:;/]+):(?P<port>\d+|\*)")
+from lodestar_live.errors import StreamError, shown
+from lodestar_live.settings.outputs import split_endpoint
 
 
 def is_loopback(endpoint: str) -> bool:
@@ -18,20 +17,18 @@ def is_loopback(endpoint: str) -> bool:
     Raises
     ------
     StreamError
-        Not a tcp:// or ipc:// address.
+        Not a tcp:// or ipc:// address, or a port that does not exist.
     """
-    if endpoint.startswith("ipc://"):
-        return True
-    match = _TCP.fullmatch(endpoint)
-    if match is None:
-        raise StreamError(
-            f"endpoint {endpoint!r}: not an address; expected tcp://HOST:PORT, e.g. "
-            "tcp://127.0.0.1:5556 (port 0 picks a free one)."
-        )
     try:
-        return ipaddress.ip_address(match["host"].strip("[]")).is_loopback
+        address = split_endpoint(endpoint)
+    except ValueError as error:
+        raise StreamError(f"endpoint {shown(endpoint)}: {error}.") from error
+    if address is None:
+        return True
+    try:
+        return ipaddress.ip_address(address[0]).is_loopback
     except ValueError:
-        return match["host"] == "localhost"
+        return address[0] == "localhost"
 
 
 def bind(socket: zmq.Socket[bytes], endpoint: str, *, secured: bool) -> str:

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import zmq
 
+from lodestar_live.commands import Handler
 from lodestar_live.data import Counts, Event, Frame, Pixels, Rows, RunInfo, Update
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
-from lodestar_live.streams.commands import Commands, CommandServer, Handler
+from lodestar_live.streams.commands import Commands, CommandServer
 from lodestar_live.streams.image import ImageEncoder
 from lodestar_live.streams.sockets import Sockets, Subscriptions
 from lodestar_live.streams.status import Status
@@ -230,8 +231,7 @@ class Publisher:
     def _own_commands(self, commands: Mapping[str, Handler]) -> Commands:
         verbs = dict(commands)
         if self._target.is_own:
-            verbs.setdefault("follow", self._target.follow)
-            verbs.setdefault("release", self._target.release)
+            verbs = {**self._target.verbs(), **verbs}
         verbs["status"] = lambda _args: self.status()
         return Commands(verbs)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
+from lodestar_live.commands import Args, FollowArgs, Handler, NoArgs, serve
 from lodestar_live.data import Tracks
 from lodestar_live.errors import StreamError
 from lodestar_live.streams.messages import finite
@@ -30,17 +31,24 @@ class Target:
         """The track followed at present."""
         return self._chosen if self._given is None else self._given()
 
-    def follow(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Follow the track of this id from now on."""
-        if "track_id" not in args:
-            raise StreamError("follow: this run follows by track_id only.")
-        self._chosen = int(args["track_id"])
-        return {"track_id": self._chosen}
+    def verbs(self) -> dict[str, Handler]:
+        """Return `follow` and `release`, which choose the track."""
 
-    def release(self, _args: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Follow nothing."""
-        self._chosen = None
-        return {}
+        def follow(args: FollowArgs) -> dict[str, Any]:
+            if args.track_id is None:
+                raise StreamError(
+                    "follow: this run has no [control] section; expected track_id."
+                )
+            self._chosen = args.track_id
+            return {"track_id": self._chosen}
+
+        def release(_args: Args) -> None:
+            self._chosen = None
+
+        return {
+            "follow": serve("follow", FollowArgs, follow),
+            "release": serve("release", NoArgs, release),
+        }
 
 
 def target_json(tracks: Tracks, track_id: int | None) -> dict[str, Any] | None:

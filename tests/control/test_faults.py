@@ -280,10 +280,10 @@ def test_commands_come_as_verbs() -> None:
     verbs["follow"]({"target": "brightest"})
     rig.frame({1: (0, 0), 2: (0, 9)})
     assert rig.controller.target_id == 2
-    verbs["set"]({"deadband_um": 0.5})
+    verbs["set"]({"values": {"deadband_um": 0.5}})
     assert rig.controller.settings.deadband_um == 0.5
-    verbs["stop"]({"reason": "hand"})
-    assert verbs["status"]({})["halted"] == "stop: hand"
+    verbs["stop"]({})
+    assert verbs["status"]({})["halted"] == "stop: asked"
     verbs["release"]({})
     assert verbs["status"]({})["track_id"] is None
 
@@ -302,7 +302,7 @@ def test_the_target_is_chosen_as_the_settings_say(target, expected) -> None:
 @pytest.mark.parametrize("name", ["armed", "limits", "max_step_um", "rubbish"])
 def test_what_keeps_the_stage_safe_cannot_be_set_by_command(name) -> None:
     with pytest.raises(SettingsError, match="cannot be changed"):
-        Rig().controller.verbs()["set"]({name: True})
+        Rig().controller.verbs()["set"]({"values": {name: True}})
 
 
 def test_recenter_brings_a_place_to_the_centre_and_rests() -> None:

@@ -319,12 +319,12 @@ def test_other_programs_reach_the_model_through_the_control_channel(tmp_path) ->
             tracker.wait_for_room(1)
         assert tracker.counts.processed == 3
         run = tracker._run
-        first, run.parts.model_version = run.parts.detect, 1
+        first, run.parts.link.model_version = run.parts.detector, 1
         run.models._retrainer._models.append(
             (1, first)
         )  # as if one had been swapped in
         assert request(address, "rollback") == {"version": 0}
-        assert run.parts.model_version == 0
+        assert run.parts.link.model_version == 0
         with pytest.raises(StreamError, match="nothing to undo"):
             request(address, "rollback")
         with pytest.raises(StreamError, match="track 99 is gone"):

@@ -21,12 +21,13 @@ PYTHON_SEQUENCE = {
     "Width": "512", "PixelSize_um": 0.5, "Axes": {"time": 3}, "Exposure": 20.0,
 }  # fmt: skip
 JAVA_SNAP = {
-    "Camera": "Camera", "Height": 512, "Width": 512, "PixelType": "GRAY16",
+    "Core-Camera": "Camera", "Height": 512, "Width": 512, "PixelType": "GRAY16",
     "BitDepth": 16, "ROI": "64-32-512-512", "Binning": "1", "PixelSize_um": 0.5,
     "PixelSizeUm": 0.5, "ElapsedTime-ms": 16, "Axes": {"time": 3}, "Exposure": 20,
 }  # fmt: skip
 JAVA_SEQUENCE = {
-    **JAVA_SNAP, "ROI-X-start": "64", "ROI-Y-start": "32", "ImageNumber": "3",
+    **JAVA_SNAP, "Camera": "Camera", "ROI-X-start": "64", "ROI-Y-start": "32",
+    "ImageNumber": "3",
     "TimeReceivedByCore": "2026-11-22 19:08:21.167972",
 }  # fmt: skip
 

@@ -16,9 +16,10 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lodestar_live.commands import VERBS
 from lodestar_live.errors import StageError, StreamError
 from lodestar_live.streams import Publisher, request
-from lodestar_live.streams.commands import MAX_REQUEST_BYTES, VERBS, Commands
+from lodestar_live.streams.commands import MAX_REQUEST_BYTES, Commands
 from tests.streams.samples import RUN, wait_for
 
 
@@ -360,7 +361,7 @@ def test_any_bytes_get_one_strict_reply(body: bytes) -> None:
     assert reply["ok"] in (True, False)
     assert len(machine.calls) == reply["ok"]  # a refused request reached nobody
     for verb, args in machine.calls:
-        assert VERBS[verb].model_validate(args)
+        assert VERBS[verb].args.model_validate(args)
 
 
 def test_raw_random_bytes_on_every_port_change_nothing(

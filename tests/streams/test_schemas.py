@@ -12,9 +12,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
-from lodestar_live.data import Event, Tracks
+from lodestar_live.commands import VERBS
+from lodestar_live.data import Tracks
+from lodestar_live.events import StageRefused
 from lodestar_live.streams import Publisher
-from lodestar_live.streams.commands import VERBS, Commands
+from lodestar_live.streams.commands import Commands
 from lodestar_live.streams.messages import TOPICS, decode
 from tests.streams.samples import RUN, make_update, wait_for
 
@@ -66,7 +68,8 @@ def test_every_header_sent_is_valid() -> None:
         wait_for(lambda: publisher.wanted_topics == set(TOPICS))
         while not latest.poll(10):
             publisher.write(make_update(0, side=32))
-        publisher.tell(Event("stage.refused", 0.1, 0, {"why": "limits"}))
+        refused = StageRefused(axis="z", z_um=9.0, t_data_s=None, reason="limits")
+        publisher.tell(refused.at(0.1, 0))
         seen = collect(stream, set(TOPICS) - {"end"})
         publisher.write(replace(make_update(1), tracks=Tracks.empty()))
         publisher.close()
@@ -89,6 +92,13 @@ def test_a_wrong_header_is_invalid() -> None:
         ({"v": 1, "verb": "follow", "args": {"track_id": 3}}, True),
         ({"v": 1, "verb": "follow", "args": {"y_px": 1.0, "x_px": 2.0}}, True),
         ({"v": 1, "verb": "follow", "args": {"y_px": 1.0}}, False),
+        ({"v": 1, "verb": "follow", "args": {"track_ids": [3, 4]}}, True),
+        ({"v": 1, "verb": "follow", "args": {"track_ids": []}}, False),
+        ({"v": 1, "verb": "follow", "args": {"target": "fastest"}}, True),
+        ({"v": 1, "verb": "follow", "args": {"target": "all"}}, True),
+        ({"v": 1, "verb": "follow", "args": {"target": "x"}}, False),
+        ({"v": 1, "verb": "follow"}, False),
+        ({"v": 1, "verb": "stop", "args": {}}, True),
         ({"v": 1, "verb": "retrain", "args": {"y_px": 1.0, "x_px": 2.0}}, True),
         ({"v": 1, "verb": "retrain", "args": {}}, False),
         ({"v": 1, "verb": "set", "args": {"values": {"a": 1}}}, True),

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from lodestar_live import events
 from lodestar_live.data import Detections, Event, FloatArray, Pixels
 from lodestar_live.detection import Detector
 from lodestar_live.detection.engines.open import preload
@@ -62,9 +63,9 @@ class EngineChoice:
         except Exception:  # the reference goes on
             logger.exception("no other engine was chosen; using 'cpu'")
             return
-        news = {
-            "engine": detector.engine.name,
-            "best_ms": {trial.engine: trial.best_ms for trial in trials},
-            "refused": [trial.engine for trial in trials if not trial.is_accepted],
-        }
-        self._tell(Event("engine.chosen", self._clock(), details=news))
+        chosen = events.EngineChosen(
+            engine=detector.engine.name,
+            best_ms={trial.engine: trial.best_ms for trial in trials},
+            refused=[trial.engine for trial in trials if not trial.is_accepted],
+        )
+        self._tell(chosen.at(self._clock()))

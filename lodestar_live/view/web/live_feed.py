@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lodestar_live.commands import VERBS
 from lodestar_live.data import Detections
 from lodestar_live.errors import StreamError
 from lodestar_live.streams import ClientKeys, Message, Subscriber, request
@@ -19,13 +20,13 @@ from lodestar_live.view.web.bundle import (
     rows_part,
 )
 
+PAGE_VERBS = tuple(name for name, verb in VERBS.items() if verb.is_on_page)
 _TOPICS = ("run", "tracks", "detections", "status", "event", "end")
 _KEPT_FRAMES = 1024  # for pairing an image with the tracks of the same frame
 _KEPT_ROWS = 200_000
 _KEPT_EVENTS = 200
 _KEPT_STATUS = 600  # ten minutes of heartbeats
 _IMAGE_PATIENCE_S = 1.0  # tracks that waited so long for an image are shown alone
-VERBS = ("follow", "release", "recenter", "retrain", "rollback", "stop")
 
 
 @dataclass
@@ -186,7 +187,7 @@ class LiveFeed:
     def hello(self) -> dict[str, Any]:
         """Return what a page must know first."""
         known = VERBS if self._run is None else self._run.get("verbs", VERBS)
-        verbs = [verb for verb in VERBS if verb in known]
+        verbs = [name for name in PAGE_VERBS if name in known]
         return {
             "kind": self.kind,
             "source": self.stream,
@@ -212,7 +213,7 @@ class LiveFeed:
         StreamError
             Refused, no answer, or this run takes no commands.
         """
-        if self.control is None or verb not in VERBS:
+        if self.control is None or verb not in PAGE_VERBS:
             raise StreamError(
                 f"{verb}: this run takes no commands. Set streams.control in its "
                 "settings, e.g. tcp://127.0.0.1:5558."

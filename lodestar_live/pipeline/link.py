@@ -1,0 +1,95 @@
+"""The link step: detections to tracks, in the sample's frame."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lodestar_live.data import Detections, Event, FloatArray, Frame, Rows, Tracks
+from lodestar_live.geometry import PixelToStage
+from lodestar_live.linking import Linker
+
+
+class LinkStep:
+    """Link in the sample's frame, so that moves of our own stage are no motion.
+
+    A frame of another shape, or from another place on the sensor, ends all tracks.
+
+    Parameters
+    ----------
+    linker
+        Links positions in the sample's frame, px.
+    stage_map
+        Pixel-to-stage calibration. None: positions are linked as the camera sees them.
+    pixel_factor
+        Camera pixels per pixel of the prepared frame; 1 for camera images.
+    """
+
+    def __init__(
+        self,
+        linker: Linker,
+        *,
+        stage_map: PixelToStage | None = None,
+        pixel_factor: float = 1.0,
+    ) -> None:
+        self.linker, self.stage_map, self.pixel_factor = (
+            linker,
+            stage_map,
+            pixel_factor,
+        )
+        self.model_version = 0  # of the detector in use, written into every row
+        self._stage_start_um: FloatArray | None = None
+        self._view: tuple[tuple[int, ...], tuple[int, int]] | None = None
+
+    def __call__(self, detections: Detections, frame: Frame) -> Tracks:
+        """Link the detections of `frame`; positions stay in the camera's frame."""
+        self._meet(frame)
+        shift_px = self._stage_shift_px(frame)
+        tracks = self.linker(
+            Detections(_shifted(detections.rows, shift_px)), frame.index
+        )
+        rows = _shifted(tracks.rows, -shift_px)
+        if self.model_version:
+            rows = rows.copy()
+            rows["model_version"] = self.model_version
+        return Tracks(rows)
+
+    def expect(self, frame: Frame) -> tuple[FloatArray, FloatArray]:
+        """Return where tracks are expected in `frame`.
+
+        Returns
+        -------
+        Positions (n, 2), (y, x), and the radius (n,) around each, px of the frame.
+        """
+        self._meet(frame)
+        expected_px, radius_px = self.linker.expect(frame.index)
+        return expected_px - self._stage_shift_px(frame), radius_px
+
+    def take_events(self) -> tuple[Event, ...]:
+        """Return what the linker noticed in the last frame."""
+        return self.linker.take_events()
+
+    def _meet(self, frame: Frame) -> None:
+        view = (frame.pixels.shape, frame.origin_px)
+        if self._view is not None and view != self._view:
+            self.linker.end_all()
+        self._view = view
+
+    def _stage_shift_px(self, frame: Frame) -> FloatArray:
+        """Return how far the stage has carried the frame since the first one, px."""
+        stage_um = np.array(frame.stage_um[1:])
+        if self.stage_map is None or not np.all(np.isfinite(stage_um)):
+            return np.zeros(2)
+        if self._stage_start_um is None:
+            self._stage_start_um = stage_um
+        moved_um = stage_um - self._stage_start_um
+        camera_px = np.linalg.solve(self.stage_map.matrix_um_per_px, moved_um)
+        return np.asarray(camera_px / self.pixel_factor)
+
+
+def _shifted(rows: Rows, shift_px: FloatArray) -> Rows:
+    if not shift_px.any():
+        return rows
+    rows = rows.copy()
+    rows["y_px"] += shift_px[0]
+    rows["x_px"] += shift_px[1]
+    return rows
