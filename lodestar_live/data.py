@@ -32,6 +32,8 @@ _LINKED = [
     ("detection_index", "i8"),
     ("existence", "f8"),  # probability that the particle is real and still there
     ("model_version", "i4"),  # counts the models swapped in during a run, from 0
+    ("y_um", "f8"),  # in the sample: stage and calibration taken out, see geometry
+    ("x_um", "f8"),
 ]
 DETECTION_DTYPE = np.dtype(_MEASURED)
 TRACK_DTYPE = np.dtype(_MEASURED + _LINKED)
@@ -41,7 +43,7 @@ UNITS: Mapping[str, str] = {
     "track_id": "1", "vz_um_per_frame": "um/frame", "vy_px_per_frame": "px/frame",
     "vx_px_per_frame": "px/frame", "age_frames": "frames",
     "missed_frames": "frames", "detection_index": "1", "existence": "1",
-    "model_version": "1",
+    "model_version": "1", "y_um": "um", "x_um": "um",
 }  # fmt: skip
 
 
@@ -253,6 +255,8 @@ class RunInfo:
     """What a run is made of; told to every sink before the first frame.
 
     All values are JSON-safe. `started` is the wall clock (ISO 8601, UTC), noted once.
+    `source` says where the images came from: `path` of a recording, and `time_axis`
+    (``camera``, ``metadata``, ``fps`` or ``none``).
     """
 
     run: str
@@ -262,6 +266,7 @@ class RunInfo:
     model: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     pixel_size_um: float = float("nan")
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 def blank_rows(dtype: np.dtype[Any], n: int) -> Rows:

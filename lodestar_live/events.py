@@ -268,6 +268,52 @@ class RunDegraded(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunResumed(Details):
+    """A frame was processed again after many that failed."""
+
+    kind = "run.resumed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunEnded(Details):
+    """The run ends: `completed`, `stopped` or `failed`, and why."""
+
+    kind = "run.end"
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthChanged(Details):
+    """A part of the run changes its state: `ok`, `degraded` or `failed`."""
+
+    kind = "health.changed"
+    part: str
+    state: str
+    was: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingDegraded(Details):
+    """The run file cannot be written; tracking goes on."""
+
+    kind = "recording.degraded"
+    why: str
+    n_lost: int  # frames given up so far
+    n_waiting: int  # items kept in memory until there is room
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingResumed(Details):
+    """The run file is written again."""
+
+    kind = "recording.resumed"
+    n_lost: int
+    n_waiting: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _FrameLoss(Details):
     """A frame that is never processed."""
 

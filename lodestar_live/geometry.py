@@ -7,6 +7,7 @@ brings the particle to the centre of the frame. Every vector is ordered (y, x).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,11 @@ class PixelToStage:
     def from_pixel_size(cls, pixel_size_um: float) -> PixelToStage:
         """Return the map of a camera aligned with the stage."""
         return cls(np.eye(2) * pixel_size_um)
+
+    @property
+    def pixel_size_um(self) -> float:
+        """Side of a pixel in the sample: the root of its area."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix_um_per_px))))
 
     def sample_um(
         self,
@@ -72,3 +78,63 @@ class PixelToStage:
 def centre_px(shape: tuple[int, int]) -> FloatArray:
     """Return the centre (y, x) of a frame of `shape`."""
     return (np.asarray(shape, dtype=float) - 1.0) / 2.0
+
+
+def run_map(
+    calibration: Mapping[str, Any], pixel_size_um: float = float("nan")
+) -> PixelToStage | None:
+    """Return the map of a run: as calibrated, else by its pixel size, else None.
+
+    Parameters
+    ----------
+    calibration
+        As in `RunInfo`; ``matrix_um_per_px`` if one was measured.
+    """
+    matrix = calibration.get("matrix_um_per_px")
+    if matrix is not None and np.isfinite(np.asarray(matrix, dtype=float)).all():
+        return PixelToStage(np.asarray(matrix, dtype=float))
+    if np.isfinite(pixel_size_um):
+        return PixelToStage.from_pixel_size(pixel_size_um)
+    return None
+
+
+def sample_positions_um(
+    positions_px: FloatArray,
+    *,
+    map_um: PixelToStage | None,
+    pixel_size_um: npt.ArrayLike,
+    stage_um: npt.ArrayLike | None,
+    shape_px: npt.ArrayLike,
+) -> FloatArray:
+    """Return where positions lie in the sample, stage and calibration taken out.
+
+    In stage coordinates (see above) where the stage is known. Where a run knows no
+    stage, in image coordinates: the centre of pixel [0, 0] is (0, 0).
+
+    Parameters
+    ----------
+    positions_px
+        Shape (n, 2), (y, x).
+    map_um
+        Of the run; None: by `pixel_size_um`.
+    pixel_size_um
+        Scalar or (n,); NaN: unknown.
+    stage_um
+        (2,) or (n, 2) at exposure, NaN where it could not be read; None: this run knows
+        no stage.
+    shape_px
+        (height, width), (2,) or (n, 2).
+
+    Returns
+    -------
+    Shape (n, 2), (y, x), µm; NaN where pixel size or stage position are unknown.
+    """
+    at_px = np.asarray(positions_px, dtype=float)
+    if stage_um is not None:
+        at_px = at_px - (np.asarray(shape_px, dtype=float) - 1.0) / 2.0
+    if map_um is None:
+        size_um = np.broadcast_to(np.asarray(pixel_size_um, dtype=float), len(at_px))
+        at_um = at_px * size_um[:, None]
+    else:
+        at_um = at_px @ map_um.matrix_um_per_px.T
+    return np.asarray(at_um if stage_um is None else at_um + np.asarray(stage_um))

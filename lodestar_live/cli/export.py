@@ -18,7 +18,10 @@ def register(app: typer.Typer) -> None:
 def export_run(
     run: Annotated[Path, typer.Argument(help="A run's folder or its run.sqlite.")],
     to: Annotated[
-        str, typer.Option(help="csv, parquet, trackmate, geff, napari; mp4, gif.")
+        str,
+        typer.Option(
+            help="csv, parquet, trackmate, trackmate-csv, geff, napari; mp4, gif."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Default: beside the run file.")
@@ -32,23 +35,49 @@ def export_run(
         ),
     ] = None,
     movie: Annotated[
-        Path | None, typer.Option(help="Images to draw the tracks on, for mp4 and gif.")
+        Path | None,
+        typer.Option(
+            help="Images: drawn on for mp4 and gif, named in trackmate's file."
+        ),
     ] = None,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions",
+            help="Also rows in which a particle was missed (csv, parquet).",
+        ),
+    ] = False,
 ) -> None:
-    """Write the trajectories of RUN in another tool's format, or as a movie."""
+    """Write the measured trajectories of RUN for another tool, or as a movie.
+
+    Positions are in the sample: stage and calibration taken out, µm and s where the run
+    knows them.
+    """
     if to in ("mp4", "gif"):
         _export_movie(run, movie, out or Path(f"overlay.{to}"))
         return
     from lodestar_live.recording import Recording
     from lodestar_live.recording.export import default_name, export
+    from lodestar_live.recording.trajectories import units_of
 
     with Recording(run) as recording:
         path = out or recording.path.parent / default_name(to)
         if min_frames is None:
             linking = recording.info.settings.get("linking", {})
             min_frames = int(linking.get("min_track_frames", 40))
-        n = export(recording, path, to=to, min_frames=min_frames)
-    typer.echo(f"{path}: {n} trajectories of at least {min_frames} frames")
+        n = export(
+            recording,
+            path,
+            to=to,
+            min_frames=min_frames,
+            movie=movie,
+            predictions=predictions,
+        )
+        units = units_of(recording)
+    typer.echo(
+        f"{path}: {n} trajectories of at least {min_frames} frames, in "
+        f"{units[0]} and {units[1]}"
+    )
 
 
 def _export_movie(run: Path, movie: Path | None, out: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,12 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to."""
+    """What a run came to.
+
+    `health` names the parts that were not as they should be at the end; `status` is
+    ``running``, ``completed``, ``stopped`` or ``failed``, for the `reason`;
+    `frames_lost` counts frames that were tracked but could not be recorded.
+    """
 
     counts: Counts
     duration_s: float
@@ -33,6 +39,10 @@ class Summary:
     n_tracks: int = 0
     first_error: str | None = None
     degraded: bool = False
+    health: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    frames_lost: int = 0
+    status: str = "running"
+    reason: str = ""
 
 
 class Accounts:

@@ -19,6 +19,7 @@ from lodestar_live.data import (
 from lodestar_live.detection import Detector
 from lodestar_live.detection.engines.choice import EngineChoice
 from lodestar_live.errors import SettingsError
+from lodestar_live.health import Health
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
 from lodestar_live.live.run_folder import new_run_folder
@@ -110,6 +111,7 @@ def assemble(
     counts: Callable[[], Counts],
     tell: Callable[[Event], None],
     commands: Mapping[str, Callable[[Mapping[str, Any]], Any]],
+    health: Health,
 ) -> Parts:
     """Build the parts; everything that can be refused is refused here.
 
@@ -146,14 +148,21 @@ def assemble(
         parts.controller = _make_controller(
             parts, _stage_of(microscope), calibration, clock=clock, tell=tell
         )
-    if settings.streams.enabled:
-        parts.publisher = _make_publisher(parts, clock, counts, commands)
+    parts.link.pixel_size_um = parts.pixel_size_um
+    parts.link.knows_stage = bool(parts.controller or parts.stage_watch)
     if settings.recording.enabled:
-        parts.recorder = Recorder(parts.run_folder)
+        parts.recorder = Recorder(
+            parts.run_folder,
+            tell=tell,
+            clock=clock,
+            queue_bytes=settings.recording.queue_mib * 2**20,
+        )
         if settings.recording.roi_px is not None:
             parts.region = RegionRecorder(
                 parts.run_folder, settings.recording.roi_px, parts.target_id
             )
+    if settings.streams.enabled:
+        parts.publisher = _make_publisher(parts, clock, counts, commands, health)
     return parts
 
 
@@ -271,8 +280,9 @@ def _make_publisher(
     clock: Callable[[], float],
     counts: Callable[[], Counts],
     commands: Mapping[str, Callable[[Mapping[str, Any]], Any]],
+    health: Health,
 ) -> Publisher:
-    controller = parts.controller
+    controller, recorder = parts.controller, parts.recorder
     verbs = dict(commands)
     if controller is not None:
         verbs |= controller.verbs()
@@ -281,6 +291,8 @@ def _make_publisher(
         commands=verbs,
         target_id=None if controller is None else lambda: controller.target_id,
         control_status=None if controller is None else controller.status,
+        health=health,
+        durable_frame=None if recorder is None else lambda: recorder.durable_frame,
         counts=counts,
         clock=clock,
     )

@@ -20,6 +20,7 @@ from lodestar_live import events
 from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
 from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
 from lodestar_live.errors import InputError
+from lodestar_live.health import Health, RunEnd
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import Parts
 from lodestar_live.live.clock import RunClock
@@ -71,6 +72,8 @@ class Run:
         self.settings, self.clock, self.accounts = settings, clock, accounts
         self._on_update = on_update
         self.first_error: str | None = None
+        self.health = Health()
+        self.end = RunEnd("running")
         self.pipeline: Pipeline | None = None
         self.tracking = threading.Event()
         self.parts: Parts
@@ -120,8 +123,14 @@ class Run:
             self._models.begin(parts.detector)
         self._worker.start()
 
-    def close(self) -> None:
-        """Stop the stage, finish the frames in hand, close every sink; bounded."""
+    def close(self, end: RunEnd | None = None) -> None:
+        """Stop the stage, finish the frames in hand, close every sink; bounded.
+
+        Parameters
+        ----------
+        end
+            How the run ended and why, for every sink. None: completed.
+        """
         if self.parts.controller is not None:
             self.parts.controller.stop("end of run")
         if self._models is not None:
@@ -141,7 +150,11 @@ class Run:
             self.parts.stage_watch.close()
         self._report_losses()
         self._duration_s = self.clock()
-        for sink in self.sinks:
+        self.end = end or RunEnd("completed")
+        ended = events.RunEnded(status=self.end.status, reason=self.end.reason)
+        self.tell(ended.at(self._duration_s))
+        # Recorders first: what the stream says at its end is then final.
+        for sink in reversed(self.sinks):
             sink.close()
 
     def verbs(self) -> dict[str, Handler]:
@@ -169,6 +182,7 @@ class Run:
             sinks=self.sinks,
             take_events=link.take_events,
             counts=self.accounts.counts,
+            degraded=lambda: self.health.is_degraded,
             clock=self.clock,
         )
         self.tracking.set()
@@ -185,7 +199,13 @@ class Run:
             latencies=self.accounts.latencies(),
             n_tracks=self.n_tracks,
             first_error=self.first_error,
-            degraded=self.failures_in_a_row >= self.settings.live.max_failures,
+            degraded=self.health.is_degraded,
+            health=self.health.as_json(),
+            frames_lost=0
+            if self.parts.recorder is None
+            else self.parts.recorder.n_lost,
+            status=self.end.status,
+            reason=self.end.reason,
         )
 
     # --- frames -------------------------------------------------------------
@@ -249,6 +269,8 @@ class Run:
             return
         self.accounts.settle("processed")
         self.accounts.time(update.timings_ms)
+        if self.failures_in_a_row >= self.settings.live.max_failures:
+            self.tell(events.RunResumed().at(self.clock(), update.frame.index))
         self.failures_in_a_row = 0
         self.models.remember(update)
         self._remember(update)
@@ -305,8 +327,11 @@ class Run:
 
     def tell(self, event: Event) -> None:
         """Hand news to every sink; a sink that fails is that sink's affair."""
+        change = self.health.take(event)
         for sink in self.sinks:
             sink.tell(event)
+        if change is not None:
+            self.tell(change)
 
     def note_error(self, kind: str, text: str | None = None) -> None:
         """Keep the first error whole; log each kind once."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from lodestar_live.control import Calibration
 from lodestar_live.data import Detections, Pixels, Update
+from lodestar_live.health import RunEnd
 from lodestar_live.live.tracker import LiveTracker
 from lodestar_live.microscope import Microscope, acquire
 from lodestar_live.settings import Settings
@@ -64,4 +65,5 @@ def run_session(
             )
         except KeyboardInterrupt:
             stop.set()
+            tracker.close(RunEnd("stopped", "Ctrl-C"))
     return tracker

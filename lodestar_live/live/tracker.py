@@ -18,6 +18,7 @@ from typing import Any
 from lodestar_live.commands import RetrainArgs, checked
 from lodestar_live.control import Calibration, Controller
 from lodestar_live.data import Counts, Detections, Pixels, Update
+from lodestar_live.health import RunEnd
 from lodestar_live.live.accounts import Accounts, Summary
 from lodestar_live.live.assemble import assemble, is_controlling
 from lodestar_live.live.clock import RunClock
@@ -143,7 +144,7 @@ class LiveTracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(_end_of(error))
 
     def start(self) -> None:
         """Open everything a run needs; called by ``with``."""
@@ -166,11 +167,12 @@ class LiveTracker:
                 counts=accounts.counts,
                 tell=run.tell,
                 commands=run.verbs(),
+                health=run.health,
             )
             try:
                 run.open(parts, [*parts.sinks, *self._extra_sinks])
             except BaseException:
-                run.close()
+                run.close(RunEnd("failed", "could not be started"))
                 raise
             self._reader = FrameReader(clock)
             self._run, self._is_running = run, True
@@ -178,13 +180,19 @@ class LiveTracker:
                 self._interrupt = StopOnInterrupt(parts.controller)
                 self._interrupt.install()
 
-    def close(self) -> None:
-        """Stop the stage, finish the frames in hand, close everything; within 5 s."""
+    def close(self, end: RunEnd | None = None) -> None:
+        """Stop the stage, finish the frames in hand, close everything; within 5 s.
+
+        Parameters
+        ----------
+        end
+            How the run ended and why, for the run file and the stream. None: completed.
+        """
         with self._life:
             if not self._is_running:
                 return
             run = self._current()
-            run.close()
+            run.close(end)
             self._is_running = False
             if self._interrupt is not None:
                 self._interrupt.remove()
@@ -270,3 +278,12 @@ class LiveTracker:
         if self._run is None:
             raise RuntimeError("this LiveTracker has not been started; use `with`.")
         return self._run
+
+
+def _end_of(error: BaseException | None) -> RunEnd:
+    """Return how a run ended by what left its ``with`` block."""
+    if error is None:
+        return RunEnd("completed")
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return RunEnd("stopped", type(error).__name__)
+    return RunEnd("failed", f"{type(error).__name__}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lodestar_live.data import Detections, Event, FloatArray, Frame, Rows, Tracks
-from lodestar_live.geometry import PixelToStage
+from lodestar_live.geometry import PixelToStage, sample_positions_um
 from lodestar_live.linking import Linker
 
 
@@ -22,6 +22,14 @@ class LinkStep:
         Pixel-to-stage calibration. None: positions are linked as the camera sees them.
     pixel_factor
         Camera pixels per pixel of the prepared frame; 1 for camera images.
+
+    Attributes
+    ----------
+    pixel_size_um
+        Of frames that do not say their own; NaN: unknown.
+    knows_stage
+        Whether frames say where the stage stood. Sample positions are then stage
+        coordinates, and NaN for frames that do not say it.
     """
 
     def __init__(
@@ -37,6 +45,8 @@ class LinkStep:
             pixel_factor,
         )
         self.model_version = 0  # of the detector in use, written into every row
+        self.pixel_size_um = float("nan")
+        self.knows_stage = False
         self._stage_start_um: FloatArray | None = None
         self._view: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
@@ -47,10 +57,10 @@ class LinkStep:
         tracks = self.linker(
             Detections(_shifted(detections.rows, shift_px)), frame.index
         )
-        rows = _shifted(tracks.rows, -shift_px)
-        if self.model_version:
-            rows = rows.copy()
-            rows["model_version"] = self.model_version
+        rows = _shifted(tracks.rows, -shift_px).copy()
+        rows["model_version"] = self.model_version
+        at_um = self._sample_um(rows, frame)
+        rows["y_um"], rows["x_um"] = at_um[:, 0], at_um[:, 1]
         return Tracks(rows)
 
     def expect(self, frame: Frame) -> tuple[FloatArray, FloatArray]:
@@ -67,6 +77,17 @@ class LinkStep:
     def take_events(self) -> tuple[Event, ...]:
         """Return what the linker noticed in the last frame."""
         return self.linker.take_events()
+
+    def _sample_um(self, rows: Rows, frame: Frame) -> FloatArray:
+        """Return where tracks are in the sample, stage and calibration taken out."""
+        size_um = frame.pixel_size_um
+        return sample_positions_um(
+            np.column_stack([rows["y_px"], rows["x_px"]]),
+            map_um=self.stage_map,
+            pixel_size_um=size_um if np.isfinite(size_um) else self.pixel_size_um,
+            stage_um=frame.stage_um[1:] if self.knows_stage else None,
+            shape_px=frame.pixels.shape[:2],
+        )
 
     def _meet(self, frame: Frame) -> None:
         view = (frame.pixels.shape, frame.origin_px)

@@ -30,6 +30,8 @@ class Pipeline:
         Called after linking; returns what happened to tracks: births, losses.
     counts
         Where the frames went so far.
+    degraded
+        Whether something of the run is not as it should be; see `health`.
     clock
         Monotonic seconds since the run's start, the clock of `Frame.t_arrival_s`.
     """
@@ -43,11 +45,13 @@ class Pipeline:
         sinks: Sequence[Sink] = (),
         take_events: Callable[[], tuple[Event, ...]] = tuple,
         counts: Callable[[], Counts] = Counts,
+        degraded: Callable[[], bool] = bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.detect, self.link, self.prepare = detect, link, prepare
         self.sinks = guarded(sinks)
         self.take_events, self.counts, self.clock = take_events, counts, clock
+        self.degraded = degraded
 
     def process(self, frame: Frame) -> Update:
         """Turn one frame into an update and hand it to every sink."""
@@ -60,8 +64,15 @@ class Pipeline:
         tracks = self.link(detections, frame)
         marks.append(self.clock())
         timings_ms = _timings(frame, marks)
-        events = self.take_events()
-        update = Update(frame, detections, tracks, events, timings_ms, self.counts())
+        update = Update(
+            frame,
+            detections,
+            tracks,
+            self.take_events(),
+            timings_ms,
+            self.counts(),
+            self.degraded(),
+        )
         for sink in self.sinks:
             sink.write(update)
             done = self.clock()

@@ -1,8 +1,14 @@
-"""Trajectories of a recording in the formats of other tools."""
+"""Trajectories of a recording in the formats of other tools.
+
+Every format holds measured rows only, in the sample's frame, in µm and s; where a run
+knows no pixel size or no time axis, in px and frames. `columns.py` says what each
+column means.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,33 +17,33 @@ from typing import Any
 
 import numpy as np
 
-from lodestar_live.data import UNITS, Rows, RunInfo
 from lodestar_live.errors import InputError
+from lodestar_live.recording.columns import TRACKPY_COLUMNS, describe_columns
 from lodestar_live.recording.recording import Recording
-
-Columns = Mapping[str, np.ndarray[Any, Any]]
-
-# trackpy's name -> ours; written first, ours follow
-_TRACKPY_NAMES = {
-    "frame": "frame",
-    "particle": "track_id",
-    "y": "y_px",
-    "x": "x_px",
-    "mass": "intensity",
-    "ep": "sigma_px",
-}
+from lodestar_live.recording.trackmate import write_trackmate
+from lodestar_live.recording.trajectories import (
+    Columns,
+    Trajectories,
+    read_trajectories,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """How one tool wants its trajectories: who writes, and the usual file name."""
 
-    write: Callable[[Rows, RunInfo, Path], None]
+    write: Callable[[Trajectories, Path], None]
     file_name: str
 
 
 def export(
-    recording: Recording, path: str | Path, *, to: str = "csv", min_frames: int = 0
+    recording: Recording,
+    path: str | Path,
+    *,
+    to: str = "csv",
+    min_frames: int = 0,
+    movie: str | Path | None = None,
+    predictions: bool = False,
 ) -> int:
     """Write the trajectories of a recording and return how many there are.
 
@@ -48,7 +54,12 @@ def export(
     to
         One of `FORMATS`.
     min_frames
-        Leave out trajectories with fewer rows, e.g. the paper's 40.
+        Leave out trajectories measured in fewer frames, e.g. the paper's 40.
+    movie
+        Where the images lie, for formats that name them; None: as the run says.
+    predictions
+        Write the rows in which a particle was missed as well; `is_measured` tells them
+        apart. Only csv and parquet have that column.
 
     Raises
     ------
@@ -57,12 +68,22 @@ def export(
         written.
     """
     chosen = _format(to)
-    rows = recording.tracks(min_frames)
+    if predictions and to not in ("csv", "parquet"):
+        raise InputError(
+            f"export to {to!r} with predictions: the format cannot tell them from "
+            "measurements; expected csv or parquet."
+        )
+    runs = read_trajectories(
+        recording,
+        min_frames=min_frames,
+        predictions=predictions,
+        movie=None if movie is None else Path(movie),
+    )
     try:
-        chosen.write(rows, recording.info, Path(path))
+        chosen.write(runs, Path(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from error
-    return len(np.unique(rows["track_id"]))
+    return len(np.unique(runs.rows["track_id"]))
 
 
 def default_name(to: str) -> str:
@@ -70,40 +91,51 @@ def default_name(to: str) -> str:
     return _format(to).file_name
 
 
-def trackpy_columns(rows: Rows) -> Columns:
-    """Return trackpy's columns beside ours."""
-    columns = {theirs: rows[ours] for theirs, ours in _TRACKPY_NAMES.items()}
-    return {**columns, **{n: rows[n] for n in rows.dtype.names or () if n != "frame"}}
+def trackpy_columns(runs: Trajectories) -> Columns:
+    """Return trackpy's columns, in µm and s, beside ours."""
+    rows, place = runs.rows, runs.positions
+    scale = runs.pixel_size_um if runs.length_unit == "um" else 1.0
+    theirs = {
+        "frame": rows["frame"],
+        "particle": rows["track_id"],
+        "y": place[:, 0],
+        "x": place[:, 1],
+        "t": rows["t_exposure_s"],
+        "mass": rows["intensity"],
+        "ep": rows["sigma_px"] * scale,
+    }
+    ours = {n: rows[n] for n in rows.dtype.names or () if n != "frame"}
+    return {**theirs, **ours, "is_measured": rows["is_measured"].astype(int)}
 
 
-def trackmate_columns(rows: Rows, info: RunInfo) -> Columns:
-    """Return the columns TrackMate names, in µm where the pixel size is known."""
-    scale = info.pixel_size_um if np.isfinite(info.pixel_size_um) else 1.0
+def trackmate_columns(runs: Trajectories) -> Columns:
+    """Return the columns TrackMate's CSV importer names."""
+    rows, place = runs.rows, runs.positions
     return {
         "ID": np.arange(len(rows)),
         "TRACK_ID": rows["track_id"],
         "QUALITY": rows["score"],
-        "POSITION_X": rows["x_px"] * scale,
-        "POSITION_Y": rows["y_px"] * scale,
+        "POSITION_X": place[:, 1],
+        "POSITION_Y": place[:, 0],
         "POSITION_Z": np.nan_to_num(rows["z_um"]),
-        "POSITION_T": rows["t_exposure_s"],
+        "POSITION_T": runs.times,
         "FRAME": rows["frame"],
     }
 
 
-def napari_columns(rows: Rows) -> Columns:
+def napari_columns(runs: Trajectories) -> Columns:
     """Return napari's Tracks array as columns: id, frame, (z), y, x."""
-    names = {"track_id": "track_id", "t": "frame"}
+    rows, place = runs.rows, runs.positions
+    columns = {"track_id": rows["track_id"], "t": rows["frame"]}
     if np.isfinite(rows["z_um"]).any():
-        names["z"] = "z_um"
-    names |= {"y": "y_px", "x": "x_px"}
-    return {theirs: rows[ours] for theirs, ours in names.items()}
+        columns["z"] = rows["z_um"]
+    return columns | {"y": place[:, 0], "x": place[:, 1]}
 
 
-def links(rows: Rows) -> np.ndarray[Any, Any]:
+def links(runs: Trajectories) -> np.ndarray[Any, Any]:
     """Return pairs (row, row) that follow each other in one track, shape (n, 2)."""
-    same = rows["track_id"][1:] == rows["track_id"][:-1]
-    first = np.flatnonzero(same)
+    track_id = runs.rows["track_id"]
+    first = np.flatnonzero(track_id[1:] == track_id[:-1])
     return np.stack([first, first + 1], axis=1)
 
 
@@ -125,44 +157,94 @@ def _write_csv(columns: Columns, path: Path) -> None:
         writer.writerows(zip(*values, strict=True))
 
 
-def _write_parquet(rows: Rows, info: RunInfo, path: Path) -> None:
+def _write_parquet(runs: Trajectories, path: Path) -> None:
     pyarrow = _load("pyarrow", extra="parquet")
     parquet = _load("pyarrow.parquet", extra="parquet")
-    table = pyarrow.table(dict(trackpy_columns(rows)))
-    facts = {"run": info.run, "started": info.started, "units": str(dict(UNITS))}
+    columns, described = trackpy_columns(runs), _described(runs)
+    fields = [
+        pyarrow.array(values if values.dtype.kind != "U" else values.tolist())
+        for values in columns.values()
+    ]
+    table = pyarrow.Table.from_arrays(
+        fields,
+        schema=pyarrow.schema(
+            [
+                pyarrow.field(name, values.type, metadata=_field_facts(described[name]))
+                for name, values in zip(columns, fields, strict=True)
+            ]
+        ),
+    )
+    facts = {"run": runs.info.run, "started": runs.info.started}
+    facts["units"] = json.dumps({n: unit for n, (unit, _) in described.items()})
+    facts["length_unit"], facts["time_unit"] = runs.length_unit, runs.time_unit
     parquet.write_table(table.replace_schema_metadata(facts), path)
 
 
-def _write_geff(rows: Rows, info: RunInfo, path: Path) -> None:
+def _described(runs: Trajectories) -> dict[str, tuple[str, str]]:
+    """Return unit and meaning of each column as they are in this run."""
+    described = {**describe_columns(), **TRACKPY_COLUMNS}
+    in_px = {n: ("px", described[n].meaning) for n in ("y", "x", "ep")}
+    return dict(described) if runs.length_unit == "um" else {**described, **in_px}
+
+
+def _field_facts(info: tuple[str, str]) -> dict[str, str]:
+    return dict(zip(("unit", "meaning"), info, strict=True))
+
+
+def _write_geff(runs: Trajectories, path: Path) -> None:
     core_io, spec = _load("geff.core_io", extra="geff"), _load("geff", extra="geff")
-    is_measured = {name: np.isfinite(rows[name]) for name in rows.dtype.names or ()}
-    axes = [
-        {"name": "frame", "type": "time", "unit": "frame"},
-        {"name": "y_px", "type": "space", "unit": "pixel"},
-        {"name": "x_px", "type": "space", "unit": "pixel"},
-    ]
+    rows = runs.rows
     properties = {
-        name: {
-            "values": np.nan_to_num(rows[name]),
-            "missing": None if known.all() else ~known,
-        }
-        for name, known in is_measured.items()
+        name: _geff_property(rows[name])
+        for name in rows.dtype.names or ()
+        if rows.dtype[name].kind != "U"
     }
+    described = describe_columns()
     core_io.write_arrays(
         path,
         node_ids=np.arange(len(rows), dtype=np.uint64),
         node_props=properties,
-        edge_ids=links(rows).astype(np.uint64),
+        edge_ids=links(runs).astype(np.uint64),
         edge_props=None,
         metadata=spec.GeffMetadata(
             directed=True,
-            axes=axes,
+            axes=_geff_axes(runs),
             node_props_metadata={},
             edge_props_metadata={},
-            track_node_props={"tracklet": "track_id"},
+            # A track neither splits nor merges: tracklet and lineage are the same.
+            track_node_props={"tracklet": "track_id", "lineage": "track_id"},
+            extra={
+                "lodestar_live": {
+                    "run": runs.info.run,
+                    "units": {n: described[n].unit for n in properties},
+                    "meanings": {n: described[n].meaning for n in properties},
+                }
+            },
         ),
         overwrite=True,
     )
+
+
+def _geff_property(values: np.ndarray[Any, Any]) -> dict[str, Any]:
+    is_known = np.isfinite(values)
+    missing = None if is_known.all() else ~is_known
+    return {"values": np.nan_to_num(values), "missing": missing}
+
+
+def _geff_axes(runs: Trajectories) -> list[dict[str, Any]]:
+    """Return time in frames, scaled to seconds, and space in µm or pixels."""
+    time: dict[str, Any] = {"name": "frame", "type": "time", "unit": "frame"}
+    if runs.time_unit == "s":
+        time |= {"scale": runs.interval_s, "scaled_unit": "second"}
+    unit = {"um": "micrometer", "px": "pixel"}[runs.length_unit]
+    names = [f"{axis}_{runs.length_unit}" for axis in "yx"]
+    if len(runs.rows) and np.isfinite(runs.rows["z_um"]).all():
+        names.insert(0, "z_um")
+    units = ["micrometer" if name.endswith("_um") else unit for name in names]
+    return [time] + [
+        {"name": name, "type": "space", "unit": unit}
+        for name, unit in zip(names, units, strict=True)
+    ]
 
 
 def _load(module: str, *, extra: str) -> Any:
@@ -176,13 +258,14 @@ def _load(module: str, *, extra: str) -> Any:
 
 
 FORMATS: Mapping[str, Format] = {
-    "csv": Format(lambda r, _i, p: _write_csv(trackpy_columns(r), p), "tracks.csv"),
+    "csv": Format(lambda r, p: _write_csv(trackpy_columns(r), p), "tracks.csv"),
     "parquet": Format(_write_parquet, "tracks.parquet"),
-    "trackmate": Format(
-        lambda r, i, p: _write_csv(trackmate_columns(r, i), p), "tracks_trackmate.csv"
+    "trackmate": Format(write_trackmate, "tracks_trackmate.xml"),
+    "trackmate-csv": Format(
+        lambda r, p: _write_csv(trackmate_columns(r), p), "tracks_trackmate.csv"
     ),
     "geff": Format(_write_geff, "tracks.geff"),
     "napari": Format(
-        lambda r, _i, p: _write_csv(napari_columns(r), p), "tracks_napari.csv"
+        lambda r, p: _write_csv(napari_columns(r), p), "tracks_napari.csv"
     ),
 }

@@ -1,46 +1,42 @@
 """Recorder: the sink that keeps every frame, track and event of a run in SQLite.
 
-The worker only queues; a thread of its own writes. A full disk makes the recording
-`degraded`: what waits is tried again, what no longer fits is counted, the run goes on.
+The worker only queues; a thread of its own writes. While it cannot write, the recording
+is `degraded` and says so: what waits is tried again, what no longer fits is counted,
+the run goes on.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lodestar_live.data import Event, Rows, RunInfo, Update
+from lodestar_live.data import Event, RunInfo, Update
 from lodestar_live.errors import RecordingError
+from lodestar_live.events import Details, RecordingDegraded, RecordingResumed
 from lodestar_live.recording import tables
+from lodestar_live.recording.backlog import Backlog, Item
+from lodestar_live.recording.run_file import RunFile
 
 _log = logging.getLogger(__name__)
 
-_QUEUE_ITEMS = 2000
-_BATCH_ITEMS = 200
-_RETRY_S = 0.5
+QUEUE_BYTES = 256 * 2**20
+_BATCH_BYTES = 4 * 2**20
+_RETRY_S = 0.25
+_CHECK_S = 0.5  # a file that was cut or removed is noticed within a second
 _CHECKPOINT_S = 1.0
+_IDLE_S = 0.05
 _CLOSE_S = 2.0
+_TOLD_S = (
+    1.2  # trouble is told at least this long: every heartbeat, once a second, has it
+)
 
 _COUNT_NAMES = ("received", "processed", "dropped", "failed", "waiting")
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """What one `write` or `tell` adds to the file; holds no pixels."""
-
-    frame: tuple[Any, ...] | None = None
-    frame_index: int = -1
-    tracks: Rows | None = None
-    events: tuple[Event, ...] = ()
 
 
 class Recorder:
@@ -50,26 +46,54 @@ class Recorder:
     ----------
     folder
         Folder of this run; made if absent.
+    tell
+        Takes the events ``recording.degraded`` and ``recording.resumed``, on the
+        recorder's thread. None: they are only logged.
+    clock
+        Seconds since the run's start, for those events.
+    queue_bytes
+        Memory for what waits to be written.
 
     Attributes
     ----------
     degraded
-        True while rows cannot be written.
+        True while rows cannot be written, and for 1.2 s after.
     n_lost
         Frames whose rows were given up.
     n_frames
         Frames safely in the file.
+    durable_frame
+        Rows of all processed frames up to this one are in the file, or counted in
+        `n_lost`: they survive a killed program. -1: none yet.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        tell: Callable[[Event], None] | None = None,
+        clock: Callable[[], float] | None = None,
+        queue_bytes: int = QUEUE_BYTES,
+    ) -> None:
         self.path = Path(folder) / tables.FILE_NAME
         self.degraded = False
         self.n_lost = 0
         self.n_frames = 0
-        self._queue: queue.Queue[_Item] = queue.Queue(_QUEUE_ITEMS)
+        self.durable_frame = -1
+        self._tell, self._clock = tell or _log_event, clock or time.perf_counter
+        self._backlog = Backlog(queue_bytes)
+        self._newest_frame = -1  # of those the backlog gave out
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._trouble_s = -math.inf
+        self._end = ("completed", "")
+        self._file: RunFile
+
+    @property
+    def n_waiting_bytes(self) -> int:
+        """Memory held by what waits to be written."""
+        return self._backlog.n_bytes
 
     def open(self, run: RunInfo) -> None:
         """Create the run file.
@@ -83,9 +107,9 @@ class Recorder:
             raise RecordingError(
                 f"{self.path}: exists already; choose another folder for this run."
             )
-        self._run = run
+        self._file = RunFile(self.path, run)
         try:
-            self._create()
+            self._file.create()
         except (OSError, sqlite3.Error) as error:
             raise RecordingError(
                 f"{self.path}: cannot be written ({error}); expected a folder with "
@@ -98,21 +122,28 @@ class Recorder:
 
     def write(self, update: Update) -> None:
         """Queue one processed frame; returns at once."""
-        frame = _processed_row(update)
-        item = _Item(frame, update.frame.index, update.tracks.rows, update.events)
-        self._put(item)
+        frame = _processed_row(update, degraded=update.degraded or self.degraded)
+        index, rows = update.frame.index, update.tracks.rows
+        self._put(Item(frame, index, rows, update.events))
 
     def tell(self, event: Event) -> None:
-        """Queue an event; ``frame.*`` events also give that frame its row."""
+        """Queue an event; ``frame.*`` events also give that frame its row.
+
+        ``run.end`` says how the run ended: `status` and `reason` of the file.
+        """
         state = event.kind.removeprefix("frame.")
+        if event.kind == "run.end":
+            details = event.details
+            self._end = str(details.get("status", "")), str(details.get("reason", ""))
         if event.kind.startswith("frame.") and state in tables.STATES:
             events = (event,) if state == "failed" else ()
-            self._put(_Item(_unprocessed_row(state, event), event.frame, None, events))
+            row = _unprocessed_row(state, event, degraded=self.degraded)
+            self._put(Item(row, event.frame, None, events))
         else:
-            self._put(_Item(events=(event,)))
+            self._put(Item(events=(event,)))
 
     def close(self) -> None:
-        """Write what is queued and let go; at most about 2 s."""
+        """Write what is queued and let go; at most about 3 s."""
         if self._thread is None or self._is_closing.is_set():
             return
         self._is_closing.set()
@@ -120,177 +151,162 @@ class Recorder:
         if self._thread.is_alive():
             _log.error("%s: its thread did not stop in time", self.path)
 
-    def _put(self, item: _Item) -> None:
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
-            self._lose(1 if item.frame is not None else 0)
+    def _put(self, item: Item) -> None:
+        if not self._backlog.put(item):
+            self._lose([item], "what waits to be written fills the memory for it")
 
-    def _lose(self, n_frames: int) -> None:
+    # -- what is told ----------------------------------------------------------
+
+    def _lose(self, items: list[Item], why: str) -> None:
+        n_frames = sum(item.frame is not None for item in items)
         with self._lock:  # called from the worker and from the recorder's thread
             self.n_lost += n_frames
-        self.degraded = True
+        self._degrade(why)
 
-    # -- the thread that owns the database -----------------------------------
+    def _degrade(self, why: str) -> None:
+        with self._lock:
+            is_news, self.degraded = not self.degraded, True
+            self._trouble_s = time.monotonic()
+        if is_news:
+            _log.error("%s: not recording: %s", self.path, why)
+            self._say(RecordingDegraded(why=why, **self._state()))
+
+    def _resume(self) -> None:
+        """Call the trouble over, once what waits has gone down and it was told."""
+        is_full = 2 * self._backlog.n_bytes > self._backlog.most_bytes
+        with self._lock:
+            is_recent = time.monotonic() - self._trouble_s < _TOLD_S
+            is_news = self.degraded and not is_full and not is_recent
+            self.degraded &= not is_news
+        if is_news:
+            _log.warning("%s: recording again; %d lost", self.path, self.n_lost)
+            self._say(RecordingResumed(**self._state()))
+
+    def _state(self) -> dict[str, int]:
+        return {"n_lost": self.n_lost, "n_waiting": len(self._backlog)}
+
+    def _say(self, news: Details) -> None:
+        try:
+            self._tell(news.at(self._clock()))
+        except Exception:
+            _log.exception("%s: %s was not told", self.path, news.kind)
+
+    # -- the thread that owns the file -----------------------------------------
 
     def _serve(self) -> None:
-        batch: list[_Item] = []
-        next_checkpoint_s = time.monotonic() + _CHECKPOINT_S
+        batch: list[Item] = []
+        next_check_s = next_checkpoint_s = 0.0
         give_up_s = math.inf
         while True:
             is_closing = self._is_closing.is_set()
             if is_closing:
                 give_up_s = min(give_up_s, time.monotonic() + _CLOSE_S)
             batch = batch or self._take_batch()
-            if batch and self._commit(batch):
-                batch = []
-            elif batch:
-                if time.monotonic() > give_up_s:
+            if batch or is_closing or time.monotonic() >= next_check_s:
+                next_check_s = time.monotonic() + _CHECK_S
+                if self._commit(batch):
+                    batch = []
+                elif time.monotonic() > give_up_s:
                     break
-                self._is_closing.wait(_RETRY_S)
-            elif is_closing and self._queue.empty():
+                else:
+                    time.sleep(_RETRY_S)
+            if is_closing and not batch and not len(self._backlog):
                 break
             if time.monotonic() >= next_checkpoint_s:
                 next_checkpoint_s = time.monotonic() + _CHECKPOINT_S
-                self._checkpoint()
+                self._file.checkpoint()
         self._finish(batch)
 
-    def _take_batch(self) -> list[_Item]:
-        items: list[_Item] = []
-        try:
-            items.append(self._queue.get(timeout=0.05))
-            while len(items) < _BATCH_ITEMS:
-                items.append(self._queue.get_nowait())
-        except queue.Empty:
-            pass
+    def _take_batch(self) -> list[Item]:
+        items = self._backlog.take(most_bytes=_BATCH_BYTES, timeout_s=_IDLE_S)
+        frames = [item.frame_index for item in items if item.frame is not None]
+        self._newest_frame = max(self._newest_frame, *frames, -1)
         return items
 
-    def _commit(self, batch: list[_Item]) -> bool:
-        """Write a batch in one transaction; False when the disk refuses."""
-        frames = [item.frame for item in batch if item.frame is not None]
+    def _commit(self, batch: list[Item]) -> bool:
+        """Look after the file, then write a batch; False when it must be tried again.
+
+        While degraded an empty batch is written too: whether there is room again is
+        only known by writing.
+        """
+        n_frames = sum(item.frame is not None for item in batch)
         try:
-            self._ensure_in_place()
-            with self._database as database:
-                database.executemany(tables.INSERT_FRAME, frames)
-                for item in batch:
-                    if item.tracks is not None and len(item.tracks):
-                        database.executemany(
-                            tables.INSERT_TRACK,
-                            [(item.frame_index, *row) for row in item.tracks.tolist()],
-                        )
-                    database.executemany(
-                        tables.INSERT_EVENT, [_event_row(e) for e in item.events]
-                    )
-                if self.degraded:
-                    database.execute("UPDATE run SET frames_lost = ?", (self.n_lost,))
-        except (sqlite3.OperationalError, OSError) as error:  # full, absent: retry
-            if not self.degraded:
-                _log.error("%s: not recording: %s", self.path, error)
-            self.degraded = True
+            self._look_after()
+            if batch or self.degraded:
+                self._file.commit(batch, n_lost=self.n_lost)
+        except (sqlite3.OperationalError, OSError) as error:  # full, locked, absent
+            self._degrade(str(error))
             return False
-        except Exception:  # values SQLite cannot hold: trying again would not help
-            _log.exception("%s: %d frames not recorded", self.path, len(frames))
-            self._lose(len(frames))
+        except Exception as error:
+            if self._file.is_damaged_by(error):  # replaced at the next try
+                return False
+            # Values SQLite cannot hold: trying again would not help.
+            _log.error(
+                "%s: %d items not recorded", self.path, len(batch), exc_info=error
+            )
+            self._lose(batch, f"{type(error).__name__}: {error}")
             return True
-        if self.degraded:
-            _log.warning("%s: recording again; %d lost", self.path, self.n_lost)
-        self.degraded = False
-        self.n_frames += len(frames)
+        self.n_frames += n_frames
+        self.durable_frame = self._newest_frame
+        self._resume()
         return True
 
-    def _create(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = _create(self.path, self._run)
-        self._inode = self.path.stat().st_ino
-
-    def _ensure_in_place(self) -> None:
-        """Start a new file if somebody removed the one we write, and count its rows."""
-        try:
-            is_ours = self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            is_ours = False
-        if is_ours:
+    def _look_after(self) -> None:
+        """Start a new file if the one we write was spoilt, and count its rows."""
+        if (trouble := self._file.trouble()) is None:
             return
-        if not self.degraded:
-            _log.error("%s: was removed; %d frames lost", self.path, self.n_frames)
-        self._lose(self.n_frames)
+        if self.n_frames:
+            _log.error("%s %s; %d frames lost", self.path, trouble, self.n_frames)
+        with self._lock:
+            self.n_lost += self.n_frames
         self.n_frames = 0
-        self._database.close()
-        self._create()
+        self._degrade(f"the run file {trouble}")
+        self._file.replace()
 
-    def _checkpoint(self) -> None:
-        """Bring the rows of the last second to the disk itself."""
+    def _finish(self, unwritten: list[Item]) -> None:
+        left = unwritten + self._backlog.take(most_bytes=math.inf, timeout_s=0)
+        if any(item.frame is not None for item in left):
+            self._lose(left, "the run ended before it could be written")
+        status, reason = self._end
         try:
-            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:  # full; `_commit` reports it
-            _log.debug("%s: checkpoint: %s", self.path, error)
-
-    def _finish(self, unwritten: list[_Item]) -> None:
-        while not self._queue.empty():
-            unwritten.append(self._queue.get_nowait())
-        n_frames = sum(item.frame is not None for item in unwritten)
-        if n_frames:
-            self._lose(n_frames)
-        try:
-            with self._database as database:
-                database.execute(
-                    "UPDATE run SET frames_lost = ?, ended_s = "
-                    "(SELECT max(t_arrival_s) FROM frames)",
-                    (self.n_lost,),
-                )
+            self._file.end(n_lost=self.n_lost, status=status, reason=reason)
         except sqlite3.Error as error:
             _log.error("%s: end not recorded: %s", self.path, error)
-        self._database.close()
+        self._file.close()
 
 
-def _create(path: Path, run: RunInfo) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False, timeout=1.0)
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
-        database.executescript(tables.CREATE)
-        with database:
-            database.execute(tables.INSERT_RUN, _run_row(run))
-    except BaseException:
-        database.close()
-        raise
-    return database
+def _log_event(event: Event) -> None:
+    _log.info("%s: %s", event.kind, dict(event.details))
 
 
-def _run_row(run: RunInfo) -> tuple[Any, ...]:
-    return (
-        run.run,
-        run.started,
-        tables.SCHEMA_VERSION,
-        json.dumps(run.settings),
-        json.dumps(run.versions),
-        json.dumps(run.model),
-        run.model.get("sha256"),
-        json.dumps(run.calibration),
-        run.pixel_size_um,
-    )
-
-
-def _processed_row(update: Update) -> tuple[Any, ...]:
+def _processed_row(update: Update, *, degraded: bool) -> tuple[Any, ...]:
     frame, counts = update.frame, update.counts
-    return (
-        frame.index,
-        "processed",
-        frame.t_exposure_s,
-        frame.t_arrival_s,
-        *frame.stage_um,
-        len(update.detections),
-        len(update.tracks),
-        *(getattr(counts, name) for name in _COUNT_NAMES),
-        *(update.timings_ms.get(stage) for stage in tables.TIMINGS),
-        int(update.degraded),
-        *frame.pixels.shape[:2],
-        *frame.origin_px,
-        frame.pixel_size_um,
-    )
+    known = {
+        "frame": frame.index,
+        "state": "processed",
+        "t_exposure_s": frame.t_exposure_s,
+        "t_arrival_s": frame.t_arrival_s,
+        "exposure_ms": frame.exposure_ms,
+        "position": frame.position,
+        "channel": frame.channel,
+        "time_index": frame.time_index,
+        "z_index": frame.z_index,
+        **{f"stage_{axis}": value for axis, value in frame.stage_um._asdict().items()},
+        "n_detections": len(update.detections),
+        "n_tracks": len(update.tracks),
+        **{name: getattr(counts, name) for name in _COUNT_NAMES},
+        **{f"{step}_ms": update.timings_ms.get(step) for step in tables.TIMINGS},
+        "degraded": int(degraded),
+        "height_px": frame.pixels.shape[0],
+        "width_px": frame.pixels.shape[1],
+        "origin_y_px": frame.origin_px[0],
+        "origin_x_px": frame.origin_px[1],
+        "pixel_size_um": frame.pixel_size_um,
+    }
+    return tuple(known.get(name) for name in tables.FRAME_NAMES)
 
 
-def _unprocessed_row(state: str, event: Event) -> tuple[Any, ...]:
+def _unprocessed_row(state: str, event: Event, *, degraded: bool) -> tuple[Any, ...]:
     details: Mapping[str, Any] = event.details
     stage: Mapping[str, Any] = details.get("stage_um") or {}
     known = {
@@ -298,15 +314,7 @@ def _unprocessed_row(state: str, event: Event) -> tuple[Any, ...]:
         "state": state,
         "t_exposure_s": details.get("t_exposure_s"),
         "t_arrival_s": details.get("t_arrival_s", event.t_s),
+        "degraded": int(degraded),
         **{f"stage_{axis}_um": stage.get(axis) for axis in "zyx"},
     }
     return tuple(known.get(name) for name in tables.FRAME_NAMES)
-
-
-def _event_row(event: Event) -> tuple[Any, ...]:
-    return (
-        event.t_s,
-        event.frame,
-        event.kind,
-        json.dumps(dict(event.details), default=str),
-    )

@@ -1,4 +1,4 @@
-"""The four tables of a run file and the array layouts they are read into."""
+"""The tables of a run file and the array layouts they are read into."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import numpy as np
 
 from lodestar_live.data import TRACK_DTYPE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: position, channel, indices and exposure of a frame; status and reason of a run."""
+APPLICATION_ID = 0x4C4F4453  # "LODS", in the file's header: whose database this is
 FILE_NAME = "run.sqlite"
 STATES = ("processed", "dropped", "failed", "waiting")
 TIMINGS = ("wait", "prepare", "detect", "link", "publish", "latency")
@@ -18,6 +20,11 @@ _FRAME_FIELDS: list[tuple[str, str]] = [
     ("state", "U9"),
     ("t_exposure_s", "f8"),
     ("t_arrival_s", "f8"),
+    ("exposure_ms", "f8"),
+    ("position", "U64"),
+    ("channel", "U64"),
+    ("time_index", "f8"),
+    ("z_index", "f8"),
     ("stage_z_um", "f8"),
     ("stage_y_um", "f8"),
     ("stage_x_um", "f8"),
@@ -37,8 +44,25 @@ _FRAME_FIELDS: list[tuple[str, str]] = [
     ("pixel_size_um", "f8"),
 ]
 FRAME_DTYPE = np.dtype(_FRAME_FIELDS)
-_track_fields: list[Any] = [("frame", "i8"), ("t_exposure_s", "f8")]
-TRACE_DTYPE = np.dtype(_track_fields + TRACK_DTYPE.descr)
+OF_THE_FRAME = (
+    "t_exposure_s", "exposure_ms", "position", "channel", "time_index", "z_index",
+    "stage_z_um", "stage_y_um", "stage_x_um", "pixel_size_um",
+)  # fmt: skip
+"""What a row of a trajectory says of its frame."""
+_trace_fields: list[Any] = [
+    ("frame", "i8"),
+    *((name, FRAME_DTYPE[name]) for name in OF_THE_FRAME),
+    ("is_measured", "?"),
+]
+TRACE_DTYPE = np.dtype(_trace_fields + TRACK_DTYPE.descr)
+
+NEEDED = {
+    "run": {"run", "started", "settings"},
+    "frames": {"frame", "state"},
+    "tracks": {"frame", "track_id", "y_px", "x_px", "missed_frames"},
+    "events": {"kind", "t_s", "frame", "details"},
+}
+"""Columns without which a table is not ours; the others came over time."""
 
 _SQL_TYPES = {"i": "INTEGER", "f": "REAL", "U": "TEXT"}
 
@@ -47,22 +71,30 @@ def _columns(dtype: np.dtype[Any], names: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {_SQL_TYPES[dtype[name].kind]}" for name in names)
 
 
+ROW_DTYPE = np.dtype([("frame", "i8"), *TRACK_DTYPE.descr])
 FRAME_NAMES = FRAME_DTYPE.names or ()
-TRACK_NAMES = ("frame", *(TRACK_DTYPE.names or ()))
+TRACK_NAMES = ROW_DTYPE.names or ()
 
 CREATE = f"""
 CREATE TABLE run (
     run TEXT, started TEXT, schema_version INTEGER, settings TEXT, versions TEXT,
     model TEXT, model_sha256 TEXT, calibration TEXT, pixel_size_um REAL, ended_s REAL,
-    frames_lost INTEGER DEFAULT 0
+    frames_lost INTEGER DEFAULT 0, status TEXT, reason TEXT, source TEXT
 );
 CREATE TABLE frames ({_columns(FRAME_DTYPE, FRAME_NAMES)}, PRIMARY KEY (frame));
-CREATE TABLE tracks ({_columns(TRACE_DTYPE, TRACK_NAMES)},
+CREATE TABLE tracks ({_columns(ROW_DTYPE, TRACK_NAMES)},
     PRIMARY KEY (frame, track_id)) WITHOUT ROWID;
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, t_s REAL, frame INTEGER, kind TEXT, details TEXT
 );
 """
+
+CREATE_VIEW = (
+    "CREATE VIEW trajectories AS SELECT tracks.*, "  # noqa: S608 - our own names
+    f"{', '.join(OF_THE_FRAME)}, missed_frames = 0 AS is_measured "
+    "FROM tracks JOIN frames ON frames.frame = tracks.frame"
+)
+"""Tracks with what is known of their frames, for readers of SQL."""
 
 
 def _insert(table: str, names: tuple[str, ...]) -> str:
@@ -78,5 +110,6 @@ INSERT_RUN = _insert(
     (
         "run", "started", "schema_version", "settings", "versions", "model",
         "model_sha256", "calibration", "pixel_size_um",
+        "status", "reason", "source",
     ),
 )  # fmt: skip

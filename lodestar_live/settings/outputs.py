@@ -72,6 +72,11 @@ class RecordingSettings(Section):
 
     enabled: bool = True
     folder: str = Field("runs", description="Each run gets a folder of its own here.")
+    queue_mib: PositiveInt = Field(
+        256,
+        description="Memory for what waits to be written, e.g. while the disk is full. "
+        "Frames beyond it are counted as lost.",
+    )
     roi_px: PositiveInt | None = Field(
         None,
         description="Keep a window of this side around the followed particle (without "

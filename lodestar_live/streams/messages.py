@@ -140,6 +140,12 @@ def frame_json(frame: Frame) -> dict[str, Any]:
         "t_arrival_s": frame.t_arrival_s,
         "stage_um": stage_json(frame.stage_um),
         "shape_px": [height, width],
+        "exposure_ms": frame.exposure_ms,
+        "pixel_size_um": frame.pixel_size_um,
+        "position": frame.position,
+        "channel": frame.channel,
+        "time_index": frame.time_index,
+        "z_index": frame.z_index,
     }
 
 

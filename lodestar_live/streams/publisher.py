@@ -21,6 +21,7 @@ import zmq
 
 from lodestar_live.commands import Handler
 from lodestar_live.data import Counts, Event, Frame, Pixels, Rows, RunInfo, Update
+from lodestar_live.health import Health
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
 from lodestar_live.streams.commands import Commands, CommandServer
@@ -54,6 +55,10 @@ class Publisher:
         Returns where frames went, for heartbeats while no update arrives.
     control_status
         Returns what the controller says of itself, for the heartbeat's `control`.
+    health
+        What is not as it should be, for the heartbeat.
+    durable_frame
+        Returns the newest frame whose rows are safe on disk; None: nothing is recorded.
     clock
         Returns seconds since the run's start. None: since `open`.
     keys, clients
@@ -82,13 +87,17 @@ class Publisher:
         target_id: Callable[[], int | None] | None = None,
         counts: Callable[[], Counts] | None = None,
         control_status: Callable[[], Mapping[str, Any]] | None = None,
+        health: Health | None = None,
+        durable_frame: Callable[[], int] | None = None,
         clock: Callable[[], float] | None = None,
         keys: str | Path | None = None,
         clients: str | Path | None = None,
     ) -> None:
         self._clock = clock or _clock_from_now()
         self._target = Target(target_id)
-        self._status = Status(self._clock, counts)
+        self._status = Status(self._clock, counts, health)
+        self._durable_frame = durable_frame
+        self._end: Mapping[str, Any] = {"status": "completed", "reason": ""}
         self._control_status = control_status
         self._run = ""
         self._seq: Counter[str] = Counter()
@@ -130,6 +139,8 @@ class Publisher:
         target_id: Callable[[], int | None] | None = None,
         counts: Callable[[], Counts] | None = None,
         control_status: Callable[[], Mapping[str, Any]] | None = None,
+        health: Health | None = None,
+        durable_frame: Callable[[], int] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> Publisher:
         """Return a publisher on the addresses of the settings."""
@@ -141,6 +152,8 @@ class Publisher:
             target_id=target_id,
             counts=counts,
             control_status=control_status,
+            health=health,
+            durable_frame=durable_frame,
             clock=clock,
             keys=settings.keys,
             clients=settings.clients,
@@ -180,7 +193,9 @@ class Publisher:
             self._put("event", event)
 
     def tell(self, event: Event) -> None:
-        """Publish news; returns at once."""
+        """Publish news; returns at once. ``run.end`` is also what `end` will say."""
+        if event.kind == "run.end":
+            self._end = event.details
         self._put("event", event)
 
     def now_s(self) -> float:
@@ -190,6 +205,7 @@ class Publisher:
     def status(self) -> dict[str, Any]:
         """Return what a heartbeat would say now."""
         header = self._status.header() | {"run": self._run, "n_lost": self.n_dropped}
+        header["durable_frame"] = self._durable()
         if self._control_status is not None:
             header["control"] = self._control()
         return header
@@ -199,7 +215,7 @@ class Publisher:
         if self._is_closed:
             return
         self._is_closed = True
-        self._put("end", self.status())
+        self._put("end", self.status() | dict(self._end))
         self._give_up_s = time.monotonic() + _BACKLOG_S
         self._is_closing = True
         self._news.set()
@@ -221,6 +237,9 @@ class Publisher:
         for thread in users:
             thread.join()
         self._sockets.close()
+
+    def _durable(self) -> int | None:
+        return None if self._durable_frame is None else self._durable_frame()
 
     def _control(self) -> dict[str, Any] | None:
         """Return what the controller says of itself: its aim, for the overlay."""
@@ -302,7 +321,7 @@ class Publisher:
 
     def _send_update(self, seq: int, item: tuple[float, Update]) -> None:
         started_s, update = item
-        facts = _facts(update)
+        facts = _facts(update) | {"durable_frame": self._durable()}
         aim = {"target_id": self._target.track_id, "control": self._control()}
         self._send("tracks", seq, facts | aim, update.tracks.rows)
         self._send("detections", seq, facts, update.detections.rows)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lodestar_live.data import Counts, Update
+from lodestar_live.health import Health
 
 _WINDOW = 512
 
@@ -24,12 +25,17 @@ class Status:
         Seconds since the run's start.
     counts
         Where frames went, asked at every heartbeat; None: as in the last update.
+    health
+        What is not as it should be, likewise.
     """
 
     def __init__(
-        self, clock: Callable[[], float], counts: Callable[[], Counts] | None = None
+        self,
+        clock: Callable[[], float],
+        counts: Callable[[], Counts] | None = None,
+        health: Health | None = None,
     ) -> None:
-        self._clock, self._ask_counts = clock, counts
+        self._clock, self._ask_counts, self._health = clock, counts, health
         self._lock = threading.Lock()
         self.restart()
 
@@ -50,6 +56,11 @@ class Status:
             self._times_s.append(now_s)
             self._last = update
 
+    def _is_degraded(self) -> bool:
+        if self._health is not None:
+            return self._health.is_degraded
+        return self._last.degraded if self._last else False
+
     def header(self) -> dict[str, Any]:
         """Return the state as JSON-safe values."""
         with self._lock:
@@ -64,7 +75,8 @@ class Status:
             "t_last_exposure_s": last.frame.t_exposure_s if last else None,
             "counts": asdict(counts),
             "dropped": counts.dropped,
-            "degraded": last.degraded if last else False,
+            "degraded": self._is_degraded(),
+            "health": {} if self._health is None else self._health.as_json(),
             "fps": _rate_hz(times_s, self._clock()),
             "n_tracks": len(last.tracks) if last else 0,
             "n_detections": len(last.detections) if last else 0,

@@ -100,7 +100,7 @@ def test_the_wire_carries_every_channel_with_its_unit() -> None:
 
 def test_a_table_has_every_channel(run_folder: Path, tmp_path: Path) -> None:
     with Recording(run_folder) as recording:
-        export(recording, tmp_path / "t.csv", to="csv")
+        export(recording, tmp_path / "t.csv", to="csv", predictions=True)
     table = pd.read_csv(tmp_path / "t.csv")
     for name in COLUMNS:
         np.testing.assert_array_equal(table[name], UPDATE.tracks.rows[name])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,8 +81,8 @@ def wait_for(condition):
     while not condition():
         time.sleep(0.01)
 
-update, index, costs = make_update(0, n=10), 0, []
-recorder = Recorder(sys.argv[1])
+update, index, costs, told = make_update(0, n=10), 0, [], []
+recorder = Recorder(sys.argv[1], tell=told.append, queue_bytes=2_000_000)
 recorder.open(RUN)
 write(10)
 wait_for(lambda: recorder.n_frames == 10)
@@ -97,6 +100,7 @@ recorder.close()
 print(json.dumps(dict(
     written=index, kept=recorder.n_frames, lost=recorder.n_lost,
     while_full=while_full, was_degraded=was_degraded,
+    told=[(event.kind, event.details["n_lost"]) for event in told],
     p99_ms=sorted(costs)[-len(costs) // 100] * 1e3,
 )))
 """
@@ -129,6 +133,11 @@ def test_full_disk_is_survived_counted_and_left_exact(tmp_path: Path) -> None:
     assert process.returncode == 0, errors
     facts = json.loads(output)
     assert facts["was_degraded"]
+    assert [kind for kind, _ in facts["told"]] == [
+        "recording.degraded",
+        "recording.resumed",
+    ]
+    assert facts["told"][1][1] == facts["lost"]
     assert facts["lost"] > 0
     assert facts["kept"] + facts["lost"] == facts["written"]
     assert facts["kept"] > facts["while_full"]
@@ -145,20 +154,97 @@ def test_full_disk_is_survived_counted_and_left_exact(tmp_path: Path) -> None:
     database.close()
 
 
-def test_removed_folder_is_made_again_and_the_loss_is_counted(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    recorder = Recorder(folder)
+@contextmanager
+def recording_to(
+    folder: Path, **options: int
+) -> Iterator[tuple[Recorder, list[Event]]]:
+    """Yield a recorder with ten frames in its file, and what it tells."""
+    told: list[Event] = []
+    recorder = Recorder(folder, tell=told.append, **options)
     recorder.open(RUN)
     for index in range(10):
         recorder.write(make_update(index))
     wait_for(lambda: recorder.n_frames == 10)
-    shutil.rmtree(folder)
-    for index in range(10, 15):
-        recorder.write(make_update(index))
+    yield recorder, told
     recorder.close()
-    assert (recorder.n_lost, recorder.n_frames) == (10, 5)
+
+
+def hold_the_lock(path: Path) -> Callable[[], object]:
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    return other.close
+
+
+def remove(path: Path) -> Callable[[], object]:
+    shutil.rmtree(path.parent)
+    return lambda: None
+
+
+def cut(path: Path) -> Callable[[], object]:
+    os.truncate(path, 100)
+    return lambda: None
+
+
+def overwrite(path: Path) -> Callable[[], object]:
+    n_bytes = path.stat().st_size
+    path.write_bytes(b"\xaa" * n_bytes)
+    return lambda: None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "n_lost"),
+    [(hold_the_lock, 0), (remove, 10), (cut, 10), (overwrite, 10)],
+)
+def test_trouble_is_told_written_into_the_rows_and_over_again(
+    tmp_path: Path, spoil: Callable[[Path], Callable[[], object]], n_lost: int
+) -> None:
+    folder = tmp_path / "run"
+    with recording_to(folder) as (recorder, told):
+        mend = spoil(folder / "run.sqlite")
+        recorder.write(make_update(10))
+        wait_for(lambda: recorder.degraded)
+        recorder.write(make_update(11))
+        mend()
+        wait_for(lambda: not recorder.degraded)
+        recorder.write(make_update(12))
+    assert [event.kind for event in told] == [
+        "recording.degraded",
+        "recording.resumed",
+    ]
+    assert (recorder.n_lost, recorder.n_frames) == (n_lost, 13 - n_lost)
     with Recording(folder) as recording:
-        assert recording.frames()["frame"].tolist() == [10, 11, 12, 13, 14]
+        frames = recording.frames()
+    assert frames["frame"].tolist() == list(range(n_lost, 13))
+    assert frames["degraded"][-3:].tolist() == [0, 1, 0]
+    with sqlite3.connect(folder / "run.sqlite") as database:
+        row = database.execute("SELECT frames_lost, status FROM run").fetchone()
+    database.close()
+    assert row == (n_lost, "completed")
+
+
+def test_file_that_is_cut_while_nothing_comes_is_noticed_within_a_second(
+    tmp_path: Path,
+) -> None:
+    with recording_to(tmp_path) as (recorder, told):
+        os.truncate(tmp_path / "run.sqlite", 100)
+        wait_for(lambda: recorder.degraded, timeout_s=10.0)
+        assert "was cut from" in told[0].details["why"]
+    assert (tmp_path / "run.damaged-1.sqlite").stat().st_size >= 100
+
+
+def test_what_waits_is_bounded_in_bytes(tmp_path: Path) -> None:
+    update = make_update(0, n=2000)
+    most = 5 * update.tracks.rows.nbytes
+    with recording_to(tmp_path, queue_bytes=most) as (recorder, told):
+        mend = hold_the_lock(tmp_path / "run.sqlite")
+        for index in range(10, 60):
+            recorder.write(replace(update, frame=replace(update.frame, index=index)))
+            assert recorder.n_waiting_bytes <= most
+        mend()
+        wait_for(lambda: not recorder.degraded)
+    assert recorder.n_lost > 0
+    assert recorder.n_frames + recorder.n_lost == 60
+    assert told[0].details["why"].startswith("what waits")
 
 
 def test_readers_see_whole_frames_while_it_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ const NOTICES = {
   "retrain.failed": ({ why }) => [`retraining failed: ${why}`, "bad"],
   "retrain.rolled_back": () => ["the model before is in use again", "good"],
   "run.degraded": ({ why }) => [`degraded: ${why}`, "bad"],
+  "run.resumed": () => ["frames are processed again", "good"],
+  "recording.degraded": ({ why }) => [`not recording: ${why}`, "bad"],
+  "recording.resumed": ({ n_lost: lost }) => [lost ? `recording again; ${lost} frames lost` : "recording again", "good"],
+  "run.end": ({ status, reason }) => [reason ? `run ${status}: ${reason}` : `run ${status}`, status === "failed" ? "bad" : ""],
 };
 
 /** Return [text, "good" | "bad" | ""], or null when the user need not be told. */

@@ -12,17 +12,23 @@ export function showCounters(status) {
     ["failed", counts.failed, true], ["waiting", counts.waiting], ["frames/s", fps?.toFixed(1)],
     ["ms, median", latency.latency?.p50?.toFixed(1)], ["ms, p99", latency.latency?.p99?.toFixed(1)],
     ["tracks", status.n_tracks],
+    ...(status.degraded ? [[unwell(status.health), "degraded", true, true]] : []),
   ];
-  $("counters").replaceChildren(...entries.filter(([, value]) => value !== undefined).map(([name, value, isBad]) => {
+  $("counters").replaceChildren(...entries.filter(([, value]) => value !== undefined).map(([name, value, isBad, always]) => {
     const cell = document.createElement("div");
     const number = document.createElement("b");
     number.textContent = value;
-    number.classList.toggle("bad", Boolean(isBad && value > 0));
+    number.classList.toggle("bad", Boolean(always || (isBad && value > 0)));
     const label = document.createElement("span");
     label.textContent = name;
     cell.append(number, label);
     return cell;
   }));
+}
+
+/** Parts of the run that are not as they should be, in one line. */
+function unwell(health = {}) {
+  return Object.entries(health).map(([part, { why }]) => `${part}: ${why}`).join("; ") || "see the log";
 }
 
 /** What is known of the track in row `i`: [[name, text], ...]. */

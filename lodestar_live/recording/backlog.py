@@ -1,0 +1,106 @@
+"""What waits to be written, bounded in bytes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lodestar_live.data import Event, Rows
+
+# A row of `frames` as a tuple of Python numbers, and an event with short details.
+_FRAME_BYTES, _EVENT_BYTES = 1_000, 600
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What one `write` or `tell` adds to the file; holds no pixels.
+
+    Parameters
+    ----------
+    frame
+        A row of the table `frames`; None: the item belongs to no frame.
+    frame_index
+        Its frame, -1 for none.
+    tracks
+        Rows of dtype `TRACK_DTYPE`.
+    """
+
+    frame: tuple[Any, ...] | None = None
+    frame_index: int = -1
+    tracks: Rows | None = None
+    events: tuple[Event, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held by this item, about."""
+        n = _FRAME_BYTES + sum(_event_bytes(event) for event in self.events)
+        return n if self.tracks is None else n + self.tracks.nbytes
+
+
+class Backlog:
+    """First in, first out, up to a number of bytes; any thread.
+
+    Parameters
+    ----------
+    most_bytes
+        Items that would exceed it are refused. One item is always accepted, so that a
+        frame larger than the bound is written as well.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._items: deque[Item] = deque()
+        self._n_bytes = 0
+        self._news = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory held by all that waits, about."""
+        return self._n_bytes
+
+    def put(self, item: Item) -> bool:
+        """Append; False when there is no room."""
+        n_bytes = item.n_bytes
+        with self._news:
+            if self._items and self._n_bytes + n_bytes > self.most_bytes:
+                return False
+            self._items.append(item)
+            self._n_bytes += n_bytes
+            self._news.notify()
+        return True
+
+    def take(self, *, most_bytes: float, timeout_s: float) -> list[Item]:
+        """Return the next items, at least one if any comes within `timeout_s`."""
+        taken: list[Item] = []
+        n_bytes = 0
+        with self._news:
+            if not self._items:
+                self._news.wait(timeout_s)
+            while self._items:
+                next_bytes = self._items[0].n_bytes
+                if taken and n_bytes + next_bytes > most_bytes:
+                    break
+                taken.append(self._items.popleft())
+                n_bytes += next_bytes
+            self._n_bytes -= n_bytes
+        return taken
+
+
+def _event_bytes(event: Event) -> int:
+    return _EVENT_BYTES + sum(_value_bytes(v) for v in event.details.values())
+
+
+def _value_bytes(value: Any) -> int:
+    """Return the size of a JSON value; lists (ids of many tracks) can be long."""
+    if isinstance(value, (list, tuple)):
+        return sum(_value_bytes(v) for v in value) + 8 * len(value)
+    if isinstance(value, Mapping):
+        return sum(_value_bytes(v) for v in value.values()) + 100 * len(value)
+    return sys.getsizeof(value)
