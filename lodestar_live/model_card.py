@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,7 @@ _NO_LIMIT = 1e30  # infinity is not JSON
 _SHOWN = 60  # characters of a damaged value that a message repeats
 
 Pair = tuple[float, float]
+Entry = TypeVar("Entry")
 
 
 class Part(BaseModel):
@@ -265,10 +266,27 @@ class ModelCard(CardDraft):
             raise ValueError("expected channels dy, dx, rho and others, each once")
         return self
 
+    def reference(self, channel: str) -> float | None:
+        """Return the training particle's own value of a channel that is voted for."""
+        return {"z": self.z_um, "scale": self.polarizability_um3}.get(channel)
+
     @property
     def extras(self) -> tuple[str, ...]:
         """Names of the network's outputs beyond position and weight."""
         return tuple(c for c in self.channels if c not in ("dy", "dx", "rho"))
+
+
+def stated(entry: Entry | None, name: str) -> Entry:
+    """Return an entry that this kind of model states.
+
+    Raises
+    ------
+    ModelError
+        It does not.
+    """
+    if entry is None:
+        raise ModelError(f"the model's card states no {name}; train the model again.")
+    return entry
 
 
 def read_card(text: str) -> ModelCard:

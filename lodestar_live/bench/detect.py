@@ -32,8 +32,9 @@ from lodestar_live.detection import Detector
 from lodestar_live.detection.engines.cpu import physical_cores
 from lodestar_live.detection.engines.open import available
 from lodestar_live.detection.frame.prepare import take_in
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import LocalContrast, NetworkWeights
+from lodestar_live.model_card import CardDraft
 from lodestar_live.training import train
 from lodestar_live.training.network.network import (
     NetworkName,
@@ -53,11 +54,10 @@ class _Network:
     """A network to time; without a card its weights are random."""
 
     weights: NetworkWeights
-    card: dict[str, Any] | None = None
+    card: CardDraft | None = None
 
     def to_bytes(self) -> bytes:
-        proto: bytes = build_model(self.weights, self.card or {}).SerializeToString()
-        return proto
+        return write_model(self.weights, self.card)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -61,7 +61,7 @@ def run(
             with open_demo(exposure_ms=_EXPOSURE_MS) as microscope:
                 snapshot = microscope.snap()
             model = train_on_beads(snapshot, Path(folder), seed=seed, quick=quick)
-        flop_per_px = read_model(model).card.get("flop_per_px", float("nan"))
+        flop_per_px = read_model(model).card.flop_per_px or float("nan")
         n_frames = 40 if quick else 400
         for side in (512,) if quick else (512, 1024, 2048):
             floor_ms = flop_per_px * side**2 / max(peak.values()) / 1e6

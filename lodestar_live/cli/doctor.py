@@ -115,4 +115,4 @@ def _model(path: Path) -> Finding:
         card = Detector(path).card
     except LodestarError as error:
         return False, str(error)
-    return True, f"valid; network {card.get('network')}, stride {card.get('stride')}"
+    return True, f"valid; network {card.network}, stride {card.stride}"

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lodestar_live.errors import InputError
+from lodestar_live.model_card import stated
 
 if TYPE_CHECKING:
     from lodestar_live.data import Detections, Pixels
@@ -91,7 +92,7 @@ def train_model(
     model.export(output)
     picture = write_picture(model, output.with_name("training.png"), pixels)
     if as_json:
-        typer.echo(json.dumps(model.card))
+        typer.echo(json.dumps(model.card.to_json()))
     else:
         console.print(_summary(model, output, picture), highlight=False)
 
@@ -172,20 +173,19 @@ def _parse_position(text: str) -> tuple[float, float]:
 
 
 def _summary(model: Model, output: Path, picture: Path) -> str:
-    card, report = model.card, model.card["report"]
-    places = "; ".join("{:.1f}, {:.1f}".format(*c["at_px"]) for c in card["crops"])
-    snrs = " ".join(f"{crop['snr']:.1f}" for crop in card["crops"])
+    card = model.card
+    report, training = stated(card.report, "report"), stated(card.training, "training")
+    places = "; ".join("{:.1f}, {:.1f}".format(*crop.at_px) for crop in card.crops)
+    snrs = " ".join(f"{crop.snr:.1f}" for crop in card.crops)
     errors = ", ".join(
-        f"{error:.3f} px at {snr}"
-        for snr, error in report["predicted_error_px"].items()
+        f"{error:.3f} px at {snr}" for snr, error in report.predicted_error_px.items()
     )
     return (
-        f"particle at (y, x) = ({places}), crop {card['crop']['size_px']} px, "
+        f"particle at (y, x) = ({places}), crop {card.crops[0].size_px} px, "
         f"contrast/noise {snrs}\n"
-        f"trained {card['training']['steps']} steps from "
-        f"{_STARTS[card['training']['start']]} in "
-        f"{card['training']['seconds']:.1f} s; unseen views agree to "
-        f"{report['error_px']:.3f} px, votes to {report['consistency_px']:.2f} px\n"
+        f"trained {training.steps} steps from {_STARTS[training.start or 'scratch']} "
+        f"in {training.seconds:.1f} s; unseen views agree to "
+        f"{report.error_px:.3f} px, votes to {report.consistency_px:.2f} px\n"
         f"predicted error by contrast/noise: {errors}\n"
         f"wrote {output} and {picture}"
     )

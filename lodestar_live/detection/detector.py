@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +115,8 @@ class Detector:
     ----------
     card
         What the model says about itself.
+    sha256
+        Of the model's file, as it was loaded.
     scale
         How much smaller the image is that the network sees; positions and lengths are
         camera pixels all the same.
@@ -139,34 +142,38 @@ class Detector:
         n_threads: int | None = None,
     ) -> None:
         file = read_model(model)
-        self.name, self.card = file.name, file.card
+        self.name, self.card, self.sha256 = file.name, file.card, file.sha256
         self._looks = file.looks
         self.max_detections = max_detections
         self.only_like_training = only_like_training
         self.least_contrast = least_contrast
         self._usual_counts: float | None = None
         self.n_cut = 0
-        self.scale = Scale.of(self.card)
+        self.scale = Scale(self.card.downsample)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
         self._is_automatic = engine == "auto"
         self._quantile, self._h_maxima = quantile, h_maxima
         if h_maxima and quantile is None:
             raise SettingsError("h_maxima = True needs `quantile`, e.g. 0.99.")
-        self._threshold = self._chosen(threshold, "threshold", 0.0)
-        self._likeness = rows.Likeness.of(self.card)
+        self._threshold = _chosen(threshold, self.card.threshold, 0.0)
+        self._likeness = rows.Likeness.of(self.card.like)
         if alpha is not None or beta is not None:
             self._likeness = self._likeness.of_any_score()
-        margin_cells = self.card["margin_px"] / self.card["stride"]
+        margin_cells = self.card.margin_px / self.card.stride
         is_plain = can_open(self._proto, margin_cells)
         self.layout = Layout.of(self.card, can_open=is_plain)
         self.passes = Passes(
             engine=self._open("cpu" if self._is_automatic else engine),
             layout=self.layout,
-            max_tile_px=int(MAX_TILE_BYTES / self.card["bytes_per_px"]),
-            alpha=self._chosen(alpha, "alpha", 0.5),
-            beta=self._chosen(beta, "beta", 0.5),
+            max_tile_px=int(MAX_TILE_BYTES / self.card.bytes_per_px),
+            alpha=_chosen(alpha, self.card.alpha, 0.5),
+            beta=_chosen(beta, self.card.beta, 0.5),
             n_columns=rows.n_columns(self.card),
         )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run file says of the model: card, file and SHA-256."""
+        return {**self.card.to_json(), "file": self.name, "sha256": self.sha256}
 
     @property
     def engine(self) -> Engine:
@@ -369,7 +376,7 @@ class Detector:
         names = ["features", "log_weight", "clustering", "score"]
         out = self.passes.whole(names, take_in(self.scale.shrink(pixels)))
         features, log_weight, clustering, score = (value[0] for value in out)
-        by_name = dict(zip(self.card["channels"], features, strict=True))
+        by_name = dict(zip(self.card.channels, features, strict=True))
         return Maps(
             weight=np.exp(log_weight[0]),
             clustering=np.exp(clustering[0]),
@@ -459,8 +466,10 @@ class Detector:
             return rows.usual_contrast(found)
         return self._usual_counts / noise
 
-    def _chosen(self, value: float | None, key: str, otherwise: float) -> float:
-        return float(self.card.get(key, otherwise) if value is None else value)
+
+def _chosen(value: float | None, own: float | None, otherwise: float) -> float:
+    """Return what the caller asks for, else what the model says, else the usual."""
+    return next(float(v) for v in (value, own, otherwise) if v is not None)
 
 
 def _places(detector: Detector, pixels: Pixels) -> FloatArray:

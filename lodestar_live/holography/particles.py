@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from lodestar_live.holography.optics import Optics
 from lodestar_live.holography.polarizability import polarizability_um3
 from lodestar_live.holography.propagation import ComplexImage
 from lodestar_live.holography.radial import RadialWaves
+from lodestar_live.model_card import CardDraft, ReferenceField
 from lodestar_live.settings import HolographySettings
 
 _DISAGREE_SIGMAS = 3.0
@@ -40,22 +40,23 @@ class Reference:
     field: ComplexImage
     pixel_size_um: float
 
-    def to_card(self) -> dict[str, Any]:
-        """Return a JSON-safe form for a model's card."""
-        data = np.ascontiguousarray(self.field, np.complex64)
-        return {
-            "shape": list(data.shape),
-            "complex64": base64.b64encode(data.tobytes()).decode(),
-            "pixel_size_um": self.pixel_size_um,
-        }
+    def to_card(self) -> ReferenceField:
+        """Return the form in which a model's card has it."""
+        data = np.ascontiguousarray(self.field, "<c8")
+        height, width = data.shape
+        return ReferenceField(
+            shape=(height, width),
+            complex64=base64.b64encode(data.tobytes()).decode(),
+            pixel_size_um=self.pixel_size_um,
+        )
 
     @classmethod
-    def from_card(cls, card: Mapping[str, Any]) -> Self:
+    def from_card(cls, card: ReferenceField) -> Self:
         """Read the form `to_card` returns."""
         try:
-            data = np.frombuffer(base64.b64decode(card["complex64"]), np.complex64)
-            return cls(data.reshape(card["shape"]), float(card["pixel_size_um"]))
-        except (KeyError, ValueError, TypeError) as error:
+            data = np.frombuffer(base64.b64decode(card.complex64), "<c8")
+            return cls(data.reshape(card.shape), card.pixel_size_um)
+        except ValueError as error:
             raise ModelError(
                 f"model card: its reference field cannot be read ({error!r}); "
                 "train the model again."
@@ -102,15 +103,15 @@ class ParticleRefiner:
         self._match: MatchedFilter
 
     @classmethod
-    def from_card(cls, settings: HolographySettings, card: Mapping[str, Any]) -> Self:
+    def from_card(cls, settings: HolographySettings, card: CardDraft) -> Self:
         """Return the refiner of a model: its training particle is the reference."""
-        field = card.get("reference_field")
+        field = card.reference_field
         reference = None if field is None else Reference.from_card(field)
-        if settings.reference_z_um is None and "reference_z_um" in card:
-            z_um = float(card["reference_z_um"])
+        if settings.reference_z_um is None and card.reference_z_um is not None:
+            z_um = card.reference_z_um
             settings = settings.model_copy(update={"reference_z_um": z_um})
-        gates = {gate["channel"]: gate for gate in card.get("gate", ())}
-        scale_error = float(gates.get("ln_scale", {}).get("rmse", 0.0))
+        errors = {gate.channel: gate.rmse for gate in card.gate}
+        scale_error = errors.get("ln_scale", 0.0)
         return cls(settings, reference=reference, scale_error=scale_error)
 
     def __call__(self, frame: Frame, detections: Detections) -> Detections:

@@ -47,7 +47,7 @@ class Parts:
     run_folder: Path
     link: LinkStep
     detector: PixelDetector | None = None
-    card: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
     pixel_size_um: float = float("nan")
     publisher: Publisher | None = None
@@ -84,7 +84,7 @@ class Parts:
     def load_detector(self, path: Path) -> Detector:
         """Use the model in `path` from the next frame on."""
         detector = open_detector(path, self.settings.detection)
-        self.detector, self.card = detector, dict(detector.card)
+        self.detector, self.model = detector, detector.facts()
         holography = self.settings.holography
         if holography is not None:
             self.refine = ParticleRefiner.from_card(holography, detector.card)

@@ -384,7 +384,7 @@ class Run:
             started=datetime.now(UTC).isoformat(),
             settings=self.settings.model_dump(mode="json"),
             versions=package_versions(),
-            model=self.parts.card,
+            model=self.parts.model,
             calibration=self.parts.calibration,
             pixel_size_um=self.parts.pixel_size_um,
         )

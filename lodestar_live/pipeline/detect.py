@@ -55,7 +55,7 @@ class DetectStep:
         if self._refine is None:
             return self._find(frame.pixels, frame)
         image = frame.pixels
-        if self._own is not None and self._own.card.get("input") != "field":
+        if self._own is not None and self._own.card.input != "field":
             image = np.ascontiguousarray(image.real)  # trained on intensities (inline)
         return self._refine(frame, self._find(image, frame))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.detection.run.template import shown_around
+from lodestar_live.model_card import CardDraft
 from lodestar_live.training.particle.measure import Particle
 
 LOOK_RADII = 1.3  # so far around a particle, in radii, the shape filter looks
@@ -24,8 +23,8 @@ class Model:
     weights
         The network, layer by layer, as numpy arrays.
     card
-        Where the model comes from and how well it learnt; JSON-safe, travels inside
-        the exported file.
+        Where the model comes from and how well it learnt; travels inside the
+        exported file.
     particles
         The training particles as measured, one per crop.
     history
@@ -33,7 +32,7 @@ class Model:
     """
 
     weights: NetworkWeights
-    card: dict[str, Any]
+    card: CardDraft
     particles: tuple[Particle, ...]
     history: dict[str, list[float]] = field(default_factory=dict)
 
@@ -45,11 +44,11 @@ class Model:
     @property
     def looks(self) -> list[list[list[float]]]:
         """What each crop's particle looks like around the point detections name."""
-        if "match" not in self.card.get("like", {}):
+        if self.card.like is None or self.card.like.match is None:
             return []
         return [
-            shown_around(p.signal, crop["centre_px"], LOOK_RADII * p.radius_px)
-            for p, crop in zip(self.particles, self.card["crops"], strict=True)
+            shown_around(p.signal, crop.centre_px, LOOK_RADII * p.radius_px)
+            for p, crop in zip(self.particles, self.card.crops, strict=True)
         ]
 
     def export(self, path: str | Path) -> Path:
@@ -61,6 +60,4 @@ class Model:
 
     def to_bytes(self) -> bytes:
         """Return the exported model; `Detector` takes it as it is."""
-        card = json.loads(json.dumps(self.card, allow_nan=False))
-        proto: bytes = build_model(self.weights, card, self.looks).SerializeToString()
-        return proto
+        return write_model(self.weights, self.card, self.looks)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.detection import Detector
+from lodestar_live.model_card import stated
 from lodestar_live.training.augment.views import ViewMaker, ViewSettings
 from lodestar_live.training.model import Model
 
@@ -45,14 +46,14 @@ def _draw_views(figure: SubFigure, model: Model) -> None:
     n_crops = len(model.particles)
     axes = figure.subplots(2, n_crops + 3)
     for column, (particle, crop) in enumerate(
-        zip(model.particles, model.card["crops"], strict=True)
+        zip(model.particles, model.card.crops, strict=True)
     ):
         title = "" if column else "contrast / noise "
         title = title if n_crops > 1 else f"crop, {title}"
         _show(axes[0, column], particle.crop, f"{title}{particle.snr:.1f}")
         _show(axes[1, column], particle.signal, "denoised" if column == 0 else "")
         for axis in axes[:, column]:
-            axis.plot(*crop["centre_px"][::-1], "+", color="#ff5050", ms=12)
+            axis.plot(*crop.centre_px[::-1], "+", color="#ff5050", ms=12)
     snr = model.particle.snr
     settings = ViewSettings(
         side_px=max(24, model.particle.size_px // 4 * 4),
@@ -79,13 +80,12 @@ def _draw_curves(figure: SubFigure, model: Model) -> None:
         values = np.asarray(model.history[name])
         smooth = _running_mean(values, max(1, len(values) // 60))
         left.semilogy(np.linspace(0, len(values), len(smooth)), smooth, label=label)
-    left.set(
-        xlabel="step", title=f"training, {model.card['training']['seconds']:.0f} s"
-    )
+    seconds = stated(model.card.training, "training").seconds
+    left.set(xlabel="step", title=f"training, {seconds:.0f} s")
     left.legend(frameon=False)
-    report = model.card["report"]
-    snrs = [float(k) for k in report["predicted_error_px"]]
-    right.loglog(snrs, list(report["predicted_error_px"].values()), "o-")
+    report = stated(model.card.report, "report")
+    snrs = [float(k) for k in report.predicted_error_px]
+    right.loglog(snrs, list(report.predicted_error_px.values()), "o-")
     right.axvline(model.particle.snr, color="0.7", ls=":")
     right.text(model.particle.snr, right.get_ylim()[1], " crop", va="top", color="0.4")
     right.set(xlabel="contrast / noise", title="predicted error, px per axis")
@@ -110,15 +110,15 @@ def _draw_snapshot(figure: SubFigure, model: Model, snapshot: Pixels) -> None:
     left.imshow(image, cmap="gray", vmin=low, vmax=high)
     left.plot(*found.positions_px.T[::-1], "o", mfc="none", mec="#30e070", ms=9)
     corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1], [-1, -1]]) / 2
-    for crop in model.card["crops"]:
-        rim = np.array(crop["at_px"]) + corners * crop["size_px"]
+    for crop in model.card.crops:
+        rim = np.array(crop.at_px) + corners * crop.size_px
         left.plot(rim[:, 1], rim[:, 0], color="#ff5050", lw=1.2)
     what = "the crop" if len(model.particles) == 1 else "the crops"
     left.set_title(f"{len(found)} detections on the snapshot; red: {what}", fontsize=10)
     score = detector.maps(image).score
     shown = np.clip(score, np.quantile(score, 0.02), None)
     picture = right.imshow(shown, cmap="magma")
-    threshold = detector.card.get("threshold")
+    threshold = detector.card.threshold
     label = "" if threshold is None else f", threshold {threshold:.1f}"
     right.set_title(f"log score{label}", fontsize=10)
     figure.colorbar(picture, ax=right, shrink=0.8)

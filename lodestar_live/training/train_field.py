@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.holography.background import background_noise
@@ -28,6 +28,13 @@ from lodestar_live.holography.particles import Reference
 from lodestar_live.holography.polarizability import polarizability_um3
 from lodestar_live.holography.propagation import ComplexImage
 from lodestar_live.holography.radial import RadialWaves
+from lodestar_live.model_card import (
+    CardDraft,
+    ChannelGate,
+    CropPlace,
+    OpticsFacts,
+    TrainingFacts,
+)
 from lodestar_live.training.adam import Adam
 from lodestar_live.training.augment.field_views import (
     FieldViewMaker,
@@ -152,16 +159,16 @@ def train_field(
     network, history = _fit(maker, recipe, progress)
     gates = examine_channels(network, maker, noise=noise)
     _require_passed(gates, size)
-    card = _make_card(crop, optics, centre_px, maker, gates)
-    card["training"] = {
-        "seed": seed,
-        "steps": recipe.steps,
-        "batch": recipe.batch,
-        "seconds": round(time.perf_counter() - started, 1),
-        "noise": noise,
-    }
+    facts = TrainingFacts(
+        seed=seed,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        seconds=round(time.perf_counter() - started, 1),
+        noise=noise,
+    )
+    card = _make_card(crop, optics, centre_px, maker, gates).updated(training=facts)
     weights = export_weights(_without_gain(network))
-    card |= _choose_threshold(weights, card, maker)
+    card = card.updated(**_choose_threshold(weights, card, maker))
     particle = measure_particle(np.abs(crop - 1).astype(float))
     return Model(weights, card, (particle,), history)
 
@@ -308,25 +315,24 @@ def _make_card(
     centre_px: tuple[float, float],
     maker: FieldViewMaker,
     gates: list[Gate],
-) -> dict[str, Any]:
+) -> CardDraft:
     waves = RadialWaves(optics, (-10, 10))
     alpha, _ = polarizability_um3(
         waves, waves.spectra(crop, [centre_px]), np.array([maker.z_um])
     )
-    return {
-        "network": "live",
-        "input": "field",
-        "optics": asdict(optics),
-        "crop": {"size_px": len(crop)},
-        "centre_px": list(centre_px),
-        "z_um": 0.0,
-        "polarizability_um3": float(alpha[0]),
-        "reference_z_um": maker.z_um,
-        "reference_field": Reference(
-            _centred(crop, centre_px), optics.pixel_size_um
-        ).to_card(),
-        "gate": [asdict(gate) for gate in gates],
-    }
+    centred = Reference(_centred(crop, centre_px), optics.pixel_size_um)
+    return CardDraft(
+        network="live",
+        input="field",
+        optics=OpticsFacts(**asdict(optics)),
+        crop=CropPlace(size_px=len(crop)),
+        centre_px=centre_px,
+        z_um=0.0,
+        polarizability_um3=float(alpha[0]),
+        reference_z_um=maker.z_um,
+        reference_field=centred.to_card(),
+        gate=tuple(ChannelGate(**asdict(gate)) for gate in gates),
+    )
 
 
 def _centred(crop: ComplexImage, centre_px: tuple[float, float]) -> ComplexImage:
@@ -348,12 +354,10 @@ def _without_gain(network: Network) -> Network:
 
 
 def _choose_threshold(
-    weights: NetworkWeights, card: dict[str, Any], maker: FieldViewMaker
+    weights: NetworkWeights, card: CardDraft, maker: FieldViewMaker
 ) -> dict[str, Any]:
     """Put the threshold between the scores of noise and those of dim particles."""
-    detector = Detector(
-        build_model(weights, card).SerializeToString(), threshold=-1e3, n_threads=1
-    )
+    detector = Detector(write_model(weights, card), threshold=-1e3, n_threads=1)
     settings = maker.settings
     low, high = settings.log10_scale
     maker.settings = replace(settings, crowded=0.0, log10_scale=(low / 2, high))

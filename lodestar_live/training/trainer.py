@@ -6,15 +6,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from lodestar_live.data import Pixels
-from lodestar_live.detection.model.scale import Scale
 from lodestar_live.errors import ModelError
+from lodestar_live.model_card import CardDraft, CropPlace, ParticleFacts, TrainingFacts
 from lodestar_live.training.augment.views import ViewMaker
 from lodestar_live.training.calibrate.calibrate import calibrate
 from lodestar_live.training.calibrate.report import TrainingReport, examine
@@ -102,21 +101,19 @@ def train(
     # The live network's layers are too small to share: its second thread draws views.
     with _thread_count(2 if network == "paper" else 1):
         trained, n_attempts = _try([plan, again, again], seed, crops, progress)
-    card = _make_card(trained)
-    card["training"] |= {
-        "seed": seed,
-        "attempts": n_attempts,
-        "seconds": round(time.perf_counter() - started, 2),
-        "quality": quality,
-    }
+    facts = TrainingFacts(
+        seed=seed,
+        steps=trained.plan.recipe.steps,
+        batch=trained.plan.recipe.batch,
+        start=trained.plan.start,
+        attempts=n_attempts,
+        seconds=round(time.perf_counter() - started, 2),
+        quality=quality,
+    )
+    card = _make_card(trained, crops, facts)
     history = {"loss": trained.fit.loss, "consistency_px": trained.fit.consistency_px}
-    card["crop"] = {"at_px": list(crops.places_px[0]), "size_px": crops.size_px}
-    card["crops"] = crop_cards(crops, particles, trained.report)
     model = Model(export_weights(trained.network), card, particles, history)
-    card |= calibrate(model, small, seed=seed)
-    if crops.scale.factor > 1:
-        _note_scale(card, crops.scale)
-    return model
+    return replace(model, card=card.updated(**calibrate(model, small, seed=seed)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,17 +144,6 @@ def _try(
     )
 
 
-def _note_scale(card: dict[str, Any], scale: Scale) -> None:
-    """Say at which scale the model sees; what users read is in camera pixels."""
-    card["downsample"] = scale.factor
-    report, factor = card["report"], scale.factor
-    for name in ("error_px", "consistency_px"):
-        report[name] *= factor
-    report["predicted_error_px"] = {
-        snr: error * factor for snr, error in report["predicted_error_px"].items()
-    }
-
-
 def _train_once(plan: Plan, seed: int, progress: Progress | None) -> _Attempt:
     generator = torch.Generator().manual_seed(seed)
     maker = ViewMaker(plan.particles, plan.views, generator=generator)
@@ -177,26 +163,25 @@ def _train_once(plan: Plan, seed: int, progress: Progress | None) -> _Attempt:
     return _Attempt(plan, network, result, report)
 
 
-def _make_card(trained: _Attempt) -> dict[str, Any]:
+def _make_card(trained: _Attempt, crops: Crops, facts: TrainingFacts) -> CardDraft:
     plan, particle = trained.plan, trained.plan.particles[0]
-    return {
-        "network": plan.network,
-        "centre_px": list(trained.report.centre_px),
-        "radius_px": plan.particle.radius_px,
-        "particle": {
-            "snr": particle.snr,
-            "contrast": particle.contrast,
-            "background": particle.background,
-            "noise": particle.noise,
-            "gain": particle.gain,
-        },
-        "training": {
-            "start": plan.start,
-            "steps": plan.recipe.steps,
-            "batch": plan.recipe.batch,
-        },
-        "report": trained.report.to_card(),
-    }
+    return CardDraft(
+        network=plan.network,
+        downsample=crops.scale.factor,
+        centre_px=trained.report.centre_px,
+        radius_px=plan.particle.radius_px,
+        particle=ParticleFacts(
+            snr=particle.snr,
+            contrast=particle.contrast,
+            background=particle.background,
+            noise=particle.noise,
+            gain=particle.gain,
+        ),
+        training=facts,
+        report=trained.report.to_card(factor=crops.scale.factor),
+        crop=CropPlace(at_px=crops.places_px[0], size_px=crops.size_px),
+        crops=crop_cards(crops, plan.particles, trained.report),
+    )
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from threadpoolctl import threadpool_limits
 from lodestar_live.bench.report import Table
 from lodestar_live.data import Detections, Frame, Tracks
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import Conv, Layer, MaxPool, NetworkWeights
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
+from lodestar_live.model_card import CardDraft
 from lodestar_live.pipeline.pipeline import Pipeline
 from lodestar_live.resources import find
 from lodestar_live.settings import HolographySettings
@@ -145,6 +146,5 @@ def _paper_network() -> Detector:
     layers += [conv(32, 32, 3) for _ in range(8)]
     layers.append(conv(32, 5, 1, relu=False))
     channels = ("dy", "dx", "z_um", "ln_scale", "rho")
-    card = {"input": "field", "threshold": 1e6, "network": "paper"}
-    model = build_model(NetworkWeights(tuple(layers), 2, channels), card)
-    return Detector(model.SerializeToString())
+    card = CardDraft(input="field", threshold=1e6, network="paper")
+    return Detector(write_model(NetworkWeights(tuple(layers), 2, channels), card))

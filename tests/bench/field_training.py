@@ -8,13 +8,12 @@ ONE simulated crop; a like-for-like comparison it is not.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.errors import ModelError
 from lodestar_live.training.model import Model
 from lodestar_live.training.train_field import FieldRecipe, train_field
@@ -71,9 +70,7 @@ def measure(
     model: Model, seed: int, table: Table, alphas: Table, report: BenchReport
 ) -> None:
     """Fill the tables with one trained model's errors."""
-    detector = Detector(
-        build_model(model.weights, model.card).SerializeToString(), n_threads=1
-    )
+    detector = Detector(write_model(model.weights, model.card), n_threads=1)
     rng = np.random.default_rng(seed)
     for condition in CONDITIONS:
         samples = [draw_sample(rng, condition, side=96) for _ in range(300)]
@@ -104,5 +101,4 @@ def _nearest(detector: Detector, sample: Sample) -> tuple[float, float, float, f
 
 
 def _gate(model: Model) -> str:
-    gates: list[dict[str, Any]] = model.card["gate"]
-    return ", ".join(f"{g['channel']} slope {g['slope']:.3f}" for g in gates)
+    return ", ".join(f"{g.channel} slope {g.slope:.3f}" for g in model.card.gate)

@@ -111,7 +111,7 @@ def _movies(folder: Path, *, seed: int, quick: bool) -> Table:
             except LodestarError as error:  # a refusal is a finding, too
                 table.rows.append([name, label, str(error), *[""] * 7])
                 continue
-            seconds = model.card["training"]["seconds"]
+            seconds = model.card.training.seconds
             results.append((label, *follow(model, stack), seconds))
         results.append(("trackpy", theirs, their_lengths, ""))
         truth = _read_points(folder / movie.reference) if movie.reference else theirs
@@ -230,11 +230,11 @@ def _stills(folder: Path, *, seed: int) -> Table:
         found, _ = follow(model, image[None])
         theirs = _locate(image, diameter, None, dark=name == "ellipsoids")
         i, _ = _assign(found[0], theirs, 4.0)
-        crop = model.card["crop"]
+        crop = model.card.crop
         table.rows.append([
-            name, tuple(round(c) for c in crop["at_px"]), crop["size_px"],
+            name, tuple(round(c) for c in crop.at_px), crop.size_px,
             len(found[0]), len(theirs), len(i),
-            model.card["calibration"]["false_alarms_per_mpx"],
+            model.card.calibration.false_alarms_per_mpx,
         ])  # fmt: skip
     return table
 

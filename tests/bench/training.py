@@ -101,7 +101,7 @@ def _train_once(
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     memory_mb = peak / (2**20 if sys.platform == "darwin" else 2**10)
-    n_attempts = 3 if model is None else model.card["training"]["attempts"]
+    n_attempts = 3 if model is None else model.card.training.attempts
     ratios = []
     if model is not None and not case.full_steps:
         detector = Detector(model.to_bytes())

@@ -121,7 +121,7 @@ def _measure(
     return [
         every.recall, every.false_discovery, alike.recall, alike.false_discovery,
         every.rmse_px, every.error_per_sigma,
-        model.card["like"]["match"][-1], model.card["training"]["seconds"],
+        model.card.like.match[-1], model.card.training.seconds,
     ]  # fmt: skip
 
 

@@ -30,8 +30,8 @@ def test_train_writes_a_model_and_a_picture(image: Path, tmp_path: Path) -> None
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert len(json.loads(result.stdout.splitlines()[-1])["crop"]["at_px"]) == 2
-    training = Detector(output).card["training"]
-    assert (training["steps"], training["start"]) == (100, "warm")
+    training = Detector(output).card.training
+    assert (training.steps, training.start) == (100, "warm")
     assert (tmp_path / "training.png").stat().st_size > 10_000
 
 
@@ -46,8 +46,8 @@ def test_each_at_is_one_more_crop(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     assert "(31.5, 31.5; 31.5, 95.5), crop 48 px" in result.stderr
-    crops = Detector(output).card["crops"]
-    assert [crop["at_px"] for crop in crops] == [[31.5, 31.5], [31.5, 95.5]]
+    crops = Detector(output).card.crops
+    assert [crop.at_px for crop in crops] == [(31.5, 31.5), (31.5, 95.5)]
 
 
 @pytest.mark.parametrize(

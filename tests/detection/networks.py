@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import numpy as np
 
 from lodestar_live.detection import Detector
 from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import (
     Conv,
     LocalContrast,
@@ -15,6 +17,7 @@ from lodestar_live.detection.model.weights import (
     NetworkWeights,
     SpaceToDepth,
 )
+from lodestar_live.model_card import CardDraft
 
 
 def random_conv(
@@ -56,9 +59,19 @@ def with_local_contrast(weights: NetworkWeights) -> NetworkWeights:
     return NetworkWeights((contrast, *weights.layers), weights.stride, weights.channels)
 
 
+def first_version(weights: NetworkWeights, **card: object) -> bytes:
+    """The bytes of a file of version 1: any entries, no checksum, no trial."""
+    proto = build_model(weights)
+    (entry,) = proto.metadata_props
+    known = json.loads(entry.value)
+    del known["version"]
+    entry.value = json.dumps({**known, **card})
+    return proto.SerializeToString()
+
+
 def model(weights: NetworkWeights, **card: object) -> bytes:
     """The bytes of a model file."""
-    return build_model(weights, card).SerializeToString()
+    return write_model(weights, CardDraft(**card))
 
 
 def spots(yx: np.ndarray, shape: tuple[int, int], peak: float = 100.0) -> np.ndarray:

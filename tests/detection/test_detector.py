@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from lodestar_live.data import Flag
 from lodestar_live.detection import Detector
 from lodestar_live.detection.model.layers import PADDED
 from lodestar_live.detection.model.readout import LEVEL
+from lodestar_live.detection.model.seal import sealed
 from lodestar_live.errors import InputError, SettingsError
 from tests.detection import networks
 
@@ -96,7 +97,7 @@ def test_models_written_before_level_and_padding_had_names_find_the_same() -> No
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 names[index] = old_names.get(name, name)
-    old = proto.SerializeToString()
+    old = sealed(proto)
     frame = noisy()
     for size in (frame, frame[:-3, :-1]):
         now, then = (Detector(one, n_threads=2) for one in (model, old))
@@ -190,7 +191,7 @@ def test_detections_unlike_the_training_particle_are_flagged_or_dropped() -> Non
         "consistency_px"
     ]
     limit = float(np.median(spread))
-    model = networks.model(weights, threshold=THRESHOLD, consistency_px=limit)
+    model = networks.first_version(weights, threshold=THRESHOLD, consistency_px=limit)
     flags = Detector(model)(image).rows["flags"]
     assert ((flags & Flag.UNLIKE) != 0).sum() == 1
     assert len(Detector(model, only_like_training=True)(image)) == 2
@@ -200,7 +201,7 @@ def test_detections_of_too_low_a_score_are_unlike_the_training_particle() -> Non
     weights, image = networks.spot_finder(), noisy()
     scores = Detector(networks.model(weights, threshold=THRESHOLD))(image).rows["score"]
     limit = float(np.median(scores))
-    model = networks.model(weights, threshold=THRESHOLD, like_score=limit)
+    model = networks.first_version(weights, threshold=THRESHOLD, like_score=limit)
     rows = Detector(model)(image).rows
     assert ((rows["flags"] & Flag.UNLIKE != 0) == (rows["score"] < limit)).all()
     assert (rows["score"] < limit).any()
@@ -302,15 +303,13 @@ ANY_FRAME = arrays.arrays(
 @settings(max_examples=60, deadline=None)
 @given(ANY_FRAME)
 def test_no_frame_gives_nan_or_a_position_outside(frame) -> None:
-    model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
-    found = _shared(model)(frame)
+    found = _spot_finder()(frame)
     yx = found.positions_px
     assert np.isfinite(yx).all()
     assert ((yx >= -0.5) & (yx <= np.subtract(frame.shape, 0.5))).all()
 
 
-_DETECTORS: dict[bytes, Detector] = {}
-
-
-def _shared(model: bytes) -> Detector:
-    return _DETECTORS.setdefault(model, Detector(model, n_threads=1))
+@cache
+def _spot_finder() -> Detector:
+    model = networks.model(networks.spot_finder(), threshold=THRESHOLD)
+    return Detector(model, n_threads=1)

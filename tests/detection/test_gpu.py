@@ -66,7 +66,7 @@ def half(**options: int) -> GpuNetworks:
 
 
 def network_of(weights: NetworkWeights) -> onnx.ModelProto:
-    return cut(build_model(weights, {}), ["pixels", "background", "scale"], NET)
+    return cut(build_model(weights), ["pixels", "background", "scale"], NET)
 
 
 def with_rounded_values(model: onnx.ModelProto, n_threads: int):

@@ -23,7 +23,7 @@ SHAPES = [(64, 64), (65, 63), (37, 90)]
 def run(
     weights: NetworkWeights, pixels: np.ndarray, threshold: float, quantile: float = 1
 ) -> np.ndarray:
-    engine = OnnxRuntimeCpu(build_model(weights, {}), n_threads=1)
+    engine = OnnxRuntimeCpu(build_model(weights), n_threads=1)
     real = {"alpha": 0.5, "beta": 0.5, "threshold": threshold, "quantile": quantile}
     feeds = {name: np.array(value, np.float32) for name, value in real.items()}
     feeds["background"] = np.full((1, 1, 1, 1), 100, np.float32)

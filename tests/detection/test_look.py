@@ -9,6 +9,7 @@ import pytest
 
 from lodestar_live.detection import Detector
 from lodestar_live.detection.model.graph import LOOKS_KEY, build_model
+from lodestar_live.detection.model.seal import sealed
 from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.errors import ModelError
 from tests.detection import networks
@@ -86,16 +87,18 @@ def test_several_particles_are_one_look_that_any_of_them_meets() -> None:
     "looks", [[[[1, 2], [3, 4]]], [[[1, 2, 3]]], [[["a"] * 3] * 3], [[]], 7], ids=str
 )
 def test_damaged_looks_are_refused(looks: object) -> None:
-    model = build_model(networks.thin(), {})
+    model = build_model(networks.thin())
     entry = model.metadata_props.add()
     entry.key, entry.value = LOOKS_KEY, json.dumps(looks)
     with pytest.raises(ModelError, match="squares of finite numbers"):
-        Detector(model.SerializeToString())
+        Detector(sealed(model))
 
 
 def test_files_without_looks_are_judged_by_their_votes() -> None:
     frame = networks.spots(np.array([[20.0, 30.0], [60.25, 44.5]]), (96, 96))
-    votes = networks.model(networks.spot_finder(), threshold=-1.5, consistency_px=0.0)
+    votes = networks.first_version(
+        networks.spot_finder(), threshold=-1.5, consistency_px=0.0
+    )
     detector = Detector(votes, n_threads=1)
     assert len(detector(frame)) == 2
     detector.only_like_training = True

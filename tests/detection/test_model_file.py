@@ -14,20 +14,21 @@ from onnx import helper, numpy_helper
 from lodestar_live.detection import Detector
 from lodestar_live.detection.model.graph import build_model
 from lodestar_live.detection.model.model_file import MAX_BYTES
+from lodestar_live.detection.model.seal import sealed
 from lodestar_live.errors import ModelError
 from tests.detection import networks
 
 
 def fresh() -> onnx.ModelProto:
-    return build_model(networks.thin(), {})
+    return build_model(networks.thin())
 
 
 def test_a_written_model_is_one_valid_file(tmp_path: Path) -> None:
     path = tmp_path / "thin.onnx"
-    path.write_bytes(networks.model(networks.thin(), particle="bead"))
+    path.write_bytes(networks.model(networks.thin(), network="bead"))
     onnx.checker.check_model(str(path), full_check=True)
     assert [p.name for p in tmp_path.iterdir()] == ["thin.onnx"]
-    assert Detector(path).card["particle"] == "bead"
+    assert Detector(path).card.network == "bead"
 
 
 def external(model: onnx.ModelProto) -> None:
@@ -86,7 +87,7 @@ def test_damaged_models_are_refused(
     model = fresh()
     damage(model)
     path = tmp_path / "damaged.onnx"
-    path.write_bytes(model.SerializeToString())
+    path.write_bytes(sealed(model))
     with pytest.raises(ModelError, match=message) as caught:
         Detector(path)
     assert str(path) in str(caught.value)
@@ -95,8 +96,8 @@ def test_damaged_models_are_refused(
 @pytest.mark.parametrize("factor", [0, -1, 2.5, 10000, "x", None, True, [2]])
 def test_impossible_scales_are_refused(tmp_path: Path, factor: object) -> None:
     path = tmp_path / "scaled.onnx"
-    path.write_bytes(networks.model(networks.thin(), downsample=factor))
-    expected = rf"downsample = {re.escape(repr(factor))}; expected .* 1 .* to 32.*again"
+    path.write_bytes(networks.first_version(networks.thin(), downsample=factor))
+    expected = rf"downsample = {re.escape(repr(factor))}: .*again"
     with pytest.raises(ModelError, match=expected) as caught:
         Detector(path)
     assert str(path) in str(caught.value)

@@ -26,7 +26,7 @@ SIDES = [
 
 @pytest.mark.parametrize("opening", SIDES, ids=str)
 def test_what_is_left_of_the_maps_is_what_it_was(opening: Opening) -> None:
-    engine = OnnxRuntimeCpu(build_model(THIN, {}), n_threads=1)
+    engine = OnnxRuntimeCpu(build_model(THIN), n_threads=1)
     image = np.random.default_rng(0).normal(100, 20, (1, 1, 128, 144))
     level = np.full((1, 1, 1, 1), 10, np.float32)
     feeds = {"pixels": image.astype(np.float32), "background": level, "scale": level}
@@ -52,7 +52,7 @@ def test_only_convolutions_on_the_grid_of_the_output_can_be_opened() -> None:
         (networks.paper_like(), False),
     ]:
         margin = weights.margin_px / weights.stride
-        assert can_open(build_model(weights, {}), margin) == expected
+        assert can_open(build_model(weights), margin) == expected
 
 
 def test_nothing_is_open_by_default() -> None:

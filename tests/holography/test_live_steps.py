@@ -18,6 +18,7 @@ from lodestar_live.holography import (
     Reference,
 )
 from lodestar_live.holography.inline import Inline
+from lodestar_live.model_card import ReferenceField
 from lodestar_live.settings import HolographySettings, parse_settings
 from lodestar_live.simulation import mie
 from lodestar_live.simulation.holograms import (
@@ -137,7 +138,9 @@ def test_reference_survives_the_model_card() -> None:
     again = Reference.from_card(reference.to_card())
     np.testing.assert_array_equal(again.field, reference.field.astype(np.complex64))
     with pytest.raises(ModelError, match="train the model again"):
-        Reference.from_card({"shape": [3, 3], "complex64": "AAAA"})
+        Reference.from_card(
+            ReferenceField(shape=(3, 3), complex64="AAAA", pixel_size_um=0.1)
+        )
     with pytest.raises(ModelError, match="µm per pixel"):
         ParticleRefiner(SETTINGS, reference=reference)(
             field_frame(np.ones((64, 64)), pixel_size_um=0.3),

@@ -36,7 +36,7 @@ _TRAIN_BRIEFLY = """
 import sys
 from lodestar_live.errors import ModelError
 from lodestar_live.training import train
-from lodestar_live.simulation import shapes
+from tests.simulation import shapes
 try:
     train(shapes.sample("sphere", 1, snr=10, seed=1).images[0], steps=10)
 except ModelError:

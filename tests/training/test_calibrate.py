@@ -5,7 +5,7 @@ import pytest
 
 from lodestar_live.data import DETECTION_DTYPE, blank_rows
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.run.postprocess import Likeness
 from lodestar_live.training import train
 from lodestar_live.training.calibrate.calibrate import (
@@ -44,8 +44,8 @@ def model(snapshot):
 
 @pytest.fixture(scope="module")
 def detector(model, snapshot):
-    card = model.card | calibrate(model, snapshot.pixels, seed=0)
-    return Detector(build_model(model.weights, card).SerializeToString(), n_threads=1)
+    card = model.card.updated(**calibrate(model, snapshot.pixels, seed=0))
+    return Detector(write_model(model.weights, card), n_threads=1)
 
 
 NO_SCORES = np.empty(0)

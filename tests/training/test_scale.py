@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 
 from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError
+from lodestar_live.model_card import CropPlace
 from lodestar_live.training import train
 from lodestar_live.training.particle.crops import choose_crops
 
@@ -27,8 +28,8 @@ def discs(places: np.ndarray, seed: int) -> np.ndarray:
 
 def test_a_large_particle_is_learnt_at_a_smaller_scale() -> None:
     model = train(discs(PLACES, 0), PLACES[0], 96, downsample=4, steps=150)
-    assert model.card["downsample"] == 4
-    assert model.card["crop"] == {"at_px": [90.3, 120.8], "size_px": 96}
+    assert model.card.downsample == 4
+    assert model.card.crop == CropPlace(at_px=(90.3, 120.8), size_px=96)
     assert model.particle.size_px == 24
     moved = PLACES + np.array([3.3, -5.1])
     found = Detector(model.to_bytes())(discs(moved, 1))

@@ -11,6 +11,7 @@ from imageio.v3 import imread
 
 from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError, ModelError
+from lodestar_live.model_card import CropPlace
 from lodestar_live.training import Model, train
 from lodestar_live.training.augment.views import ViewMaker, ViewSettings
 from lodestar_live.training.calibrate.synthetic_frames import crowded_frames
@@ -62,17 +63,18 @@ def test_each_crop_has_a_tracked_point_of_its_own(
     model: Model, snapshot: VariedField
 ) -> None:
     card = model.card
-    assert card["crop"] == {k: card["crops"][0][k] for k in ("at_px", "size_px")}
-    assert card["centre_px"] == card["crops"][0]["centre_px"]
+    first = card.crops[0]
+    assert card.crop == CropPlace(at_px=first.at_px, size_px=first.size_px)
+    assert card.centre_px == first.centre_px
     expected = varied.clicks(snapshot, varied.CLICKS["4"])
-    assert [tuple(crop["at_px"]) for crop in card["crops"]] == expected
-    half = (card["crop"]["size_px"] - 1) / 2
-    for crop in card["crops"]:
-        corner = np.round(np.subtract(crop["at_px"], half))
+    assert [crop.at_px for crop in card.crops] == expected
+    half = (card.crop.size_px - 1) / 2
+    for crop in card.crops:
+        corner = np.round(np.subtract(crop.at_px, half))
         # An ellipse has one centre. 300 steps and a crop of SNR 5 to 9: 0.2 px; the
         # crops' own centres lie up to half a pixel from it.
-        assert np.hypot(*(corner + crop["centre_px"] - crop["at_px"])) < 0.35
-        assert crop["error_px"] < 0.5
+        assert np.hypot(*(corner + crop.centre_px - crop.at_px)) < 0.35
+        assert crop.error_px < 0.5
 
 
 def test_every_crop_is_drawn_in_the_picture(

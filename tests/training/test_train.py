@@ -11,9 +11,10 @@ from imageio.v3 import imread
 
 from lodestar_live.detection import Detector
 from lodestar_live.detection.frame.levels import estimate
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import Conv, LocalContrast
 from lodestar_live.errors import InputError, ModelError
+from lodestar_live.model_card import CardDraft
 from lodestar_live.training import Model, Progress, TrainingStep, train
 from lodestar_live.training.augment.views import ViewMaker, ViewSettings
 from lodestar_live.training.fit import Recipe, fit
@@ -99,8 +100,8 @@ def test_the_exported_network_votes_as_the_trained_one(name, tmp_path: Path) -> 
     network = build_network(name, contrast, particle_radius_px=4.0)
     initialise(network, torch.Generator().manual_seed(0))
     image = np.random.default_rng(1).normal(0, 1, (96, 64)).astype(np.float32)
-    card = {"threshold": 0.0, "network": name}
-    data = build_model(export_weights(network), card).SerializeToString()
+    card = CardDraft(threshold=0.0, network=name)
+    data = write_model(export_weights(network), card)
     features = Detector(data).maps(image).features
     background, noise = estimate(image)
     scaled = torch.from_numpy((image - background) / noise)[None, None]
@@ -113,7 +114,7 @@ def test_the_exported_network_votes_as_the_trained_one(name, tmp_path: Path) -> 
 def test_report_predicts_the_error_on_unseen_particles(
     model: Model, tmp_path: Path
 ) -> None:
-    predicted = model.card["report"]["predicted_error_px"]["10"]
+    predicted = model.card.report.predicted_error_px["10"]
     truth = shapes.sample("sphere", 60, snr=10, seed=52)
     detector = Detector(model.export(tmp_path / "sphere.onnx"))
     error = shapes.rmse_px(detector.locate(truth.images) - truth.centres_px)

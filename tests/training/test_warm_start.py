@@ -46,7 +46,7 @@ def test_a_warm_start_needs_fewer_steps() -> None:
     error = {}
     for start in ("warm", "scratch"):
         model = train(image, seed=1, start=start, steps=60)
-        assert model.card["training"]["start"] == start
+        assert model.card.training.start == start
         found = Detector(model.to_bytes()).locate(truth.images)
         error[start] = shapes.rmse_px(
             shapes.position_errors_px("ellipse", found, truth)
@@ -60,9 +60,9 @@ def test_weights_that_do_not_help_are_given_up(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(warm_start, "_load", lambda: dead)
     image = shapes.sample("sphere", 1, snr=10, seed=50).images[0]
     card = train(image, seed=1, start="warm", steps=200).card
-    assert card["training"]["start"] == "scratch"
-    assert card["training"]["attempts"] > 1
-    assert not card["report"]["problem"]
+    assert card.training.start == "scratch"
+    assert card.training.attempts > 1
+    assert not card.report.problem
 
 
 def test_other_networks_have_no_warm_start() -> None:

@@ -69,9 +69,9 @@ def test_click_drag_and_look_then_the_very_model_looked_at_is_written(
         said = process.stderr.read()
     assert "training ━" not in said  # not once more: the try-out's model is it
     detector = Detector(model)
-    crop = detector.card["crop"]
-    np.testing.assert_allclose(crop["at_px"], (y_px, x_px), atol=1.5)
-    assert crop["size_px"] == pytest.approx(28, abs=1)
+    crop = detector.card.crop
+    np.testing.assert_allclose(crop.at_px, (y_px, x_px), atol=1.5)
+    assert crop.size_px == pytest.approx(28, abs=1)
     assert len(detector(field.pixels)) == n_found
     assert (tmp_path / "training.png").is_file()
 
@@ -130,4 +130,4 @@ def test_the_demo_tracks_what_was_clicked(
     facts = json.loads(said)
     assert facts["summary"]["counts"]["processed"] > 0 and facts["summary"]["n_tracks"]
     crop = Recording(Path(facts["run_folder"])).info.model["crop"]
-    np.testing.assert_allclose(crop["at_px"], place, atol=1.5)
+    np.testing.assert_allclose(crop.at_px, place, atol=1.5)

@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.detection.model.valid_sides import CLOSED, Opening
+from lodestar_live.model_card import ModelCard
 
 _LEAST_STRIP_CELLS = 24  # thinner strips lose more at their edges than they gain
 _LEAST_KIND = 4  # fewer tiles are done, closed, before a run of their own would be
@@ -93,15 +94,15 @@ class Layout:
     can_open: bool = False
 
     @classmethod
-    def of(cls, card: Mapping[str, Any], *, can_open: bool = False) -> Layout:
+    def of(cls, card: ModelCard, *, can_open: bool = False) -> Layout:
         """Read the layout from a model's card."""
         return cls(
-            stride=card["stride"],
-            grid_px=card["grid_px"],
-            block_px=card["block_px"],
-            margin_px=card["margin_px"],
-            contrast_margin_px=card["contrast_margin_px"],
-            window_cells=max(1, round(card["window_px"] / card["stride"])),
+            stride=card.stride,
+            grid_px=card.grid_px,
+            block_px=card.block_px,
+            margin_px=card.margin_px,
+            contrast_margin_px=card.contrast_margin_px,
+            window_cells=max(1, round(card.window_px / card.stride)),
             can_open=can_open,
         )
 

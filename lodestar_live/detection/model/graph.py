@@ -16,7 +16,7 @@ Three choices keep float32 exact (each has a test against a float64 reference):
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -26,6 +26,7 @@ from lodestar_live.detection.model.layers import add_network
 from lodestar_live.detection.model.nodes import Nodes
 from lodestar_live.detection.model.readout import add_readout
 from lodestar_live.detection.model.weights import NetworkWeights
+from lodestar_live.model_card import CARD_VERSION, CardDraft, ModelCard
 
 CARD_KEY = "lodestar_live"
 LOOKS_KEY = "lodestar_live.looks"
@@ -41,7 +42,7 @@ OUTPUTS = ("detections", "features", "contrast", "log_weight", "clustering", "sc
 
 
 def build_model(
-    weights: NetworkWeights, card: Mapping[str, Any], looks: Sequence[Any] = ()
+    weights: NetworkWeights, card: CardDraft | None = None, looks: Sequence[Any] = ()
 ) -> onnx.ModelProto:
     """Return the ONNX model of a trained network, card included.
 
@@ -50,9 +51,9 @@ def build_model(
     weights
         The trained network.
     card
-        What a reader should know, JSON-safe. `window_px` (radius of the local
-        average) and `vote_px` (how far a vote may lie from the place) become part of
-        the graph; everything else is stored as it is.
+        What training says. `window_px` (radius of the local average) and `vote_px`
+        (how far a vote may lie from the place) become part of the graph; the rest is
+        stored as it is.
     looks
         What the training particles look like, see `look.shown_around`; stored beside
         the card, which people read.
@@ -65,29 +66,44 @@ def build_model(
     Output `detections`: one row per detection, columns `COLUMNS`, then the extra
     channels of the network.
     """
-    card = {**card, "stride": weights.stride, "channels": list(weights.channels)}
-    # Votes far from the average are gated out, so a wide window does no harm.
-    card.setdefault("window_px", min(max(8.0, 1.5 * card.get("radius_px", 0)), 16.0))
-    card.setdefault("vote_px", 2.0)
-    card["margin_px"] = weights.margin_px
-    card["block_px"] = weights.contrast.cell_px if weights.contrast else 1
-    card["bytes_per_px"] = weights.bytes_per_px
-    card["flop_per_px"] = weights.flop_per_px
-    card["contrast_margin_px"] = weights.contrast_margin_px
-    card["grid_px"] = weights.grid_px
+    whole = _completed(card or CardDraft(), weights)
     nodes = Nodes()
     add_network(nodes, weights)
-    add_readout(nodes, weights, window_px=card["window_px"], vote_px=card["vote_px"])
+    add_readout(nodes, weights, window_px=whole.window_px, vote_px=whole.vote_px)
     model = helper.make_model(
         _graph(nodes, weights),
         producer_name="lodestar_live",
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=9,
     )
-    props = {CARD_KEY: card} | ({LOOKS_KEY: list(looks)} if looks else {})
+    props: dict[str, Any] = {CARD_KEY: whole.to_json()}
+    if looks:
+        props[LOOKS_KEY] = list(looks)
     written = {key: json.dumps(value, allow_nan=False) for key, value in props.items()}
     helper.set_model_props(model, written)
     return model
+
+
+def _completed(card: CardDraft, weights: NetworkWeights) -> ModelCard:
+    """Return the card of a file: what training said, and the layout of the graph."""
+    known = {name: getattr(card, name) for name in card.model_fields_set}
+    # Votes far from the average are gated out, so a wide window does no harm.
+    window_px = min(max(8.0, 1.5 * (card.radius_px or 0.0)), 16.0)
+    layout = {
+        "version": CARD_VERSION,
+        "window_px": window_px if card.window_px is None else card.window_px,
+        "vote_px": 2.0 if card.vote_px is None else card.vote_px,
+        "stride": weights.stride,
+        "channels": weights.channels,
+        "margin_px": weights.margin_px,
+        "block_px": weights.contrast.cell_px if weights.contrast else 1,
+        "bytes_per_px": weights.bytes_per_px,
+        "flop_per_px": weights.flop_per_px,
+        "contrast_margin_px": weights.contrast_margin_px,
+        "grid_px": weights.grid_px,
+        "trial": None,
+    }
+    return ModelCard.model_validate(known | layout)
 
 
 def _graph(nodes: Nodes, weights: NetworkWeights) -> onnx.GraphProto:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,18 @@ from lodestar_live.detection.model.graph import (
     LOOKS_KEY,
     OPSET,
     OUTPUTS,
+    build_model,
 )
-from lodestar_live.detection.model.scale import LARGEST_FACTOR, Scale
+from lodestar_live.detection.model.seal import has_checksum, is_intact, sealed
+from lodestar_live.detection.model.trial_run import answer_of, trial_problems
+from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.errors import ModelError
+from lodestar_live.model_card import (
+    CardDraft,
+    ModelCard,
+    is_later_than_first,
+    read_card,
+)
 
 MAX_BYTES = 64 * 2**20
 OPERATORS = frozenset(
@@ -37,13 +47,51 @@ OPERATORS = frozenset(
 class ModelFile:
     """A checked model: where it came from, its graph and its card.
 
-    `looks`: the training particles, see `Look.of`; none in older files.
+    `looks`: the training particles, see `Look.of`; none in older files. `sha256`: of
+    the file, as it lay on the disk.
     """
 
     name: str
     proto: onnx.ModelProto
-    card: dict[str, Any]
+    card: ModelCard
     looks: tuple[npt.NDArray[np.float64], ...]
+    sha256: str
+
+
+def write_model(
+    weights: NetworkWeights, card: CardDraft | None = None, looks: Sequence[Any] = ()
+) -> bytes:
+    """Return a model file: graph, card with the answer to its trial, checksum.
+
+    Parameters
+    ----------
+    weights, card, looks
+        See `graph.build_model`.
+
+    Raises
+    ------
+    ModelError
+        The graph does not run, which is a fault of ours, or of the network's layers.
+    """
+    proto = build_model(weights, card, looks)
+    whole = read_card(_text(proto, CARD_KEY) or "")
+    try:
+        whole = whole.updated(trial=answer_of(proto, whole))
+    except ValueError as error:
+        raise ModelError(
+            f"the network cannot be written as a graph: {error}"
+        ) from error
+    return sealed(with_card(proto, whole))
+
+
+def with_card(proto: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
+    """Return a model with another card."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    for entry in changed.metadata_props:
+        if entry.key == CARD_KEY:
+            entry.value = json.dumps(card.to_json(), allow_nan=False)
+    return changed
 
 
 def read_model(source: str | Path | bytes) -> ModelFile:
@@ -57,8 +105,9 @@ def read_model(source: str | Path | bytes) -> ModelFile:
     Raises
     ------
     ModelError
-        The file is missing, cut short, too large, not ours, refers to other files,
-        holds numbers that are not finite, or was trained at an impossible scale.
+        The file is missing, cut short, too large, not ours, changed since it was
+        written, refers to other files, holds numbers that are not finite, or its graph
+        fails on a trial frame.
     """
     name = "model" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
@@ -68,10 +117,16 @@ def read_model(source: str | Path | bytes) -> ModelFile:
         raise ModelError(
             f"{name}: {len(data)} bytes that are not a whole ONNX file; copy it again."
         ) from error
-    for problem in _problems(proto):
+    for problem in _problems(proto, data):
+        raise ModelError(f"{name}: {problem}")
+    try:
+        card = read_card(_text(proto, CARD_KEY) or "")
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}") from error
+    for problem in trial_problems(proto, card):
         raise ModelError(f"{name}: {problem}")
     looks = tuple(np.asarray(look, dtype=float) for look in _looks(proto))
-    return ModelFile(name, proto, _card(proto), looks)
+    return ModelFile(name, proto, card, looks, hashlib.sha256(data).hexdigest())
 
 
 def _read(path: Path) -> bytes:
@@ -90,21 +145,20 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _problems(proto: onnx.ModelProto) -> Iterator[str]:
+def _problems(proto: onnx.ModelProto, data: bytes) -> Iterator[str]:
     retrain = "Train and export it again with this version."
-    keys = {entry.key for entry in proto.metadata_props}
-    if CARD_KEY not in keys or not isinstance(_card(proto), dict):
+    keys = sorted({entry.key for entry in proto.metadata_props})
+    card = _text(proto, CARD_KEY)
+    if card is None:
         yield (
-            f"its metadata ({sorted(keys)}) hold no {CARD_KEY!r} card; expected a "
-            "model written by `lodestar-live train`."
+            f"its metadata ({keys}) hold no {CARD_KEY!r} card; expected a model "
+            "written by `lodestar-live train`."
         )
         return
-    factor = _card(proto).get("downsample", 1)
-    if not Scale.is_possible(factor):
+    if (has_checksum(proto) or is_later_than_first(card)) and not is_intact(data):
         yield (
-            f"its card says downsample = {factor!r}; expected a whole number from 1 "
-            f"(full resolution) to {LARGEST_FACTOR}. Copy the file again; if it was "
-            "edited, train again: positions would be wrong by that factor."
+            "its checksum is not that of its bytes: the file was changed or damaged "
+            "after it was written. Copy it again, or train and export it again."
         )
     for domain in proto.opset_import:
         if (domain.domain, domain.version) != ("", OPSET):
@@ -128,6 +182,11 @@ def _problems(proto: onnx.ModelProto) -> Iterator[str]:
             f"finite numbers. Copy the file again. {retrain}"
         )
     yield from _tensor_problems(proto)
+    try:
+        onnx.checker.check_model(proto)
+    except Exception as error:  # the checker's own, and protobuf's
+        first = str(error).strip().partition("\n")[0]
+        yield f"not a valid ONNX model ({first}). Copy the file again. {retrain}"
 
 
 def _tensor_problems(proto: onnx.ModelProto) -> Iterator[str]:
@@ -150,23 +209,17 @@ def _tensor_problems(proto: onnx.ModelProto) -> Iterator[str]:
             )
 
 
-def _card(proto: onnx.ModelProto) -> Any:
-    return _prop(proto, CARD_KEY)
-
-
 def _looks(proto: onnx.ModelProto) -> list[Any]:
-    looks = _prop(proto, LOOKS_KEY) or []
+    try:
+        looks = json.loads(_text(proto, LOOKS_KEY) or "[]")
+    except (ValueError, RecursionError):
+        return [None]  # refused, as what is no square is
     return looks if isinstance(looks, list) else [looks]
 
 
-def _prop(proto: onnx.ModelProto, key: str) -> Any:
-    for entry in proto.metadata_props:
-        if entry.key == key:
-            try:
-                return json.loads(entry.value)
-            except ValueError:
-                return None
-    return None
+def _text(proto: onnx.ModelProto, key: str) -> str | None:
+    values = (entry.value for entry in proto.metadata_props if entry.key == key)
+    return next(values, None)
 
 
 def _is_square(look: Any) -> bool:

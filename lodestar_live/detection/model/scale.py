@@ -7,7 +7,7 @@ et al. 2022, Fig. 2i, j). A large particle also needs fewer pixels to be found.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ from lodestar_live.data import Detections, FloatArray, Pixels
 from lodestar_live.detection.frame.prepare import Mask
 from lodestar_live.errors import InputError
 
-LARGEST_FACTOR = 32
 _LENGTHS = ("sigma_px", "consistency_px")
 
 
@@ -25,16 +24,6 @@ class Scale:
     """Blocks of `factor` x `factor` camera pixels become one pixel of the network's."""
 
     factor: int = 1
-
-    @classmethod
-    def of(cls, card: dict[str, Any]) -> Self:
-        """Return the scale a model was trained at; `read_model` has checked it."""
-        return cls(card.get("downsample", 1))
-
-    @staticmethod
-    def is_possible(factor: object) -> bool:
-        """Say whether a card's number can be a factor; True is not 1 here."""
-        return type(factor) is int and 1 <= factor <= LARGEST_FACTOR
 
     def shrink(self, pixels: Pixels) -> Pixels:
         """Return the means of all whole blocks, shape (y // factor, x // factor).

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from lodestar_live.data import FloatArray
+from lodestar_live.model_card import ModelCard
 
 
-def pooled(features: FloatArray, card: Mapping[str, Any]) -> FloatArray:
+def pooled(features: FloatArray, card: ModelCard) -> FloatArray:
     """Return sum of weight * vote / sum of weight, (y, x) px.
 
     Parameters
@@ -23,15 +21,15 @@ def pooled(features: FloatArray, card: Mapping[str, Any]) -> FloatArray:
     A single stray cell must not pull: votes farther than the particle's radius (two
     cells at least) from their weighted median do not count.
     """
-    channels = dict(zip(card["channels"], features, strict=True))
+    channels = dict(zip(card.channels, features, strict=True))
     log_weight = -np.logaddexp(0, -channels["rho"])
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
-    stride = card["stride"]
+    stride = card.stride
     cells = stride * np.indices(weight.shape) + (stride - 1) / 2
     votes = cells + np.stack([channels["dy"], channels["dx"]])
     median = np.array([_weighted_median(axis, weight) for axis in votes])
-    reach = max(2.0 * stride, float(card.get("radius_px", 0.0)))
+    reach = max(2.0 * stride, card.radius_px or 0.0)
     near = weight * (np.hypot(*(votes - median[:, None, None])) <= reach)
     weight = near if near.sum() > 0 else weight
     position: FloatArray = (votes * weight).sum(axis=(1, 2)) / weight.sum()

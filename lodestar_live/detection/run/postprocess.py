@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from lodestar_live import channels
 from lodestar_live.data import (
     DETECTION_DTYPE,
     Detections,
@@ -21,6 +21,7 @@ from lodestar_live.data import (
 from lodestar_live.detection.frame.prepare import Intake, Mask
 from lodestar_live.detection.model.graph import COLUMNS
 from lodestar_live.detection.run.template import Look
+from lodestar_live.model_card import LikeLimits, ModelCard, SigmaFactors
 
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
@@ -28,9 +29,9 @@ _APART = 3.0  # times their scatter, votes name two places
 _FARTHEST_PX = 24.0  # from a better row; votes that scatter by more mean nothing
 
 
-def n_columns(card: Mapping[str, Any]) -> int:
+def n_columns(card: ModelCard) -> int:
     """Return how many columns the graph of a model writes."""
-    return len(COLUMNS) + len(card["channels"]) - 3
+    return len(COLUMNS) + len(card.extras)
 
 
 def cells(found: Found) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -124,16 +125,15 @@ class Likeness(NamedTuple):
     match: FloatArray | None = None
 
     @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Likeness:
-        """Read a model's card; older ones have one limit of each kind, or none."""
-        if "like" in card:
-            return cls(**{k: np.asarray(v, float) for k, v in card["like"].items()})
-        spread, score = card.get("consistency_px"), card.get("like_score")
-        return cls(
-            np.ones(1),
-            np.array([np.inf if spread is None else spread]),
-            np.array([-np.inf if score is None else score]),
+    def of(cls, limits: LikeLimits | None) -> Likeness:
+        """Read the limits of a model's card; none: everything is like it."""
+        if limits is None:
+            return cls(np.ones(1), np.array([np.inf]), np.array([-np.inf]))
+        match = None if limits.match is None else np.array(limits.match)
+        snr, spread, score = map(
+            np.array, (limits.snr, limits.consistency_px, limits.score)
         )
+        return cls(snr, spread, score, match)
 
     def of_any_score(self) -> Likeness:
         """Return the limits for scores that are not the practised ones."""
@@ -169,19 +169,16 @@ class Context(NamedTuple):
     look: Look | None = None
 
 
-def to_detections(
-    found: Found, card: Mapping[str, Any], context: Context
-) -> Detections:
+def to_detections(found: Found, card: ModelCard, context: Context) -> Detections:
     """Write the contract's columns from the graph's rows."""
     rows = blank_rows(DETECTION_DTYPE, len(found))
     for name in ("y_px", "x_px", "score", "consistency_px"):
         rows[name] = found[:, _AT[name]]
     counts_per_unit = context.intake.levels.noise
     rows["intensity"] = found[:, _AT["contrast"]] * counts_per_unit
-    rows["sigma_px"] = sigma_px(rows, card.get("sigma"), counts_per_unit)
-    extras = [c for c in card["channels"] if c not in ("dy", "dx", "rho")]
-    for index, name in enumerate(extras, start=len(COLUMNS)):
-        _write_extra(rows, name, found[:, index], card)
+    rows["sigma_px"] = sigma_px(rows, card.sigma, counts_per_unit)
+    for index, output in enumerate(card.extras, start=len(COLUMNS)):
+        _write_extra(rows, output, found[:, index], card)
     rows["flags"] = _flags(rows, card, context)
     return Detections(rows)
 
@@ -193,7 +190,7 @@ def like_training(detections: Detections) -> Detections:
 
 
 def sigma_px(
-    rows: Rows, factors: Mapping[str, float] | None, noise: float
+    rows: Rows, factors: SigmaFactors | None, noise: float
 ) -> npt.NDArray[np.float64]:
     """Predict the localisation error from what was measured.
 
@@ -205,27 +202,28 @@ def sigma_px(
     if factors is None:
         return np.full(len(rows), np.nan)
     inverse_snr = noise / np.maximum(np.abs(rows["intensity"]), 1e-12)
-    spread = factors["spread"] * rows["consistency_px"]
-    total = factors["floor_px"] ** 2 + spread**2
-    total += (factors["noise_px"] * inverse_snr) ** 2
-    total += (factors.get("faint_px", 0.0) * inverse_snr**2) ** 2
+    spread = factors.spread * rows["consistency_px"]
+    total = factors.floor_px**2 + spread**2
+    total += (factors.noise_px * inverse_snr) ** 2
+    total += (factors.faint_px * inverse_snr**2) ** 2
     result: npt.NDArray[np.float64] = np.sqrt(total)
     return result
 
 
-def _write_extra(rows: Rows, name: str, values: Found, card: Mapping[str, Any]) -> None:
-    if name == "z_um":
-        rows["z_um"] = values + card.get("z_um", 0.0)
-    elif name == "ln_scale" and "polarizability_um3" in card:
-        by_scale = card["polarizability_um3"] * np.exp(values)
-        rows["scale_polarizability_um3"] = rows["polarizability_um3"] = by_scale
+def _write_extra(rows: Rows, output: str, votes: Found, card: ModelCard) -> None:
+    """Write what the network's votes say of a channel, relative to its particle."""
+    channel = channels.of_output(output)
+    reference = card.reference(channel.name)
+    if reference is None:
+        return
+    rows[channel.column] = channel.from_votes(votes, reference)
+    if channel.name == "scale":  # until the field itself was asked
+        rows["polarizability_um3"] = rows[channel.column]
 
 
-def _flags(
-    rows: Rows, card: Mapping[str, Any], context: Context
-) -> npt.NDArray[np.int32]:
+def _flags(rows: Rows, card: ModelCard, context: Context) -> npt.NDArray[np.int32]:
     flags = np.zeros(len(rows), np.int32)
-    radius = card.get("radius_px", card["window_px"])
+    radius = card.radius_px or card.window_px
     y, x = rows["y_px"], rows["x_px"]
     flags[_depth(y, x, context.shape) < radius] = Flag.BORDER
     if context.intake.bad is not None:  # a hole in the frame is an edge as well

@@ -17,8 +17,9 @@ from scipy.spatial.distance import cdist
 
 from lodestar_live.data import Pixels, Rows
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.run.template import Look, shown_around
+from lodestar_live.model_card import CardDraft
 from lodestar_live.training.calibrate.synthetic_frames import (
     blank_frame,
     crowded_frames,
@@ -64,7 +65,7 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     """
     rng = np.random.default_rng([seed, 77])
     detector = Detector(
-        build_model(model.weights, model.card).SerializeToString(),
+        write_model(model.weights, _at_network_scale(model.card)),
         threshold=_EVERYTHING,
         least_contrast=0.0,
     )
@@ -76,14 +77,19 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     return {
         "centre_px": centres[0],
         "crops": [
-            {**crop, "centre_px": centre}
-            for crop, centre in zip(model.card["crops"], centres, strict=True)
+            {**crop.to_json(), "centre_px": centre}
+            for crop, centre in zip(model.card.crops, centres, strict=True)
         ],
         "threshold": threshold,
         "sigma": fit_sigma(practice),
         "like": like_limits(practice),
         "calibration": facts,
     }
+
+
+def _at_network_scale(card: CardDraft) -> CardDraft:
+    """Return a card whose detector takes pictures as small as the network sees."""
+    return card.updated(downsample=1)
 
 
 def noise_levels(particle: Particle) -> FloatArray:
@@ -121,7 +127,7 @@ def _practise(
 
 def _centres(model: Model) -> list[tuple[float, float]]:
     """Return the tracked point (y, x) in each crop, px."""
-    return [tuple(crop["centre_px"]) for crop in model.card["crops"]]
+    return [crop.centre_px for crop in model.card.crops]
 
 
 def _practise_one(

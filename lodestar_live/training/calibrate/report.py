@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from lodestar_live.model_card import ReportFacts
 from lodestar_live.training.augment.views import ViewMaker, ViewSettings
 from lodestar_live.training.losses import normalised_weights, pool
 from lodestar_live.training.network.network import Network
@@ -49,14 +50,25 @@ class TrainingReport:
     crop_error_px: tuple[float, ...]
     problem: str
 
-    def to_card(self) -> dict[str, object]:
-        """Return the JSON-safe form that travels with the model.
+    def to_card(self, *, factor: int = 1) -> ReportFacts:
+        """Return the form that travels with the model.
 
         What concerns single crops is listed with them, see `crops.crop_cards`.
+
+        Parameters
+        ----------
+        factor
+            Camera pixels per pixel of the network's: errors are camera pixels there.
         """
-        facts = asdict(self)
-        del facts["crop_centre_px"], facts["crop_error_px"]
-        return facts
+        predicted = self.predicted_error_px.items()
+        return ReportFacts(
+            error_px=factor * self.error_px,
+            consistency_px=factor * self.consistency_px,
+            weight=self.weight,
+            predicted_error_px={snr: factor * error for snr, error in predicted},
+            centre_px=self.centre_px,
+            problem=self.problem,
+        )
 
 
 @torch.no_grad()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from lodestar_live.data import FloatArray, Pixels
-from lodestar_live.detection.model.scale import LARGEST_FACTOR, Scale
+from lodestar_live.detection.model.scale import Scale
 from lodestar_live.errors import InputError, ModelError
+from lodestar_live.model_card import LARGEST_FACTOR, CropFacts
 from lodestar_live.training.calibrate.report import TrainingReport
 from lodestar_live.training.particle.choose import choose_particle, estimate_size
 from lodestar_live.training.particle.measure import Particle, cut_crop, measure_particle
@@ -160,24 +160,24 @@ def hardest(particles: Sequence[Particle]) -> Particle:
 
 def crop_cards(
     crops: Crops, particles: Sequence[Particle], report: TrainingReport
-) -> list[dict[str, Any]]:
+) -> tuple[CropFacts, ...]:
     """Return what a model's card says of each crop.
 
     `at_px`, `size_px` and `error_px` in camera pixels; `centre_px` (the tracked point
     in the crop) and `radius_px` at the network's scale.
     """
     errors_px = [error * crops.scale.factor for error in report.crop_error_px]
-    return [
-        {
-            "at_px": list(place),
-            "size_px": crops.size_px,
-            "centre_px": list(centre),
-            "radius_px": particle.radius_px,
-            "snr": particle.snr,
-            "contrast": particle.contrast,
-            "error_px": error,
-        }
+    return tuple(
+        CropFacts(
+            at_px=place,
+            size_px=crops.size_px,
+            centre_px=centre,
+            radius_px=particle.radius_px,
+            snr=particle.snr,
+            contrast=particle.contrast,
+            error_px=error,
+        )
         for place, particle, centre, error in zip(
             crops.places_px, particles, report.crop_centre_px, errors_px, strict=True
         )
-    ]
+    )
