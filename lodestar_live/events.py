@@ -350,6 +350,14 @@ class FrameLost(_FrameLoss):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CameraError(Details):
+    """The camera or the acquisition failed and was asked again."""
+
+    kind = "camera.error"
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineChosen(Details):
     """The fastest exact inference engine was chosen by a trial."""
 

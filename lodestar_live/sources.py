@@ -52,7 +52,7 @@ class SourceFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-def _ignore(event: Event) -> None:
+def _ignore(news: Event | str) -> None:
     """Take news that nobody wants."""
 
 
@@ -74,6 +74,9 @@ class Reception:
         Seconds since the run's start; the clock of every instant in a frame.
     stop
         Ends the delivery when set.
+    abandon
+        Told at once, in one sentence, what ended the delivery early, before the source
+        has come to its own end.
     tell
         Takes events: an error of the camera that was survived, say.
     event_hook
@@ -85,6 +88,7 @@ class Reception:
     clock: Callable[[], float]
     stop: threading.Event
     tell: Callable[[Event], None] = _ignore
+    abandon: Callable[[str], None] = _ignore
     event_hook: EventHook | None = None
 
 

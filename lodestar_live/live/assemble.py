@@ -24,11 +24,12 @@ from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
 from lodestar_live.live.run_folder import new_run_folder
 from lodestar_live.microscope import (
+    Access,
     CoreStage,
     Microscope,
+    MicroscopeError,
     StageWatch,
-    active_core,
-    has_active_core,
+    reach,
 )
 from lodestar_live.pipeline import DetectStep, LinkStep
 from lodestar_live.pipeline.detect import PixelDetector
@@ -54,6 +55,7 @@ class Parts:
     recorder: Recorder | None = None
     region: RegionRecorder | None = None
     controller: Controller | None = None
+    access: Access | None = None
     stage_watch: StageWatch | None = None
     prepare: HologramPreparer | None = None
     refine: ParticleRefiner | None = None
@@ -133,12 +135,14 @@ def assemble(
         parts.link.pixel_factor = parts.prepare.factor
     if detect is None and settings.detection.model is not None:
         parts.load_detector(find("models", settings.detection.model))
-    if microscope is None and has_active_core():
-        microscope = active_core()
-    if microscope is not None:
-        parts.pixel_size_um = microscope.pixel_size_um
-        if microscope.is_python and not is_controlling(settings.control):
-            parts.stage_watch = StageWatch(CoreStage(microscope).position_um, clock)
+    parts.access = reach_microscope(settings, microscope)
+    if parts.access is not None:
+        stage = parts.access.stage
+        parts.pixel_size_um = parts.access.microscope.pixel_size_um
+        if not is_controlling(settings.control):
+            parts.stage_watch = StageWatch(
+                stage.position_um, clock, is_remote=stage.is_remote
+            )
     if settings.microscope.pixel_size_um is not None:
         parts.pixel_size_um = settings.microscope.pixel_size_um
     if parts.prepare is not None:  # positions are in pixels of the field
@@ -146,7 +150,7 @@ def assemble(
     if is_controlling(settings.control):
         _require_camera_pixels(settings)
         parts.controller = _make_controller(
-            parts, _stage_of(microscope), calibration, clock=clock, tell=tell
+            parts, _stage_of(parts.access), calibration, clock=clock, tell=tell
         )
     parts.link.pixel_size_um = parts.pixel_size_um
     parts.link.knows_stage = bool(parts.controller or parts.stage_watch)
@@ -257,13 +261,25 @@ def make_linker(settings: Settings, clock: Callable[[], float]) -> Linker:
     )
 
 
-def _stage_of(microscope: Microscope | None) -> CoreStage:
-    if microscope is None:
+def reach_microscope(settings: Settings, given: Microscope | None) -> Access | None:
+    """Take hold of the microscope of a run, if it has one."""
+    is_needed = is_controlling(settings.control)
+    try:
+        return reach(settings.microscope, given, is_needed=is_needed)
+    except MicroscopeError as error:
+        raise SettingsError(
+            "[control] is set, but no microscope is reachable. Start Micro-Manager or "
+            f"pass LiveTracker(..., microscope=...). {error}"
+        ) from error
+
+
+def _stage_of(access: Access | None) -> CoreStage:
+    if access is None:
         raise SettingsError(
             "[control] is set, but no microscope is reachable. Start "
             "Micro-Manager or pass LiveTracker(..., microscope=...)."
         )
-    return CoreStage(microscope)
+    return access.stage
 
 
 def _facts(calibration: Calibration) -> dict[str, Any]:

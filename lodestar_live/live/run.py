@@ -156,6 +156,8 @@ class Run:
         # Recorders first: what the stream says at its end is then final.
         for sink in reversed(self.sinks):
             sink.close()
+        if self.parts.access is not None:  # who reads the stage has ended
+            self.parts.access.close()
 
     def verbs(self) -> dict[str, Handler]:
         """Return what other programs may ask about the model."""

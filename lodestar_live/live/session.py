@@ -9,8 +9,9 @@ from lodestar_live.control import Calibration
 from lodestar_live.data import Detections, Pixels, Update
 from lodestar_live.health import RunEnd
 from lodestar_live.live.tracker import LiveTracker
-from lodestar_live.microscope import Microscope, acquire
+from lodestar_live.microscope import AcquisitionSource, Microscope
 from lodestar_live.settings import Settings
+from lodestar_live.sources import FrameSource
 
 
 def run_session(
@@ -22,6 +23,7 @@ def run_session(
     on_start: Callable[[LiveTracker], None] | None = None,
     on_update: Callable[[Update], None] | None = None,
     stop: threading.Event | None = None,
+    source: FrameSource | None = None,
 ) -> LiveTracker:
     """Acquire as the settings say with a `LiveTracker` in the loop.
 
@@ -32,6 +34,8 @@ def run_session(
     ----------
     calibration, detect
         As `LiveTracker` takes them.
+    source
+        Where frames come from. None: acquired as the settings say.
     on_start
         Called with the running tracker before the first frame.
     on_update
@@ -44,6 +48,8 @@ def run_session(
     stop = stop or threading.Event()
     stores = settings.acquisition.save_folder is not None
     live = settings.live.model_copy(update={"hand_on_frames": stores})
+    source = source or AcquisitionSource(microscope, settings.acquisition)
+    source.open()
     tracker = LiveTracker(
         settings.model_copy(update={"live": live}),
         microscope=microscope,
@@ -55,14 +61,7 @@ def run_session(
         if on_start is not None:
             on_start(tracker)
         try:
-            acquire(
-                microscope,
-                tracker,
-                settings.acquisition,
-                stop=stop,
-                event_hook=tracker.event_hook,
-                on_error=tracker.controller.stop if tracker.controller else None,
-            )
+            source.deliver(tracker.reception(stop))
         except KeyboardInterrupt:
             stop.set()
             tracker.close(RunEnd("stopped", "Ctrl-C"))

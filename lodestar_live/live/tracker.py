@@ -8,6 +8,7 @@ acquisition, never changes an image and never waits.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from lodestar_live.live.assemble import assemble, is_controlling
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.interrupt import StopOnInterrupt
 from lodestar_live.live.run import Run
-from lodestar_live.microscope import FrameReader, Microscope
+from lodestar_live.microscope import FrameReader, Microscope, make_patient
 from lodestar_live.settings import Settings
 from lodestar_live.sinks import Sink
 from lodestar_live.sources import Reception
@@ -111,8 +112,14 @@ class LiveTracker:
             clock=run.clock,
             stop=stop,
             tell=run.tell,
+            abandon=self._abandon,
             event_hook=self.event_hook if self.places_events else None,
         )
+
+    def _abandon(self, why: str) -> None:
+        """Stop the stage at once: its frames have ended, the source has not yet."""
+        if self.controller is not None:
+            self.controller.stop(why)
 
     @property
     def places_events(self) -> bool:
@@ -151,6 +158,8 @@ class LiveTracker:
         with self._life:
             if self._is_running:
                 return
+            if "pyjavaz" in sys.modules:  # the user's own script talks to one already
+                make_patient()
             clock, accounts = RunClock(), Accounts()
             run = Run(
                 self.settings,

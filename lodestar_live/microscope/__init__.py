@@ -1,6 +1,11 @@
 """The only room that knows pycro-manager and MMCore."""
 
-from lodestar_live.microscope.acquire import acquire, acquire_sequence
+from lodestar_live.microscope.acquire import (
+    AcquisitionSource,
+    acquire,
+    acquire_sequence,
+)
+from lodestar_live.microscope.bridge import make_patient
 from lodestar_live.microscope.core import (
     Microscope,
     MicroscopeError,
@@ -11,10 +16,13 @@ from lodestar_live.microscope.core import (
 )
 from lodestar_live.microscope.frames import FrameReader
 from lodestar_live.microscope.metadata import ImageFacts, read_facts
+from lodestar_live.microscope.reach import Access, reach
 from lodestar_live.microscope.stage import CoreStage, StageWatch
 from lodestar_live.microscope.substitute import read_stage, substitute_pixels
 
 __all__ = [
+    "Access",
+    "AcquisitionSource",
     "CoreStage",
     "FrameReader",
     "ImageFacts",
@@ -25,8 +33,10 @@ __all__ = [
     "acquire_sequence",
     "active_core",
     "has_active_core",
+    "make_patient",
     "open_demo",
     "open_microscope",
+    "reach",
     "read_facts",
     "read_stage",
     "substitute_pixels",

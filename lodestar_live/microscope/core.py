@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +10,13 @@ import numpy as np
 
 from lodestar_live.data import Pixels
 from lodestar_live.errors import LodestarError, SettingsError
+from lodestar_live.microscope.bridge import (
+    make_patient,
+    release,
+    why_not_micro_manager,
+)
 from lodestar_live.settings import MicroscopeSettings
+from lodestar_live.sources import SourceFacts
 
 
 class MicroscopeError(LodestarError):
@@ -25,9 +30,11 @@ class Microscope:
     Use `open_microscope`; leave by `close` or as a context manager.
     """
 
-    def __init__(self, core: Any, *, is_python: bool, owns_core: bool) -> None:
+    def __init__(
+        self, core: Any, *, is_python: bool, owns_core: bool, port: int = 0
+    ) -> None:
         self.core = core
-        self.is_python = is_python
+        self.is_python, self.port = is_python, port
         self._owns_core = owns_core
 
     def __enter__(self) -> Microscope:
@@ -42,6 +49,28 @@ class Microscope:
         self.close()
 
     @property
+    def name(self) -> str:
+        """Which microscope this is, for messages."""
+        if self.is_python:
+            return "MMCore in this process"
+        return f"Micro-Manager on port {self.port}"
+
+    def facts(self, n_frames: int | None = None) -> SourceFacts:
+        """Return what Micro-Manager says of itself and its camera."""
+        core = self.core
+        return SourceFacts(
+            name=self.name,
+            pixel_size_um=self.pixel_size_um,
+            exposure_ms=float(core.get_exposure()),
+            camera=str(core.get_camera_device()),
+            n_frames=n_frames,
+            versions={
+                "MMCore": str(core.get_version_info()),
+                "device interface": str(core.get_api_version_info()),
+            },
+        )
+
+    @property
     def pixel_size_um(self) -> float:
         """Pixel size in the sample plane; NaN when Micro-Manager has none."""
         size_um = float(self.core.get_pixel_size_um())
@@ -53,8 +82,19 @@ class Microscope:
         return read_objective(self.core)
 
     def snap(self) -> Pixels:
-        """Take one image outside any acquisition; shape (y, x)."""
+        """Take one image outside any acquisition; shape (y, x).
+
+        Raises
+        ------
+        MicroscopeError
+            The camera sends colours.
+        """
         core = self.core
+        if int(core.get_number_of_components()) != 1:
+            raise MicroscopeError(
+                f"{self.name}: camera {core.get_camera_device()} sends colour images; "
+                "expected grey ones. Set its PixelType to 8bit or 16bit."
+            )
         core.snap_image()
         height, width = int(core.get_image_height()), int(core.get_image_width())
         if self.is_python:
@@ -72,13 +112,18 @@ class Microscope:
         """
         if self.is_python:
             return self.core
-        from pycromanager import Core
+        return _java_core(self.port, new_socket=True)
 
-        return Core(new_socket=True)
+    def give_back(self, handle: Any) -> None:
+        """Let go of a second handle: its socket, and the other side's port for it."""
+        if not self.is_python:
+            release(handle)
 
     def close(self) -> None:
         """Stop the core if this object started it; may be called twice."""
-        if self._owns_core:
+        if not self.is_python:
+            release(self.core)
+        elif self._owns_core:
             self._owns_core = False
             _stop_headless()
 
@@ -182,17 +227,29 @@ def active_core() -> Microscope:
 
 
 def _attach(port: int) -> Microscope:
-    from pycromanager import Core
-
-    try:  # the bridge itself would wait long, and leave its socket open
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-        core = Core(port=port)
+    why = why_not_micro_manager(port)  # the bridge itself would wait for ever
+    if why:
+        raise MicroscopeError(
+            f"microscope.port = {port}: no Micro-Manager answers there ({why}). Start "
+            "it, tick Tools > Options > 'Run server on port', set microscope.port if "
+            "it is another one, or use backend = 'headless'."
+        )
+    make_patient()
+    try:
+        core = _java_core(port)
     except Exception as error:
         raise MicroscopeError(
-            f"microscope.port = {port}: no Micro-Manager answers there. Start it, tick "
-            "Tools > Options > 'Run server on port', or use backend = 'headless'."
+            f"microscope.port = {port}: Micro-Manager answers but gives no core: "
+            f"{error}."
         ) from error
-    return Microscope(core, is_python=False, owns_core=False)
+    return Microscope(core, is_python=False, owns_core=False, port=port)
+
+
+def _java_core(port: int, *, new_socket: bool = False) -> Any:
+    """Return the core behind a port, whatever core runs in this process."""
+    from mmpycorex.core import ZMQRemoteMMCoreJ
+
+    return ZMQRemoteMMCoreJ(port=port, new_socket=new_socket)
 
 
 def _adapter_folder() -> str:

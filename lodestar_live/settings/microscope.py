@@ -25,6 +25,12 @@ class MicroscopeSettings(Section):
         None, description="Folder with Micro-Manager's device adapters, for `headless`."
     )
     port: Port = Field(4827, description="Port of the running Micro-Manager.")
+    xy_stage: str | None = Field(
+        None, description="XY stage by its label. None: Micro-Manager's default."
+    )
+    z_stage: str | None = Field(
+        None, description="Focus drive or piezo by its label. None: the default."
+    )
     buffer_mb: PositiveInt = Field(
         128, description="MMCore's circular buffer, for `headless`; all of it resident."
     )
@@ -34,8 +40,13 @@ class MicroscopeSettings(Section):
 
 
 class AcquisitionSettings(Section):
-    """What pycro-manager is asked to acquire."""
+    """What pycro-manager is asked to acquire, or what is watched."""
 
+    source: Literal["acquire", "watch"] = Field(
+        "acquire",
+        description="acquire: take frames ourselves; watch: track what the user does "
+        "in Micro-Manager (Live, Snap, MDA), nothing is acquired by us.",
+    )
     n_frames: PositiveInt | None = Field(
         None, description="Frames to take. None: until stopped."
     )

@@ -123,7 +123,7 @@ class Server:
         while True:
             if not self.is_main and self.had_any and not self.own:
                 self.servers.remove(self)
-                self._socket.close()  # the last object of this port is gone
+                self._socket.close(linger=500)  # the last object of this port is gone
                 return
             parts = self._socket.recv_multipart()
             self.n_calls += 1
