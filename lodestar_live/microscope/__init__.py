@@ -17,6 +17,7 @@ from lodestar_live.microscope.core import (
 from lodestar_live.microscope.frames import FrameReader
 from lodestar_live.microscope.metadata import ImageFacts, read_facts
 from lodestar_live.microscope.reach import Access, reach
+from lodestar_live.microscope.snaps import note_snaps
 from lodestar_live.microscope.stage import CoreStage, StageWatch
 from lodestar_live.microscope.substitute import read_stage, substitute_pixels
 
@@ -34,6 +35,7 @@ __all__ = [
     "active_core",
     "has_active_core",
     "make_patient",
+    "note_snaps",
     "open_demo",
     "open_microscope",
     "reach",

@@ -41,6 +41,8 @@ _CLEAR_WITHIN_S = 2.0
 _lock = threading.Lock()
 _garbage: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
 _lost: set[int] = set()  # ports behind which something was and is no more
+_family: dict[int, int] = {}  # port of a second socket -> Micro-Manager's own
+_made = threading.local()  # sockets that a bridge's thread made
 
 
 class LinkLostError(Exception):
@@ -59,6 +61,9 @@ def make_patient() -> None:
         if getattr(kind.receive, "is_patient", False):
             return
         kind.receive = _patient(kind.receive)
+        kind.__init__ = _noting(kind.__init__)
+        one = bridge.Bridge
+        one._run_socket_thread = _closing(one._run_socket_thread)  # noqa: SLF001
         kind.send = _mortal(kind.send)
         # Each object of the other side, also each image, would be kept for the
         # process's end; one cleaner for all bridges does.
@@ -75,6 +80,31 @@ def listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def note_family(java_object: Any, port: int) -> None:
+    """Note that an object with a socket of its own belongs to a Micro-Manager."""
+    _family[java_object._bridge.port] = port  # noqa: SLF001
+
+
+def give_up(port: int) -> None:
+    """Wait no more for a Micro-Manager that does not answer, on any of its sockets."""
+    with _lock:
+        gone = {port, *(p for p, of in _family.items() if of == port)}
+        _lost.update(gone)
+        _bridge_class()._ports_with_terminated_servers.update(gone)
+
+
+def meet_again(port: int) -> None:
+    """Forget that a port was given up: somebody answers there now."""
+    with _lock:
+        if port not in _lost:
+            return
+        kind = _bridge_class()
+        for known in {port, *(p for p, of in _family.items() if of == port)}:
+            _lost.discard(known)
+            kind._ports_with_terminated_servers.discard(known)
+        kind._cached_bridges_by_port.pop(port, None)
 
 
 def was_lost(port: int) -> bool:
@@ -135,6 +165,8 @@ def _patient(receive: Callable[..., Any]) -> Callable[..., Any]:
         waited_ms = 0
         while not self._socket.poll(min(_LOOK_MS, timeout or _LOOK_MS)):
             waited_ms += _LOOK_MS
+            if self._port in _lost:
+                return _end(self)
             self.silent_ms = getattr(self, "silent_ms", 0) + (timeout or _LOOK_MS)
             if self.silent_ms >= _SILENT_MS:
                 self.silent_ms = 0
@@ -149,19 +181,47 @@ def _patient(receive: Callable[..., Any]) -> Callable[..., Any]:
     return patient
 
 
-def _end(receiver: Any) -> Any:
-    """Give a thread that waits for a program that is gone its way to its own end."""
+def _noting(init: Callable[..., None]) -> Callable[..., None]:
+    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if hasattr(_made, "sockets"):
+            _made.sockets.append(self._socket)
+
+    return noting
+
+
+def _closing(run: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Close a bridge's socket with its thread; else it lies about until collected."""
+
+    def closing(self: Any) -> None:
+        _made.sockets = []
+        try:
+            run(self)
+        finally:
+            for held in _made.sockets:
+                held.close(linger=0)
+            _family.pop(self.port, None)
+
+    return closing
+
+
+def _bridge_class() -> Any:
     from pyjavaz.bridge import Bridge
 
+    return Bridge
+
+
+def _end(receiver: Any) -> Any:
+    """Give a thread that waits for a program that is gone its way to its own end."""
     with _lock:
         port = receiver._port  # noqa: SLF001
         _lost.add(port)
-        terminated = Bridge._ports_with_terminated_servers  # noqa: SLF001
+        terminated = _bridge_class()._ports_with_terminated_servers
         terminated.update({*_lost, *(p for p in _open_ports() if not listens(p))})
     words = _LAST_WORDS.get(threading.current_thread().name)
     if words is None:
         raise LinkLostError(
-            f"the program on port {port} is gone: it has ended or crashed."
+            f"the program on port {port} is gone: it has ended, crashed or stalled."
         )
     said = receiver.n_said = getattr(receiver, "n_said", 0) + 1
     return words[min(said, len(words)) - 1]
@@ -217,16 +277,12 @@ class _NoRegister:
 
 
 def _open_ports() -> list[int]:
-    from pyjavaz.bridge import Bridge
-
-    return list(Bridge._cached_bridges_by_port)  # noqa: SLF001
+    return list(_bridge_class()._cached_bridges_by_port)
 
 
 def _close_all() -> None:
     """Tell the other side, as the process ends, what is not needed any more."""
-    from pyjavaz.bridge import Bridge
-
-    for reference in list(Bridge._cached_bridges_by_port.values()):  # noqa: SLF001
+    for reference in list(_bridge_class()._cached_bridges_by_port.values()):
         one = reference()
         for held in [] if one is None else list(one._java_objects):  # noqa: SLF001
             release(held)

@@ -12,6 +12,8 @@ from lodestar_live.data import Pixels
 from lodestar_live.errors import LodestarError, SettingsError
 from lodestar_live.microscope.bridge import (
     make_patient,
+    meet_again,
+    note_family,
     release,
     why_not_micro_manager,
 )
@@ -235,6 +237,7 @@ def _attach(port: int) -> Microscope:
             "it is another one, or use backend = 'headless'."
         )
     make_patient()
+    meet_again(port)
     try:
         core = _java_core(port)
     except Exception as error:
@@ -249,7 +252,9 @@ def _java_core(port: int, *, new_socket: bool = False) -> Any:
     """Return the core behind a port, whatever core runs in this process."""
     from mmpycorex.core import ZMQRemoteMMCoreJ
 
-    return ZMQRemoteMMCoreJ(port=port, new_socket=new_socket)
+    core = ZMQRemoteMMCoreJ(port=port, new_socket=new_socket)
+    note_family(core, port)
+    return core
 
 
 def _adapter_folder() -> str:

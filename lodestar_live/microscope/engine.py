@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from lodestar_live.microscope.bridge import make_patient
+from lodestar_live.microscope.bridge import make_patient, note_family
 from lodestar_live.microscope.core import Microscope, MicroscopeError
 
 Events = list[dict[str, Any]]
@@ -67,7 +67,14 @@ class Engine:
     def submit(self, events: Events) -> None:
         """Hand over events; more than one becomes a hardware sequence."""
         self._submitted.append(events)
-        self._acquisition.acquire(events if len(events) > 1 else events[0])
+        try:
+            self._acquisition.acquire(events if len(events) > 1 else events[0])
+        except Exception:
+            # It has ended meanwhile; why is asked for, not that it cannot go on.
+            self._acquisition._exception = None  # noqa: SLF001
+            within(_ANSWER_WITHIN_S, self._refresh, self._microscope.name)
+            if self._error is None and not self._is_over:
+                raise
 
     def take_failed(self) -> list[tuple[Events, BaseException]]:
         """Return the events that failed since the last call, each with its error."""
@@ -138,6 +145,10 @@ class Engine:
 
         inner.submit_event_iterator = keep
 
+    def _refresh(self) -> bool:
+        self._look()
+        return True
+
     def _look(self) -> None:
         inner = self._acquisition._acq  # noqa: SLF001
         try:
@@ -158,7 +169,7 @@ class Engine:
         """
         while not self._stop_asking.wait(_ASK_S):
             try:
-                within(_ANSWER_WITHIN_S, lambda: (self._look(), 0)[1], "Micro-Manager")
+                within(_ANSWER_WITHIN_S, self._refresh, self._microscope.name)
             except BaseException as error:
                 self._error = error
             if self._error is not None:
@@ -194,9 +205,11 @@ def open_engine(
         if microscope.is_python:
             return PythonBackendAcquisition(**common)
         make_patient()
-        return JavaBackendAcquisition(
+        acquisition = JavaBackendAcquisition(
             **common, show_display=False, port=microscope.port
         )
+        note_family(acquisition._acq, microscope.port)  # noqa: SLF001
+        return acquisition
 
     try:
         acquisition = within(_OPEN_WITHIN_S, start, "Micro-Manager")
@@ -207,4 +220,20 @@ def open_engine(
             f"{microscope.name}: no acquisition could be started ({error}); "
             "`lodestar-live doctor` says more."
         ) from error
+    _abort_quietly(acquisition)
     return Engine(microscope, acquisition)
+
+
+def _abort_quietly(acquisition: Any) -> None:
+    """Let pycro-manager's threads abort without an error of their own on top.
+
+    What they abort for is kept by the acquisition; that a Micro-Manager that is gone
+    cannot be told of it is no news.
+    """
+    abort = acquisition.abort
+
+    def quietly(exception: BaseException | None = None) -> None:
+        with contextlib.suppress(Exception):
+            abort(exception)
+
+    acquisition.abort = quietly

@@ -66,9 +66,9 @@ class CoreStage:
 
     def close(self) -> None:
         """Let go of the handle; nothing may be called after it, this may be again."""
-        with self._lock:
-            if not self._is_closed:
-                self._is_closed = True
+        if not self._is_closed:
+            self._is_closed = True
+            with self._lock:  # who reads just now comes to an end first
                 self._microscope.give_back(self._core)
 
     def position_um(self) -> StagePosition:
@@ -209,9 +209,9 @@ class StageWatch:
         """Read the stage; say whether it has moved since the last reading."""
         try:
             position = self._read()
-        except Exception:  # of any adapter; the frames go on
+        except Exception as error:  # of any adapter; the frames go on
             if not self._has_failed:
-                logger.exception("the stage position cannot be read")
+                logger.error("the stage position cannot be read: %s", error)  # noqa: TRY400
             self._has_failed, position = True, UNKNOWN_POSITION
         before = self._readings[-1][1] if self._readings else position
         self._readings.append((self._clock(), position))

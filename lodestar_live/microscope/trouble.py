@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from lodestar_live.microscope.bridge import listens
+from lodestar_live.microscope.bridge import give_up, listens
 from lodestar_live.microscope.core import Microscope, MicroscopeError
 from lodestar_live.microscope.engine import within
 
@@ -86,6 +86,8 @@ def find_cause(
     try:
         return within(_ANSWER_WITHIN_S, ask, "it")
     except MicroscopeError:
+        if not microscope.is_python:
+            give_up(microscope.port)
         return "it does not answer (stalled, or its camera's driver is stuck)."
     except Exception as error:
         return first_line(error)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from lodestar_live.control import Calibration
+from lodestar_live.data import Detections
 from lodestar_live.live.session import run_session
 from lodestar_live.microscope import open_microscope
 from lodestar_live.settings import MicroscopeSettings
@@ -121,6 +122,10 @@ def test_a_hook_is_installed_only_where_it_places_events(
         with LiveTracker(settings, detect=centroids) as tracker:
             hook = tracker.reception(threading.Event()).event_hook
         assert (hook is not None) == expected
+
+
+def nothing(pixels) -> Detections:
+    return Detections.empty()
 
 
 def test_fifty_runs_leave_nothing_behind(micro_manager, tmp_path) -> None:
