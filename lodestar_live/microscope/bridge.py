@@ -92,7 +92,7 @@ def give_up(port: int) -> None:
     with _lock:
         gone = {port, *(p for p, of in _family.items() if of == port)}
         _lost.update(gone)
-        _bridge_class()._ports_with_terminated_servers.update(gone)
+        _bridge_class()._ports_with_terminated_servers.update(gone)  # noqa: SLF001
 
 
 def meet_again(port: int) -> None:
@@ -103,8 +103,8 @@ def meet_again(port: int) -> None:
         kind = _bridge_class()
         for known in {port, *(p for p, of in _family.items() if of == port)}:
             _lost.discard(known)
-            kind._ports_with_terminated_servers.discard(known)
-        kind._cached_bridges_by_port.pop(port, None)
+            kind._ports_with_terminated_servers.discard(known)  # noqa: SLF001
+        kind._cached_bridges_by_port.pop(port, None)  # noqa: SLF001
 
 
 def was_lost(port: int) -> bool:
@@ -216,7 +216,7 @@ def _end(receiver: Any) -> Any:
     with _lock:
         port = receiver._port  # noqa: SLF001
         _lost.add(port)
-        terminated = _bridge_class()._ports_with_terminated_servers
+        terminated = _bridge_class()._ports_with_terminated_servers  # noqa: SLF001
         terminated.update({*_lost, *(p for p in _open_ports() if not listens(p))})
     words = _LAST_WORDS.get(threading.current_thread().name)
     if words is None:
@@ -277,12 +277,12 @@ class _NoRegister:
 
 
 def _open_ports() -> list[int]:
-    return list(_bridge_class()._cached_bridges_by_port)
+    return list(_bridge_class()._cached_bridges_by_port)  # noqa: SLF001
 
 
 def _close_all() -> None:
     """Tell the other side, as the process ends, what is not needed any more."""
-    for reference in list(_bridge_class()._cached_bridges_by_port.values()):
+    for reference in list(_bridge_class()._cached_bridges_by_port.values()):  # noqa: SLF001
         one = reference()
         for held in [] if one is None else list(one._java_objects):  # noqa: SLF001
             release(held)

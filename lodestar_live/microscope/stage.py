@@ -211,7 +211,7 @@ class StageWatch:
             position = self._read()
         except Exception as error:  # of any adapter; the frames go on
             if not self._has_failed:
-                logger.error("the stage position cannot be read: %s", error)  # noqa: TRY400
+                logger.error("the stage position cannot be read: %s", error)
             self._has_failed, position = True, UNKNOWN_POSITION
         before = self._readings[-1][1] if self._readings else position
         self._readings.append((self._clock(), position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
@@ -128,7 +129,7 @@ def nothing(pixels) -> Detections:
     return Detections.empty()
 
 
-def test_fifty_runs_leave_nothing_behind(micro_manager, tmp_path) -> None:
+def test_runs_leave_nothing_behind(micro_manager, tmp_path) -> None:
     """No port, thread or descriptor here, no port or object there."""
     control = {"follow": True, "limits": {"y_um": [-5.0, 5.0], "x_um": [-5.0, 5.0]}}
     process, seen = psutil.Process(), []
@@ -140,9 +141,10 @@ def test_fifty_runs_leave_nothing_behind(micro_manager, tmp_path) -> None:
             control=control,
             recording={"enabled": False, "folder": str(tmp_path)},
         )
-        for k in range(50):
+        for k in range(12):
             run_session(settings, microscope, detect=centroids, calibration=aligned())
-            if k in (4, 49):
+            if k in (3, 11):
+                gc.collect()
                 time.sleep(0.5)
                 seen.append(
                     (
@@ -151,9 +153,9 @@ def test_fifty_runs_leave_nothing_behind(micro_manager, tmp_path) -> None:
                         micro_manager.do("ports"),
                     )
                 )
-    assert seen[1][0] <= seen[0][0] + 2
-    assert seen[1][1] <= seen[0][1] + 1
-    assert seen[1][2] <= seen[0][2] + 1
+    assert seen[1][0] <= seen[0][0] + 1
+    assert seen[1][1] <= seen[0][1]
+    assert seen[1][2] <= seen[0][2]
 
 
 def test_colour_cameras_are_refused_in_words(micro_manager, tmp_path) -> None:
@@ -161,7 +163,7 @@ def test_colour_cameras_are_refused_in_words(micro_manager, tmp_path) -> None:
 
     micro_manager.core("setProperty", "Camera", "PixelType", "32bitRGB")
     with attach(micro_manager) as microscope:
-        with pytest.raises(MicroscopeError, match="colour images.*8bit or 16bit"):
+        with pytest.raises(MicroscopeError, match=r"colour images.*8bit or 16bit"):
             microscope.snap()
         settings = settings_on(tmp_path, micro_manager.port)
         with pytest.raises(MicroscopeError, match="colour images"):

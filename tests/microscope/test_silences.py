@@ -105,7 +105,7 @@ def test_live_that_is_on_is_refused_at_the_start(
         tmp_path, micro_manager.port, acquisition={"sequence": sequence}
     )
     with open_microscope(settings.microscope) as microscope:
-        with pytest.raises(MicroscopeError, match='Live .* is on.*source = "watch"'):
+        with pytest.raises(MicroscopeError, match=r'Live .* is on.*source = "watch"'):
             run_session(settings, microscope, detect=centroids)
 
 

@@ -41,6 +41,8 @@ class Core:
         core.setDeviceAdapterSearchPaths([adapters])
         core.loadSystemConfiguration(config)
         core.setCircularBufferMemoryFootprint(64)
+        core.loadDevice("Z1", "DemoCamera", "DStage")  # a piezo beside the drive
+        core.initializeDevice("Z1")
         core.setConfig("Objective", "10X")
         for name, value in (
             ("Mode", "Fluorescent Beads"),
