@@ -24,6 +24,12 @@ Pixels = npt.NDArray[Any]
 _MEASURED = channels.columns()
 _LINKED = [
     ("track_id", "i8"),
+    # From all frames so far: more precise than the detection of this one.
+    ("z_filtered_um", "f8"),
+    ("y_filtered_px", "f8"),
+    ("x_filtered_px", "f8"),
+    ("sigma_z_filtered_um", "f8"),
+    ("sigma_filtered_px", "f8"),
     ("vz_um_per_frame", "f8"),
     ("vy_px_per_frame", "f8"),
     ("vx_px_per_frame", "f8"),
@@ -40,6 +46,8 @@ TRACK_DTYPE = np.dtype(_MEASURED + _LINKED)
 
 UNITS: Mapping[str, str] = {
     **channels.units(),
+    "z_filtered_um": "um", "y_filtered_px": "px", "x_filtered_px": "px",
+    "sigma_z_filtered_um": "um", "sigma_filtered_px": "px",
     "track_id": "1", "vz_um_per_frame": "um/frame", "vy_px_per_frame": "px/frame",
     "vx_px_per_frame": "px/frame", "age_frames": "frames",
     "missed_frames": "frames", "detection_index": "1", "existence": "1",

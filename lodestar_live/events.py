@@ -105,6 +105,17 @@ class TrackSuspectedSwap(Details):
     odds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class MotionChanged(Details):
+    """Particles move by another law than before; one entry per track in each list."""
+
+    kind = "motion.changed"
+    track_ids: list[int]
+    was: list[str]  # "still", "brownian", "directed", ...
+    now: list[str]
+    probability: list[float]  # of the new law
+
+
 # ---- control -----------------------------------------------------------------------
 
 
@@ -340,6 +351,14 @@ class FrameWaiting(_FrameLoss):
     """A frame arrived before there was a model."""
 
     kind = "frame.waiting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameLate(Details):
+    """A frame older than the newest one was not linked."""
+
+    kind = "frame.late"
+    newest: int  # frame
 
 
 @dataclass(frozen=True, kw_only=True)

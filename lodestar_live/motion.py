@@ -89,13 +89,12 @@ def born(position: FloatArray, noise_variance: FloatArray, motion: Motion) -> Be
     noise_variance
         Of the measurement, per axis, shape (n,).
     """
-    n = len(position)
     return Belief(
         position,
         np.zeros_like(position) + motion.drift,
-        np.broadcast_to(noise_variance, n).astype(float),
-        np.zeros(n),
-        np.zeros(n) + np.square(motion.velocity_sd),
+        np.broadcast_to(noise_variance, position.shape[:-1]).astype(float),
+        np.zeros(position.shape[:-1]),
+        np.zeros(position.shape[:-1]) + np.square(motion.velocity_sd),
     )
 
 
@@ -133,8 +132,8 @@ def update(
     gain, gain_v = belief.variance / total, belief.covariance / total
     surprise = measured - belief.position
     return Belief(
-        belief.position + gain[:, None] * surprise,
-        belief.velocity + gain_v[:, None] * surprise,
+        belief.position + gain[..., None] * surprise,
+        belief.velocity + gain_v[..., None] * surprise,
         (1 - gain) * belief.variance,
         (1 - gain) * belief.covariance,
         belief.velocity_variance - gain_v * belief.covariance,

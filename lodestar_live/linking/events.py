@@ -2,7 +2,8 @@
 
 `track.birth` (a track is confirmed), `track.lost` (a confirmed track ended),
 `track.reacquired` (seen again after missed frames): one event per kind and frame, with
-parallel lists in its details. `track.suspected_swap`: one event per pair of tracks.
+parallel lists in its details, as `motion.changed` has. `track.suspected_swap`: one
+event per pair of tracks.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from lodestar_live.data import Event, FloatArray
-from lodestar_live.events import TrackNews
+from lodestar_live.events import MotionChanged, TrackNews
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray
-from lodestar_live.linking.states import States
+from lodestar_live.linking.learning import LAW_NAMES
+from lodestar_live.linking.states import States, overall
 
 SWAP_ODDS = 3.0  # a swap is suspected when it is at most this many times less likely
+SURE_OF_LAW = 0.99  # a track follows a law for which the odds are at least these
 MOST_RIVALS = 100_000  # pairs looked at, however crowded it is
 MOST_SWAPS = 20  # per frame; the likeliest
 
@@ -27,12 +30,38 @@ def news(
     index = np.flatnonzero(which)
     if not len(index):
         return []
-    position = states.filtered["px"].belief.position[index]
+    position = overall(states.filtered["px"].take(index)).position
     details = kind(
         track_ids=states.track_id[index].tolist(),
         y_px=position[:, 0].tolist(),
         x_px=position[:, 1].tolist(),
         last_seen=states.seen[index].tolist(),
+    )
+    return [details.at(t_s, frame)]
+
+
+def changes_of_motion(
+    states: States, weight: FloatArray, *, frame: int, t_s: float
+) -> list[Event]:
+    """Note which law each track is sure to follow; tell where that is a new one.
+
+    `weight`: probability of each of `LAW_NAMES`, (n, laws).
+    """
+    if not len(states):
+        return []
+    law = weight.argmax(axis=1)
+    sure = states.is_confirmed & (weight.max(axis=1) > SURE_OF_LAW)
+    new = np.flatnonzero(sure & (law != states.law))
+    changed = new[states.law[new] >= 0]
+    was, now = states.law[changed].tolist(), law[changed].tolist()
+    states.law[new] = law[new]
+    if not len(changed):
+        return []
+    details = MotionChanged(
+        track_ids=states.track_id[changed].tolist(),
+        was=[LAW_NAMES[k] for k in was],
+        now=[LAW_NAMES[k] for k in now],
+        probability=weight[changed, law[changed]].tolist(),
     )
     return [details.at(t_s, frame)]
 

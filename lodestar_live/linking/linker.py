@@ -22,12 +22,12 @@ from lodestar_live.data import (
 )
 from lodestar_live.errors import InputError
 from lodestar_live.linking.assignment import Pairs, assign
-from lodestar_live.linking.events import news, suspected_swaps
+from lodestar_live.linking.events import changes_of_motion, news, suspected_swaps
+from lodestar_live.linking.frame_time import FrameTime
 from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.model import MotionModel
 from lodestar_live.linking.nearest import NearestModel
 from lodestar_live.linking.states import States, track_rows, usable
-from lodestar_live.motion import predict
 
 KEPT_EVENTS = 1000  # if nobody takes them
 
@@ -67,10 +67,11 @@ class Linker:
     Parameters
     ----------
     search_radius_px
-        Largest step per frame, a hard limit. None: the motion model's own gate.
+        Largest step per frame interval, a hard limit. None: the motion model's own.
     max_gap_frames
-        Frames a track may be missed before it ends, a hard limit. None: until its
-        existence has become improbable ("motion"), or 0 ("nearest").
+        Frames a track may be missed before it ends; a confirmed track is kept as long
+        and no longer. None: until its existence has become improbable ("motion"), or 0
+        ("nearest").
     method
         "motion": a Kalman filter per track whose law of motion is learnt, and
         likelihood ratios. "nearest": linear sum assignment with a distance threshold.
@@ -112,8 +113,13 @@ class Linker:
             if self.max_gap_frames is None:
                 self.max_gap_frames = 0
         self._states = States.begin(
-            blank_rows(DETECTION_DTYPE, 0), np.zeros(0, np.int64), frame=0, next_id=0
+            blank_rows(DETECTION_DTYPE, 0),
+            np.zeros(0, np.int64),
+            frame=0,
+            now=0.0,
+            next_id=0,
         )
+        self._time = FrameTime()
         self._next_id = 0
         self._frame: int | None = None
         self._tracks = Tracks.empty()
@@ -124,28 +130,46 @@ class Linker:
         """End every track; ids go on (another shape or place on the sensor)."""
         self._states = self._states.keep(np.zeros(0, np.int64))
 
-    def __call__(self, detections: Detections, frame_index: int) -> Tracks:
+    def __call__(
+        self, detections: Detections, frame_index: int, t_s: float | None = None
+    ) -> Tracks:
         """Link the detections of one frame and return every live track.
 
-        A frame number seen before, or older than the last, changes nothing and returns
-        the last tracks. A jump of k frames predicts k steps.
+        Parameters
+        ----------
+        detections
+            What was found in the frame.
+        frame_index
+            The source's own number of the frame. A number seen before is counted and
+            changes nothing; an older one is refused with the event `frame.late`; both
+            return the last tracks. A jump of k frames predicts k steps.
+        t_s
+            Middle of the exposure, seconds. Where it is given, elapsed time counts
+            rather than frame numbers, so that lost frames and exposures that vary widen
+            the search as they should.
         """
         if self._frame is not None and frame_index <= self._frame:
-            is_late = frame_index < self._frame
-            self._count(late=is_late, duplicates=not is_late)
+            self._refuse(frame_index)
             return self._tracks
         index, rows = usable(detections)
-        self._link(rows, index, frame_index)
+        self._link(rows, index, frame_index, self._time.elapsed(frame_index, t_s))
         self._frame = frame_index
         self._count(frames=1, refused=len(detections) - len(rows))
         self._tracks = Tracks(track_rows(self._states, frame_index))
         return self._tracks
 
+    def _refuse(self, frame_index: int) -> None:
+        is_late = frame_index != self._frame
+        self._count(late=is_late, duplicates=not is_late)
+        if is_late and self._frame is not None:
+            late = events.FrameLate(newest=self._frame)
+            self._events.append(late.at(self._clock(), frame_index))
+
     def take_events(self) -> tuple[Event, ...]:
         """Return what was noticed since the last call."""
-        events = tuple(self._events)
+        taken = tuple(self._events)
         self._events.clear()
-        return events
+        return taken
 
     def predict(self, track_id: int, ahead_frames: float) -> Prediction:
         """Return where a live track will be, `ahead_frames` after the last frame.
@@ -163,9 +187,8 @@ class Linker:
             )
         position, variance = [np.nan] * 3, [np.nan] * 3
         for unit, axes in (("px", (1, 2)), ("um", (0,))):
-            now = self._states.filtered[unit].belief.take(where)
-            law = self._model.law(unit)
-            ahead = now if law is None else predict(now, law, ahead_frames)
+            part = self._states.filtered[unit].take(where)
+            ahead = self._model.ahead(part, unit, ahead_frames)
             for k, axis in enumerate(axes):
                 position[axis] = float(ahead.position[0, k])
                 variance[axis] = float(ahead.variance[0])
@@ -185,30 +208,36 @@ class Linker:
         elapsed = max(frame_index - (self._frame or 0), 0)
         positions, reach = self._model.expect(states, elapsed)
         if self.search_radius_px is not None:
-            limit = self.search_radius_px * (frame_index - states.seen)
+            limit = self.search_radius_px * (self._time.now + elapsed - states.seen_at)
             reach = np.fmin(reach, limit)
         return positions, reach
 
-    def _link(self, rows: Rows, index: IntArray, frame_index: int) -> None:
-        states, is_first = self._states, self._frame is None
-        elapsed, was_missed = frame_index - states.seen, states.detection_index < 0
-        self._model.predict(states, frame_index - (self._frame or 0))
+    def _link(self, rows: Rows, index: IntArray, frame_index: int, dt: float) -> None:
+        states, is_first, now = self._states, self._frame is None, self._time.now
+        elapsed, was_missed = now - states.seen_at, states.detection_index < 0
+        self._model.predict(states, dt)
         pairs = self._reachable(self._model.candidates(states, rows), rows, elapsed)
         result = assign(pairs, len(states), len(rows), budget_s=self._budget_s)
         hit = np.flatnonzero(result.detection >= 0)
         found = result.detection[hit]
         self._model.update(states, hit, rows[found], elapsed)
-        states.see(hit, rows[found], index[found], frame=frame_index)
+        states.see(hit, rows[found], index[found], frame=frame_index, now=now)
         is_new = np.ones(len(rows), np.bool_)
         is_new[found] = False
         births = States.begin(
-            rows[is_new], index[is_new], frame=frame_index, next_id=self._next_id
+            rows[is_new],
+            index[is_new],
+            frame=frame_index,
+            now=now,
+            next_id=self._next_id,
         )
         self._model.birth(births, is_first=is_first)
         over = self._model.is_over(states)
         if self.max_gap_frames is not None:
+            # The user's gap is kept: a confirmed track does not end before it.
+            over &= ~states.is_confirmed
             over |= frame_index - states.seen > self.max_gap_frames
-        self._model.learn(states, over, births)
+        self._model.learn(states, over, births, frame_index)
         self._notice(states, over, was_missed, frame_index)
         self._notice_swaps(states, pairs, result.detection, len(rows), frame_index)
         self._count(fallbacks=result.n_fallbacks > 0)
@@ -216,7 +245,7 @@ class Linker:
         alive = states.keep(np.flatnonzero(~over)) if over.any() else states
         self._states = alive.join(births)
 
-    def _reachable(self, pairs: Pairs, rows: Rows, elapsed: IntArray) -> Pairs:
+    def _reachable(self, pairs: Pairs, rows: Rows, elapsed: FloatArray) -> Pairs:
         """Drop pairs that would step farther than the user's limit."""
         if self.search_radius_px is None or self.method == "nearest":
             return pairs
@@ -240,6 +269,9 @@ class Linker:
         t_s = self._clock()
         for kind, mask in about:
             self._events.extend(news(kind, states, mask, frame=frame_index, t_s=t_s))
+        weight = self._model.laws(states)
+        changes = changes_of_motion(states, weight, frame=frame_index, t_s=t_s)
+        self._events.extend(changes)
 
     def _notice_swaps(
         self,

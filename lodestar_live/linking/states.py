@@ -13,12 +13,14 @@ from lodestar_live.data import (
     FloatArray,
     Rows,
 )
+from lodestar_live.linking import visibility
 from lodestar_live.linking.gate import BoolArray, IntArray
-from lodestar_live.linking.learning import LAGS
+from lodestar_live.linking.learning import KINDS, LAGS
 from lodestar_live.motion import Belief
 
 # Image plane (px) and depth (µm) are filtered apart: units never mix.
 AXES = {"px": ("y_px", "x_px"), "um": ("z_um",)}
+N_LAWS = {"px": len(KINDS), "um": 1}
 MOST_DETECTIONS = 100_000  # linked in one frame; more is a broken detector
 # A track row begins with the fields of its detection, byte by byte.
 N_MEASURED_BYTES = DETECTION_DTYPE.itemsize
@@ -28,30 +30,40 @@ N_MEASURED_BYTES = DETECTION_DTYPE.itemsize
 class Filtered:
     """One unit's positions: the belief now, and the latest displacements.
 
-    `steps`: shape (LAGS, n, axes), newest first, 0 where there is none; `has_step`:
-    shape (LAGS, n), 1.0 or 0.0.
+    `belief`: one for each law of motion, arrays (n, laws, ...); `weight`: probability
+    that a track follows each law, (n, laws). `steps`: shape (LAGS, n, axes), newest
+    first, 0 where there is none; `has_step`: shape (LAGS, n), 1.0 or 0.0.
     """
 
     belief: Belief
+    weight: FloatArray
     steps: FloatArray
     has_step: FloatArray
 
     @classmethod
-    def unknown(cls, n: int, n_axes: int) -> Filtered:
+    def unknown(cls, n: int, unit: str) -> Filtered:
         """Return n tracks about which nothing is known."""
-        nothing = Belief(*np.full((2, n, n_axes), np.nan), *np.full((3, n), np.nan))
-        return cls(nothing, np.zeros((LAGS, n, n_axes)), np.zeros((LAGS, n)))
+        n_axes, n_laws = len(AXES[unit]), N_LAWS[unit]
+        nothing = Belief(
+            *np.full((2, n, n_laws, n_axes), np.nan), *np.full((3, n, n_laws), np.nan)
+        )
+        steps = np.zeros((LAGS, n, n_axes))
+        return cls(nothing, np.full((n, n_laws), np.nan), steps, np.zeros((LAGS, n)))
 
     def take(self, index: IntArray) -> Filtered:
         """Return the chosen tracks."""
         return Filtered(
-            self.belief.take(index), self.steps[:, index], self.has_step[:, index]
+            self.belief.take(index),
+            self.weight[index],
+            self.steps[:, index],
+            self.has_step[:, index],
         )
 
     def join(self, other: Filtered) -> Filtered:
         """Return these tracks followed by the others."""
         return Filtered(
             self.belief.join(other.belief),
+            np.concatenate([self.weight, other.weight]),
             np.concatenate([self.steps, other.steps], axis=1),
             np.concatenate([self.has_step, other.has_step], axis=1),
         )
@@ -64,10 +76,13 @@ class States:
     track_id: IntArray
     born: IntArray  # frame of birth
     seen: IntArray  # frame last seen
+    seen_at: FloatArray  # when last seen, in frame intervals
     n_seen: IntArray
+    missed: IntArray  # frames looked at and not seen in, since last seen
     detection_index: IntArray  # -1: missed in the last frame
-    existence: FloatArray
+    visibility: FloatArray  # (n, 4), see `linking.visibility`
     is_confirmed: BoolArray
+    law: IntArray  # the law of motion a track is known to follow; -1: not known
     measured: Rows  # the last detection
     filtered: dict[str, Filtered] = field(default_factory=dict)
 
@@ -75,29 +90,39 @@ class States:
         return len(self.track_id)
 
     @classmethod
-    def begin(cls, rows: Rows, index: IntArray, *, frame: int, next_id: int) -> States:
+    def begin(
+        cls, rows: Rows, index: IntArray, *, frame: int, now: float, next_id: int
+    ) -> States:
         """Return tracks that start at detections of this frame."""
         n = len(rows)
-        filtered = {unit: Filtered.unknown(n, len(AXES[unit])) for unit in AXES}
+        filtered = {unit: Filtered.unknown(n, unit) for unit in AXES}
         return cls(
             track_id=next_id + np.arange(n),
             born=np.full(n, frame),
             seen=np.full(n, frame),
+            seen_at=np.full(n, now),
             n_seen=np.ones(n, np.int64),
+            missed=np.zeros(n, np.int64),
             detection_index=index,
-            existence=np.full(n, np.nan),
+            visibility=visibility.born(n, 0.5),
             is_confirmed=np.zeros(n, np.bool_),
+            law=np.full(n, -1),
             measured=rows,
             filtered=filtered,
         )
 
-    def see(self, hit: IntArray, rows: Rows, index: IntArray, *, frame: int) -> None:
+    def see(
+        self, hit: IntArray, rows: Rows, index: IntArray, *, frame: int, now: float
+    ) -> None:
         """Note the detections of the tracks `hit`; the others were missed."""
         self.detection_index = np.full(len(self), -1)
         self.detection_index[hit] = index
         self.measured[hit] = rows
         self.seen[hit] = frame
+        self.seen_at[hit] = now
         self.n_seen[hit] += 1
+        self.missed += 1
+        self.missed[hit] = 0
 
     def keep(self, index: IntArray) -> States:
         """Return the chosen tracks."""
@@ -117,6 +142,30 @@ class States:
             u: part.join(other.filtered[u]) for u, part in self.filtered.items()
         }
         return States(**columns, filtered=filtered)
+
+
+def overall(part: Filtered) -> Belief:
+    """Return one Gaussian per track with the mean and variance of all its laws'."""
+    belief, weight = part.belief, part.weight
+    position = np.einsum("nk,nka->na", weight, belief.position)
+    velocity = np.einsum("nk,nka->na", weight, belief.velocity)
+    off, off_v = (
+        belief.position - position[:, None],
+        belief.velocity - velocity[:, None],
+    )
+    n_axes = position.shape[1]
+
+    def spread(own: FloatArray, a: FloatArray, b: FloatArray) -> FloatArray:
+        between = np.einsum("nka,nka->nk", a, b) / n_axes
+        return np.asarray(np.einsum("nk,nk->n", weight, own + between))
+
+    return Belief(
+        position,
+        velocity,
+        spread(belief.variance, off, off),
+        spread(belief.covariance, off, off_v),
+        spread(belief.velocity_variance, off_v, off_v),
+    )
 
 
 _COLUMNS = tuple(name for name in States.__slots__ if name != "filtered")
@@ -162,8 +211,12 @@ def track_rows(states: States, frame_index: int) -> Rows:
     as_bytes = out.view(np.uint8).reshape(n, TRACK_DTYPE.itemsize)
     measured = np.ascontiguousarray(states.measured).view(np.uint8)
     as_bytes[:, :N_MEASURED_BYTES] = measured.reshape(n, N_MEASURED_BYTES)
-    now, depth = states.filtered["px"].belief, states.filtered["um"].belief
+    now, depth = overall(states.filtered["px"]), overall(states.filtered["um"])
     missed = np.flatnonzero(states.detection_index < 0)
+    out["y_filtered_px"], out["x_filtered_px"] = now.position.T
+    out["z_filtered_um"] = depth.position[:, 0]
+    out["sigma_filtered_px"] = np.sqrt(now.variance)
+    out["sigma_z_filtered_um"] = np.sqrt(depth.variance)
     out["y_px"][missed] = now.position[missed, 0]
     out["x_px"][missed] = now.position[missed, 1]
     out["z_um"][missed] = depth.position[missed, 0]
@@ -176,6 +229,6 @@ def track_rows(states: States, frame_index: int) -> Rows:
     out["age_frames"] = frame_index - states.born + 1
     out["missed_frames"] = frame_index - states.seen
     out["detection_index"] = states.detection_index
-    out["existence"] = states.existence
+    out["existence"] = 1 - states.visibility[:, visibility.GONE]
     out["model_version"] = 0
     return out

@@ -55,7 +55,10 @@ class LinkStep:
         self._meet(frame)
         shift_px = self._stage_shift_px(frame)
         tracks = self.linker(
-            Detections(_shifted(detections.rows, shift_px)), frame.index
+            Detections(_shifted(detections.rows, shift_px)),
+            frame.index,
+            # Arrival times jitter with the machine: frame numbers are better.
+            frame.t_exposure_s if np.isfinite(frame.sigma_t_s) else None,
         )
         rows = _shifted(tracks.rows, -shift_px).copy()
         rows["model_version"] = self.model_version
@@ -111,6 +114,8 @@ def _shifted(rows: Rows, shift_px: FloatArray) -> Rows:
     if not shift_px.any():
         return rows
     rows = rows.copy()
-    rows["y_px"] += shift_px[0]
-    rows["x_px"] += shift_px[1]
+    for axis, shift in zip("yx", shift_px, strict=True):
+        for column in (f"{axis}_px", f"{axis}_filtered_px"):
+            if column in (rows.dtype.names or ()):
+                rows[column] += shift
     return rows

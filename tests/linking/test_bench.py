@@ -41,8 +41,8 @@ def test_plain_assignment_finds_trackpys_links():
     scenario = Scenario("brownian", 300, 0.15, 10, seed=11)
     movie = list(simulate_motion(scenario))
     gate_px = 2.0 * scenario.step_px
-    mine = ours(movie, search_radius_px=gate_px, max_gap_frames=2, method="nearest")
-    theirs = trackpy_plain(movie, gate_px=gate_px, gap=2)
+    mine = ours(movie, search_radius_px=gate_px, max_gap_frames=0, method="nearest")
+    theirs = trackpy_plain(movie, gate_px=gate_px, gap=0)
     for one, other in zip(mine, theirs, strict=True):
         pairs = set(zip(one.tolist(), other.tolist(), strict=True))
         assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})

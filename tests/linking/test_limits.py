@@ -24,7 +24,7 @@ def events_of(frames, **options):
 
 def test_birth_reacquisition_and_loss_are_told_once_with_json_safe_details():
     frames = [[(50, 50 + k)] if k not in (12, 13) else [] for k in range(20)]
-    events = events_of(frames + [[]] * 12)
+    events = events_of(frames + [[]] * 60)
     kinds = [event.kind for event in events]
     assert kinds == ["track.birth", "track.reacquired", "track.lost"]
     for event in events:

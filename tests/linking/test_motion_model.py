@@ -104,10 +104,10 @@ def test_persistent_velocities_are_learnt_from_directed_motion(learnt):
 
 def test_misses_and_false_positives_are_learnt(learnt):
     linker, scenario = learnt("brownian")
-    known = linker._model.detection
+    new, seen = linker._model.newcomers, linker._model.visibility
     # Misses are 5 %, deaths and merges (4 % of particles have a neighbour) come on top.
-    assert 0.88 < known.p_detect < 0.97
-    assert 0.03 * scenario.n < known.new_per_px2 * known.area_px2 < 0.15 * scenario.n
+    assert 0.03 < seen.mu < 0.12
+    assert 0.03 * scenario.n < new.new_per_px2 * new.area_px2 < 0.15 * scenario.n
 
 
 def in_depth(positions, z_um):
@@ -232,3 +232,33 @@ def test_the_reach_is_unknown_before_anything_was_linked_and_obeys_the_user():
     assert np.isnan(linker.expect(1)[1]).all()
     linker.end_all()
     assert [part.shape for part in linker.expect(1)] == [(0, 2), (0,)]
+
+
+def test_a_change_of_motion_is_followed_and_told():
+    """Ten of thirty diffusing particles stick in frame 40: events say so, ids stay."""
+    rng = np.random.default_rng(4)
+    yx = 60.0 * np.indices((5, 6)).reshape(2, -1).T
+    linker, told, first = Linker(), {}, None
+    for k in range(80):
+        sd = np.full((30, 1), 2.0)
+        if k >= 40:
+            sd[:10] = 0.0
+        yx = yx + rng.normal(0, 1, yx.shape) * sd
+        seen = yx + rng.normal(0, 0.1, yx.shape)
+        rows = linker(Detections.from_positions(seen), k).rows
+        ids = rows["track_id"][np.argsort(rows["detection_index"])].tolist()
+        first = ids if k == 5 else first
+        for event in linker.take_events():
+            if event.kind == "motion.changed" and k >= 40:
+                told |= {
+                    track: (k, law)
+                    for track, law in zip(
+                        event.details["track_ids"], event.details["now"], strict=True
+                    )
+                }
+    assert ids == first
+    stuck = [told[track] for track in first[:10] if track in told]
+    assert len(stuck) >= 9
+    assert all(law == "still" for _, law in stuck)
+    assert np.median([k for k, _ in stuck]) <= 50
+    assert sum(track in told for track in first[10:]) <= 2
