@@ -387,6 +387,17 @@ class EngineChosen(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelUsed(Details):
+    """A model is in use from the next frame on; `card` is its card as JSON."""
+
+    kind = "model.used"
+    version: int
+    file: str
+    sha256: str
+    card: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingStarted(Details):
     """The first training began, on the image of this frame."""
 

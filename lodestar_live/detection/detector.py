@@ -173,7 +173,8 @@ class Detector:
 
     def facts(self) -> dict[str, Any]:
         """Return what a run file says of the model: card, file and SHA-256."""
-        return {**self.card.to_json(), "file": self.name, "sha256": self.sha256}
+        file = {"file": self.name, "sha256": self.sha256}
+        return {**self.card.to_json(), **file}
 
     @property
     def engine(self) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -19,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from lodestar_live import events
 from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
 from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
+from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError
 from lodestar_live.health import Health, RunEnd
 from lodestar_live.live.accounts import Accounts, Summary
@@ -188,6 +190,7 @@ class Run:
             clock=self.clock,
         )
         self.tracking.set()
+        self.tell(_model_used(detect, version).at(self.clock()))
 
     def summary(self) -> Summary:
         """Return what the run came to so far."""
@@ -390,3 +393,20 @@ class Run:
             calibration=self.parts.calibration,
             pixel_size_um=self.parts.pixel_size_um,
         )
+
+
+def _model_used(detect: PixelDetector, version: int) -> events.ModelUsed:
+    """Say which model is used; of a callable of the user's own only its name."""
+    if not isinstance(detect, Detector):
+        name = getattr(detect, "__qualname__", type(detect).__qualname__)
+        card = {"callable": f"{detect.__module__}.{name}"}
+        return events.ModelUsed(
+            version=version, file="", sha256="", card=json.dumps(card)
+        )
+    told = detect.card.model_copy(update={"reference_field": None})  # 44 kB
+    return events.ModelUsed(
+        version=version,
+        file=detect.name,
+        sha256=detect.sha256,
+        card=json.dumps(told.to_json()),
+    )

@@ -11,10 +11,12 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lodestar_live.data import Event, RunInfo
+from lodestar_live.events import ModelUsed
 from lodestar_live.recording import tables
 from lodestar_live.recording.backlog import Item
 
@@ -114,8 +116,26 @@ class RunFile:
                 database.executemany(
                     tables.INSERT_EVENT, [_event_row(e) for e in item.events]
                 )
+                for event in item.events:
+                    if event.kind == ModelUsed.kind:
+                        self._note_model(event)
             if n_lost:
                 database.execute("UPDATE run SET frames_lost = ?", (n_lost,))
+
+    def _note_model(self, event: Event) -> None:
+        """Write the run's first model where it was not known at the start."""
+        details = event.details
+        model = {
+            **json.loads(details["card"]),
+            "file": details["file"],
+            "sha256": details["sha256"] or None,
+        }
+        if not self._run.model:  # for a file that replaces this one
+            self._run = replace(self._run, model=model)
+        self._database.execute(
+            "UPDATE run SET model = ?, model_sha256 = ? WHERE model = '{}'",
+            (json.dumps(model), model["sha256"]),
+        )
 
     def checkpoint(self) -> None:
         """Bring what is committed to the disk itself."""
