@@ -32,8 +32,8 @@ from lodestar_live.detection import Detector
 from lodestar_live.detection.engines.cpu import physical_cores
 from lodestar_live.detection.engines.open import available
 from lodestar_live.detection.frame.prepare import take_in
-from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import LocalContrast, NetworkWeights
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.model_card import CardDraft
 from lodestar_live.training import train
 from lodestar_live.training.network.network import (

@@ -35,9 +35,8 @@ from lodestar_live.detection.model.model_file import read_model
 from lodestar_live.detection.model.scale import Scale
 from lodestar_live.detection.model.valid_sides import can_open
 from lodestar_live.detection.run import postprocess as rows
-from lodestar_live.detection.run.h_maxima import keep_h_maxima
+from lodestar_live.detection.run.paper import keep_h_maxima, pooled
 from lodestar_live.detection.run.passes import NO_THRESHOLD, Passes
-from lodestar_live.detection.run.pooled import pooled
 from lodestar_live.detection.run.template import Look
 from lodestar_live.errors import InputError, SettingsError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import NetworkWeights
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.detection.run.template import shown_around
 from lodestar_live.model_card import CardDraft
 from lodestar_live.training.particle.measure import Particle

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import NetworkWeights
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.holography.background import background_noise
 from lodestar_live.holography.optics import Optics

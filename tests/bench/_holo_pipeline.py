@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from lodestar_live.bench.report import Table
 from lodestar_live.data import Detections, Frame, Tracks
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import Conv, Layer, MaxPool, NetworkWeights
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
 from lodestar_live.model_card import CardDraft

@@ -13,7 +13,7 @@ import numpy as np
 
 from lodestar_live.bench.report import BenchReport, Table
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.model_file import write_model
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.errors import ModelError
 from lodestar_live.training.model import Model
 from lodestar_live.training.train_field import FieldRecipe, train_field

@@ -14,8 +14,8 @@ import pytest
 from lodestar_live import train
 from lodestar_live.channels import of_output
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import CARD_KEY
 from lodestar_live.detection.model.model_file import read_model
+from lodestar_live.detection.model.nodes import CARD_KEY
 from lodestar_live.detection.model.seal import sealed
 from lodestar_live.errors import ModelError
 from lodestar_live.model_card import CARD_VERSION, CardDraft, ModelCard, read_card

@@ -9,7 +9,6 @@ import numpy as np
 
 from lodestar_live.detection import Detector
 from lodestar_live.detection.model.graph import build_model
-from lodestar_live.detection.model.model_file import write_model
 from lodestar_live.detection.model.weights import (
     Conv,
     LocalContrast,
@@ -17,6 +16,7 @@ from lodestar_live.detection.model.weights import (
     NetworkWeights,
     SpaceToDepth,
 )
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.model_card import CardDraft
 
 

@@ -15,8 +15,7 @@ from skimage.morphology import h_maxima
 
 from lodestar_live.data import Flag
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.layers import PADDED
-from lodestar_live.detection.model.readout import LEVEL
+from lodestar_live.detection.model.nodes import LEVEL, PADDED
 from lodestar_live.detection.model.seal import sealed
 from lodestar_live.errors import InputError, SettingsError
 from tests.detection import networks

@@ -20,7 +20,6 @@ from lodestar_live.detection.engines import open as accelerators
 from lodestar_live.detection.engines.cpu import session_options
 from lodestar_live.detection.engines.gpu import (
     CUDA,
-    NET,
     TENSORRT,
     GpuNetworks,
     Provider,
@@ -29,7 +28,7 @@ from lodestar_live.detection.engines.open import SplitEngine
 from lodestar_live.detection.engines.trial import MAX_SHIFT_PX, try_engines
 from lodestar_live.detection.model.graph import build_model
 from lodestar_live.detection.model.half_precision import half_precision
-from lodestar_live.detection.model.nodes import cut
+from lodestar_live.detection.model.nodes import NET, cut
 from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.errors import ModelError
 from tests.detection import networks

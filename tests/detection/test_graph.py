@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lodestar_live.detection.engines.cpu import OnnxRuntimeCpu
-from lodestar_live.detection.model.graph import COLUMNS, build_model
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.nodes import COLUMNS
 from lodestar_live.detection.model.weights import NetworkWeights
 from tests.detection import networks, reference
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.graph import LOOKS_KEY, build_model
+from lodestar_live.detection.model.graph import build_model
+from lodestar_live.detection.model.nodes import LOOKS_KEY
 from lodestar_live.detection.model.seal import sealed
 from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.errors import ModelError

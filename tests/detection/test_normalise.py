@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lodestar_live.detection.frame.levels import estimate
+from lodestar_live.detection.frame.prepare import estimate
 
 
 @pytest.fixture

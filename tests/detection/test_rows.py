@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lodestar_live.detection.model.graph import COLUMNS
+from lodestar_live.detection.model.nodes import COLUMNS
 from lodestar_live.detection.run import postprocess as rows
 
 MERGE_PX = 2.0

@@ -5,7 +5,7 @@ import pytest
 
 from lodestar_live.data import DETECTION_DTYPE, blank_rows
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.model_file import write_model
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.detection.run.postprocess import Likeness
 from lodestar_live.training import train
 from lodestar_live.training.calibrate.calibrate import (

@@ -10,9 +10,9 @@ import torch
 from imageio.v3 import imread
 
 from lodestar_live.detection import Detector
-from lodestar_live.detection.frame.levels import estimate
-from lodestar_live.detection.model.model_file import write_model
+from lodestar_live.detection.frame.prepare import estimate
 from lodestar_live.detection.model.weights import Conv, LocalContrast
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.model_card import CardDraft
 from lodestar_live.training import Model, Progress, TrainingStep, train

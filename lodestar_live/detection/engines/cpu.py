@@ -17,12 +17,13 @@ import onnxruntime
 from onnx import TensorProto
 
 from lodestar_live.detection.frame.halo import surrounded
-from lodestar_live.detection.model.layers import unpadded
 from lodestar_live.detection.model.nodes import cut
-from lodestar_live.detection.model.valid_sides import CLOSED, Opening, opened
+from lodestar_live.detection.model.valid_sides import CLOSED, Opening, opened, unpadded
 from lodestar_live.priority import is_lowered, use_idle_time
 
 Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Network = Callable[[Feeds], list[Array]]  # a part's feeds to `NET`
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.25, 16.0  # without helpers after they starved
 _PATIENCE, _PATIENCE_S = 1.0, 0.005  # with helpers, in times of the own work, and more
 _Session = tuple[onnxruntime.InferenceSession, list[str]]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,20 +22,22 @@ import onnx
 import onnxruntime
 from onnx import helper
 
-from lodestar_live.detection.engines.cpu import Array, session_options, set_pixel_type
+from lodestar_live.detection.engines.cpu import (
+    Array,
+    Feeds,
+    Network,
+    session_options,
+    set_pixel_type,
+)
 from lodestar_live.detection.model.half_precision import half_precision
-from lodestar_live.detection.model.nodes import copied
+from lodestar_live.detection.model.nodes import NET, copied
 from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
 
-NET = ("features", "contrast")
 MAX_KEPT = 16  # a frame's tiles are of nine kinds at most, and their numbers change
 _MOST_DIFFERENCE = 0.02  # root mean square; float16 costs a tenth of that
 _DEVICE_ID = 0
-
-Feeds = Mapping[str, Array]
-Network = Callable[[Feeds], list[Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ TENSORRT = Provider(
     {"trt_cuda_graph_enable": "1"},
     takes_uint16=False,
 )
+PROVIDERS = {provider.name: provider for provider in (CUDA, TENSORRT)}
 
 
 class GpuNetworks:

@@ -20,21 +20,14 @@ import onnxruntime
 from lodestar_live.detection.engines.cpu import (
     Array,
     Engine,
+    Network,
     OnnxRuntimeCpu,
     Part,
     cut_for,
     set_pixel_type,
 )
-from lodestar_live.detection.engines.gpu import (
-    CUDA,
-    NET,
-    TENSORRT,
-    GpuNetworks,
-    Network,
-    Provider,
-)
-from lodestar_live.detection.engines.openvino import OpenVino
 from lodestar_live.detection.frame.halo import SURROUND
+from lodestar_live.detection.model.nodes import NET
 from lodestar_live.errors import ModelError
 
 logger = logging.getLogger(__name__)
@@ -44,14 +37,14 @@ _Result = TypeVar("_Result")
 
 
 class _Gpu(NamedTuple):
-    provider: Provider
+    provider: str  # of ONNX Runtime
     is_half: bool
 
 
 _GPUS = {
-    "cuda": _Gpu(CUDA, is_half=True),
-    "cuda-float32": _Gpu(CUDA, is_half=False),
-    "tensorrt": _Gpu(TENSORRT, is_half=True),
+    "cuda": _Gpu("CUDAExecutionProvider", is_half=True),
+    "cuda-float32": _Gpu("CUDAExecutionProvider", is_half=False),
+    "tensorrt": _Gpu("TensorrtExecutionProvider", is_half=True),
 }
 
 
@@ -151,7 +144,7 @@ def available() -> list[str]:
     """Return the engines that are installed here, `cpu` first."""
     has_openvino = importlib.util.find_spec("openvino") is not None
     providers = set(onnxruntime.get_available_providers())
-    gpus = [name for name, gpu in _GPUS.items() if gpu.provider.name in providers]
+    gpus = [name for name, gpu in _GPUS.items() if gpu.provider in providers]
     return ["cpu", *["openvino"] * has_openvino, *gpus]
 
 
@@ -195,11 +188,16 @@ def open_engine(name: str, proto: onnx.ModelProto, *, n_threads: int) -> Engine:
         name = "cpu"
     if name == "cpu":
         return OnnxRuntimeCpu(proto, n_threads=n_threads)
+    # What a machine does not have is not imported either.
     if name == "openvino":
+        from lodestar_live.detection.engines.openvino import OpenVino
+
         return SplitEngine(
             name, proto, OpenVino, n_threads=n_threads, takes_tiles=False
         )
+    from lodestar_live.detection.engines.gpu import PROVIDERS, GpuNetworks
+
     onnxruntime.preload_dlls()  # finds CUDA where pip, e.g. torch's, has put it
     provider, is_half = _GPUS[name]
-    networks = GpuNetworks(provider, is_half=is_half)
+    networks = GpuNetworks(PROVIDERS[provider], is_half=is_half)
     return SplitEngine(name, proto, networks, n_threads=n_threads)

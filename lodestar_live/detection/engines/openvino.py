@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from lodestar_live.detection.engines.cpu import Array, set_pixel_type
-from lodestar_live.detection.engines.gpu import NET
+from lodestar_live.detection.model.nodes import NET
 
 MAX_KEPT = 8  # shapes of frames
 

@@ -17,8 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lodestar_live.detection.frame.tiles import Layout, Tiles
-from lodestar_live.detection.model.layers import LOCAL
-from lodestar_live.detection.model.nodes import copied, cut
+from lodestar_live.detection.model.nodes import LOCAL, copied, cut
 
 SURROUND = ("surround", "places")
 _PREFIX = "surround_"

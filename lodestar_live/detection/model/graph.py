@@ -23,22 +23,18 @@ import onnx
 from onnx import TensorProto, helper
 
 from lodestar_live.detection.model.layers import add_network
-from lodestar_live.detection.model.nodes import Nodes
+from lodestar_live.detection.model.nodes import (
+    CARD_KEY,
+    COLUMNS,
+    INPUTS,
+    LOOKS_KEY,
+    OPSET,
+    OUTPUTS,
+    Nodes,
+)
 from lodestar_live.detection.model.readout import add_readout
 from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.model_card import CARD_VERSION, CardDraft, ModelCard
-
-CARD_KEY = "lodestar_live"
-LOOKS_KEY = "lodestar_live.looks"
-OPSET = 18
-COLUMNS = (
-    "image", "row", "column", "y_px", "x_px", "score", "log_weight", "consistency_px",
-    "contrast",
-)  # fmt: skip
-INPUTS = (
-    "pixels", "background", "scale", "alpha", "beta", "threshold", "quantile",
-)  # fmt: skip
-OUTPUTS = ("detections", "features", "contrast", "log_weight", "clustering", "score")
 
 
 def build_model(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from lodestar_live.detection.model.nodes import Nodes, copied
+from lodestar_live.detection.model.nodes import PADDED, Nodes
 from lodestar_live.detection.model.weights import (
     Conv,
     Layer,
@@ -15,10 +14,6 @@ from lodestar_live.detection.model.weights import (
     NetworkWeights,
     SpaceToDepth,
 )
-
-PADDED = "padded"  # the pixels, up to whole cells
-# What the local normalisation knows about a block of pixels from those around it.
-LOCAL = ("local_background", "local_gain", "local_deviation")
 
 
 def add_network(nodes: Nodes, weights: NetworkWeights) -> None:
@@ -55,16 +50,6 @@ def _pad(nodes: Nodes, weights: NetworkWeights, image: str) -> str:
     missing = nodes.add("Sub", wanted, size)
     pads = nodes.add("Concat", nodes.integers(*[0] * 6), missing, axis=0)
     return nodes.add("Pad", image, pads, mode="edge", name=PADDED)
-
-
-def unpadded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy of a model for pixels that are whole cells, at least 3 a side."""
-    copy = copied(model)
-    for node in copy.graph.node:
-        if node.output[0].endswith(PADDED):  # a surround's as well
-            image, output = node.input[0], node.output[0]
-            node.CopyFrom(helper.make_node("Identity", [image], [output]))
-    return copy
 
 
 def _local_contrast(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,17 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from lodestar_live.detection.model.graph import (
+from lodestar_live.detection.model.nodes import (
     CARD_KEY,
     INPUTS,
     LOOKS_KEY,
     OPSET,
     OUTPUTS,
-    build_model,
 )
-from lodestar_live.detection.model.seal import has_checksum, is_intact, sealed
-from lodestar_live.detection.model.trial_run import answer_of, trial_problems
-from lodestar_live.detection.model.weights import NetworkWeights
+from lodestar_live.detection.model.seal import has_checksum, is_intact
+from lodestar_live.detection.model.trial_run import trial_problems
 from lodestar_live.errors import ModelError
 from lodestar_live.model_card import (
-    CardDraft,
     ModelCard,
     is_later_than_first,
     read_card,
@@ -56,42 +53,6 @@ class ModelFile:
     card: ModelCard
     looks: tuple[npt.NDArray[np.float64], ...]
     sha256: str
-
-
-def write_model(
-    weights: NetworkWeights, card: CardDraft | None = None, looks: Sequence[Any] = ()
-) -> bytes:
-    """Return a model file: graph, card with the answer to its trial, checksum.
-
-    Parameters
-    ----------
-    weights, card, looks
-        See `graph.build_model`.
-
-    Raises
-    ------
-    ModelError
-        The graph does not run, which is a fault of ours, or of the network's layers.
-    """
-    proto = build_model(weights, card, looks)
-    whole = read_card(_text(proto, CARD_KEY) or "")
-    try:
-        whole = whole.updated(trial=answer_of(proto, whole))
-    except ValueError as error:
-        raise ModelError(
-            f"the network cannot be written as a graph: {error}"
-        ) from error
-    return sealed(with_card(proto, whole))
-
-
-def with_card(proto: onnx.ModelProto, card: ModelCard) -> onnx.ModelProto:
-    """Return a model with another card."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    for entry in changed.metadata_props:
-        if entry.key == CARD_KEY:
-            entry.value = json.dumps(card.to_json(), allow_nan=False)
-    return changed
 
 
 def read_model(source: str | Path | bytes) -> ModelFile:

@@ -1,4 +1,4 @@
-"""Write an ONNX graph node by node, without an exporter."""
+"""Write an ONNX graph node by node, and the names that its readers rely on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+CARD_KEY = "lodestar_live"  # the model file's entry that holds its card
+LOOKS_KEY = "lodestar_live.looks"
+OPSET = 18
+COLUMNS = (
+    "image", "row", "column", "y_px", "x_px", "score", "log_weight", "consistency_px",
+    "contrast",
+)  # fmt: skip
+INPUTS = (
+    "pixels", "background", "scale", "alpha", "beta", "threshold", "quantile",
+)  # fmt: skip
+OUTPUTS = ("detections", "features", "contrast", "log_weight", "clustering", "score")
+NET = ("features", "contrast")  # what the network computes; the rest is read-out
+LEVEL = "level"  # what a score has to exceed
+PADDED = "padded"  # the pixels, up to whole cells
+# What the local normalisation knows about a block of pixels from those around it.
+LOCAL = ("local_background", "local_gain", "local_deviation")
 
 
 class Nodes:

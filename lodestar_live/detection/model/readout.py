@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from lodestar_live.detection.model.nodes import Nodes
+from lodestar_live.detection.model.nodes import LEVEL, Nodes
 from lodestar_live.detection.model.weights import NetworkWeights
 
 VARIANCE_FLOOR_PX2 = 1e-6
@@ -16,7 +16,6 @@ HOME = (
     0.6  # a cell is its particle's own if it votes within this many strides of itself
 )
 LEAST_GATE_PX = 1.0
-LEVEL = "level"  # what a score has to exceed
 _FAR = -1e30  # log weight of a cell outside the map
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from lodestar_live.detection.model.graph import COLUMNS, INPUTS, OUTPUTS
+from lodestar_live.detection.model.nodes import COLUMNS, INPUTS, OUTPUTS
 from lodestar_live.model_card import ModelCard, TrialAnswer
 
 Array = npt.NDArray[Any]

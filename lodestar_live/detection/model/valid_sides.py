@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from lodestar_live.detection.model.nodes import copied
+from lodestar_live.detection.model.nodes import PADDED, copied
 
 PLAIN = ("Conv", "Relu", "LeakyRelu")  # a network on the grid of its output
 _END = 2**31  # beyond the end of any axis
@@ -125,3 +125,13 @@ def _set_pads(node: onnx.NodeProto, pads: np.ndarray) -> None:
         if attribute.name == "pads":
             del attribute.ints[:]
             attribute.ints.extend(int(n) for n in pads)
+
+
+def unpadded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a model for pixels that are whole cells, at least 3 a side."""
+    copy = copied(model)
+    for node in copy.graph.node:
+        if node.output[0].endswith(PADDED):  # a surround's as well
+            image, output = node.input[0], node.output[0]
+            node.CopyFrom(helper.make_node("Identity", [image], [output]))
+    return copy

@@ -20,7 +20,7 @@ from lodestar_live.detection.frame.tiles import (
     share_out,
     windows,
 )
-from lodestar_live.detection.model.readout import LEVEL
+from lodestar_live.detection.model.nodes import LEVEL
 from lodestar_live.detection.run import postprocess as rows
 
 NO_THRESHOLD = -1e30  # every score passes

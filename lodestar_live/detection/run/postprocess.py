@@ -19,7 +19,7 @@ from lodestar_live.data import (
     blank_rows,
 )
 from lodestar_live.detection.frame.prepare import Intake, Mask
-from lodestar_live.detection.model.graph import COLUMNS
+from lodestar_live.detection.model.nodes import COLUMNS
 from lodestar_live.detection.run.template import Look
 from lodestar_live.model_card import LikeLimits, ModelCard, SigmaFactors
 

@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 from lodestar_live.data import Pixels, Rows
 from lodestar_live.detection import Detector
-from lodestar_live.detection.model.model_file import write_model
+from lodestar_live.detection.model.writer import write_model
 from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.model_card import CardDraft
 from lodestar_live.training.calibrate.synthetic_frames import (

@@ -1,10 +1,11 @@
-"""The paper's estimate for an image of one particle: all votes, weighted."""
+"""The paper's own ways: h-maxima, and one position pooled from all votes."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from lodestar_live.data import FloatArray
+from lodestar_live.detection.run.postprocess import Found, cells
 from lodestar_live.model_card import ModelCard
 
 
@@ -42,3 +43,32 @@ def _weighted_median(values: FloatArray, weight: FloatArray) -> float:
     below = np.cumsum(weight.ravel()[order])
     middle = min(int(np.searchsorted(below, 0.5 * below[-1])), len(order) - 1)
     return float(values.ravel()[order[middle]])
+
+
+def keep_h_maxima(found: Found, score: FloatArray, h: float) -> Found:
+    """Keep one candidate per h-maximum of the score w^alpha c^beta: its best.
+
+    Parameters
+    ----------
+    found
+        Rows of the graph, one per candidate cell, all local maxima among them.
+    score
+        The score map (rows, columns), not its logarithm.
+    h
+        Least height of a maximum above the pass to a higher one. Both reference
+        implementations take a quantile of the score for it.
+
+    References
+    ----------
+    Midtvedt et al. 2022, Methods; Soille 2003, section 6.3.2 (h-maxima).
+    """
+    from skimage.measure import label
+    from skimage.morphology import h_maxima
+
+    row, column = cells(found)
+    peak = label(h_maxima(score, h), connectivity=2)[row, column]
+    order = np.lexsort((-score[row, column], peak))
+    order = order[peak[order] > 0]
+    _, first = np.unique(peak[order], return_index=True)
+    kept: Found = found[np.sort(order[first])]
+    return kept
