@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lodestar_live.errors import StreamError
+from lodestar_live.errors import StreamError, shown
 from lodestar_live.settings import Choice
 
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
@@ -182,7 +182,8 @@ def parse(verb: str, args: Any) -> Args:
         The verb does not exist, or an argument is missing, unknown or impossible.
     """
     if not isinstance(verb, str) or verb not in VERBS:
-        raise StreamError(f"verb {verb!r}: unknown; expected one of {list(VERBS)}.")
+        known = list(VERBS)
+        raise StreamError(f"verb {shown(verb)}: unknown; expected one of {known}.")
     return checked(verb, VERBS[verb].args, args)
 
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from lodestar_live.commands import VERBS, Args, Verb
 from lodestar_live.events import KINDS, sentence
 from lodestar_live.streams.messages import VERSION
+from lodestar_live.streams.tokens import MAX_TOKEN_LENGTH
 
 _HERE = Path(__file__).parent
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -93,6 +94,7 @@ def request_schema() -> Schema:
         "properties": {
             "v": {"const": VERSION},
             "id": {"anyOf": list(_ID_TYPES)},
+            "token": {"type": "string", "maxLength": MAX_TOKEN_LENGTH},
             "verb": {"enum": list(VERBS)},
             "args": {"type": "object"},
         },

@@ -6,9 +6,11 @@ public and is handed to the other side, NAME.key_secret never leaves its machine
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from zmq.auth.thread import ThreadAuthenticator
 from lodestar_live.errors import StreamError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ZAP_DOMAIN = "lodestar"
+ZAP_DOMAIN = "lodestar"
+
+_log = logging.getLogger(__name__)
 
 
 def create_keys(name: str, folder: str | Path) -> tuple[Path, Path]:
@@ -73,24 +77,85 @@ def load_keys(path: str | Path) -> tuple[bytes, bytes]:
     return public_key, secret_key
 
 
-def authenticate(
-    context: zmq.Context[zmq.Socket[bytes]], clients: str | Path
-) -> ThreadAuthenticator:
-    """Let in only clients whose public key lies in the folder `clients`.
+class KnownClients:
+    """The clients let in: whose public key lies in a folder, as it is at this moment.
+
+    A key put into the folder works at once, and one taken out stops at once: handshakes
+    and commands ask here, and the publisher closes the connections of `withdrawn` ones.
 
     Raises
     ------
     StreamError
         The folder holds no public key, so nobody could ever connect.
     """
-    folder = Path(clients)
-    if not any(folder.glob("*.key")):
-        raise StreamError(
-            f"{folder}: holds no public keys; copy each client's NAME.key there."
-        )
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._lock = threading.Lock()
+        self._listing: frozenset[tuple[str, int, int]] | None = None
+        self._keys: frozenset[bytes] = frozenset()
+        self._let_in: set[bytes] = set()
+        if not self.keys():
+            raise StreamError(
+                f"{self._folder}: holds no public keys; copy each client's NAME.key "
+                "there."
+            )
+
+    def keys(self) -> frozenset[bytes]:
+        """Return the public keys, z85; read anew when a file has changed."""
+        listing = self._list()
+        with self._lock:
+            if listing != self._listing:
+                paths = (self._folder / name for name, _, _ in sorted(listing))
+                self._keys = frozenset(key for key in map(_public_key, paths) if key)
+                self._listing = listing
+            return self._keys
+
+    def callback(self, _domain: str, key: bytes) -> bool:
+        """Answer the handshake of a client (pyzmq's interface)."""
+        is_known = key in self.keys()
+        if is_known:
+            with self._lock:
+                self._let_in.add(bytes(key))
+        return is_known
+
+    def are_withdrawn(self) -> bool:
+        """Tell, once, whether a client that was let in has lost its key since."""
+        keys = self.keys()
+        with self._lock:
+            lost = self._let_in - keys
+            self._let_in -= lost
+        return bool(lost)
+
+    def _list(self) -> frozenset[tuple[str, int, int]]:
+        try:
+            with os.scandir(self._folder) as entries:
+                return frozenset(
+                    (e.name, e.stat().st_mtime_ns, e.stat().st_size)
+                    for e in entries
+                    if e.name.endswith(".key")
+                )
+        except OSError:  # no folder: nobody is known
+            return frozenset()
+
+
+def _public_key(path: Path) -> bytes | None:
+    try:
+        return _load(path)[0]
+    except StreamError as error:
+        _log.warning("%s", error)
+        return None
+
+
+def authenticate(
+    context: zmq.Context[zmq.Socket[bytes]], clients: KnownClients
+) -> ThreadAuthenticator:
+    """Ask `clients` at every handshake in `context`, on a thread of its own."""
     authenticator = ThreadAuthenticator(context)
     authenticator.start()
-    authenticator.configure_curve(domain=_ZAP_DOMAIN, location=str(folder))
+    authenticator.configure_curve_callback(
+        domain=ZAP_DOMAIN, credentials_provider=clients
+    )
     return authenticator
 
 
@@ -98,7 +163,6 @@ def secure_server(socket: zmq.Socket[bytes], keys: str | Path) -> None:
     """Make a socket speak CURVE as the server; call before it binds."""
     socket.curve_publickey, socket.curve_secretkey = load_keys(keys)
     socket.curve_server = True
-    socket.zap_domain = _ZAP_DOMAIN.encode()
 
 
 @dataclass(frozen=True, slots=True)

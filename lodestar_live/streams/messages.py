@@ -38,6 +38,7 @@ STAGE_DTYPE = np.dtype([("z_um", "f8"), ("y_um", "f8"), ("x_um", "f8")])
 _UNITS = {**UNITS, "y_um": "um", "x_um": "um"}
 _MAX_HEADER_BYTES = 1_000_000
 _MAX_ROWS = 1_000_000
+_DEEPEST = 32  # nesting of JSON that anything here needs, and much more
 
 Header = Mapping[str, Any]
 
@@ -103,9 +104,26 @@ def from_json(raw: bytes) -> dict[str, Any]:
         value = json.loads(raw.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise StreamError(f"message is not strict JSON: {error}.") from error
+    if raw.count(b"[") + raw.count(b"{") > _DEEPEST and _is_deeper(value, _DEEPEST):
+        raise StreamError(
+            f"message is not strict JSON of ours: nested more than {_DEEPEST} deep."
+        )
     if not isinstance(value, dict):
         raise StreamError(f"message is a JSON {type(value).__name__}, not an object.")
     return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Tell whether lists and objects are nested deeper; by levels, not by recursion."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def finite(value: Any) -> Any:

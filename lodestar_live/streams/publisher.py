@@ -21,6 +21,7 @@ import zmq
 
 from lodestar_live.commands import Handler
 from lodestar_live.data import Counts, Event, Frame, Pixels, Rows, RunInfo, Update
+from lodestar_live.errors import StreamError
 from lodestar_live.health import Health
 from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
@@ -29,11 +30,13 @@ from lodestar_live.streams.image import ImageEncoder
 from lodestar_live.streams.sockets import Sockets, Subscriptions
 from lodestar_live.streams.status import Status
 from lodestar_live.streams.target import Target, target_json
+from lodestar_live.streams.tokens import Token
 
 _log = logging.getLogger(__name__)
 
 _OUTBOX_FRAMES = 64
 _HEARTBEAT_S = 1.0
+_LOOK_AT_KEYS_S = 0.25  # how soon a client whose key was taken away is cut off
 _GREETING_S = 0.02  # how soon subscriptions are noticed while nothing is published
 _BACKLOG_S = 1.0  # how long close() goes on sending what is queued
 _LAST_WORDS_MS = 200  # how long close() may wait for `end` to leave
@@ -116,15 +119,15 @@ class Publisher:
 
         answers = self._own_commands(commands or {})
         self._verbs = answers.verbs
+        self._next_look_s = 0.0
         self._sockets = Sockets(stream, latest, control, keys=keys, clients=clients)
         self.endpoints = self._sockets.endpoints
         self._subscriptions = Subscriptions(self._sockets.stream, messages.TOPICS)
         self._images = ImageEncoder(self._take_image)
-        self._commands = (
-            None
-            if self._sockets.control is None
-            else CommandServer(self._sockets.control, answers)
-        )
+        self._commands: CommandServer | None = None
+        self._token: Token | None = None
+        if self._sockets.control is not None:
+            self._open_control(self._sockets.control, answers)
         self._thread = threading.Thread(
             target=self._serve, name="lodestar-publisher", daemon=True
         )
@@ -222,6 +225,8 @@ class Publisher:
         users = [self._thread]
         if self._commands is not None:
             users.append(self._commands.stop())
+        if self._token is not None:
+            self._token.withdraw()
         self._images.close()
         deadline_s = time.monotonic() + 2.0
         for thread in users:
@@ -231,6 +236,22 @@ class Publisher:
             threading.Thread(target=self._close_after, args=users, daemon=True).start()
         else:
             self._sockets.close()
+
+    def _open_control(self, socket: zmq.Socket[bytes], answers: Commands) -> None:
+        if self._sockets.clients is None:  # else the key is the proof
+            try:
+                self._token = Token.issue(self.endpoints["control"])
+            except StreamError:
+                self._images.close()
+                self._sockets.close()
+                raise
+        answers.token = self._token
+        self._commands = CommandServer(
+            socket,
+            answers,
+            reopen=lambda old: self._sockets.reopen("control", old),
+            clients=self._sockets.clients,
+        )
 
     def _close_after(self, *users: threading.Thread) -> None:
         """Wait first: libzmq crashes when a socket is closed under its user."""
@@ -286,6 +307,9 @@ class Publisher:
                     continue
                 self._guard(getattr(self, f"_send_{kind}"), seq, item)
             self._guard(self._take_subscriptions)  # after the news, which is in a hurry
+            if time.monotonic() >= self._next_look_s:
+                self._next_look_s = time.monotonic() + _LOOK_AT_KEYS_S
+                self._guard(self._let_go)
             if self._run and time.monotonic() >= self._next_beat_s:
                 self._next_beat_s = time.monotonic() + _HEARTBEAT_S
                 self._guard(self._send_status)
@@ -311,12 +335,31 @@ class Publisher:
             if topic in greeted and topic in self._cache:
                 self._sockets.stream.send_multipart(self._cache[topic], zmq.NOBLOCK)
 
+    def _let_go(self) -> None:
+        """Cut connections when a client's key was taken away, or when one floods.
+
+        The others connect again by themselves and see a gap in `seq`.
+        """
+        clients = self._sockets.clients
+        is_withdrawn = clients is not None and clients.are_withdrawn()
+        if not (is_withdrawn or self._subscriptions.is_flooded):
+            return
+        _log.warning("stream: connections are cut; known clients come back")
+        sockets = self._sockets
+        sockets.stream = sockets.reopen("stream", sockets.stream)
+        self._subscriptions = Subscriptions(sockets.stream, messages.TOPICS)
+        if sockets.latest is not None:
+            sockets.latest = sockets.reopen("latest", sockets.latest)
+
     def _send_run(self, seq: int, run: RunInfo) -> None:
         self._cache.pop("status", None)
         self._next_beat_s = 0.0
         facts = messages.finite(asdict(run))
         verbs = [] if self._commands is None else list(self._verbs)
-        reach = {"endpoints": dict(self.endpoints), "verbs": verbs}
+        token_file = None if self._token is None else str(self._token.path)
+        reach = {
+            "endpoints": dict(self.endpoints), "verbs": verbs, "token_file": token_file
+        }  # fmt: skip
         self._send("run", seq, {**facts, **reach, "run": run.run})
 
     def _send_update(self, seq: int, item: tuple[float, Update]) -> None:

@@ -1,20 +1,67 @@
-"""The publisher's three sockets: bound safely, bounded in memory, gone at the end."""
+"""The publisher's sockets: bound safely, unharmed by any peer, gone at the end.
+
+libzmq 4.3.5 aborts the process when a peer hangs up while the reading of its messages
+is suspended, and either our own heartbeat is due or a PING of its lies unread
+(`stream_engine_base.cpp`: ``!_io_error``). Reading is suspended at the receiving
+high-water mark only. So there is none here, our heartbeats are off, what arrives is
+read on without pause, and whoever floods is cut off by opening the socket anew.
+docs/decisions tells how this was found; `tests/bench/hostile.py` shows that it holds.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from lodestar_live.errors import StreamError
 from lodestar_live.streams.commands import MAX_FRAME_BYTES
 from lodestar_live.streams.endpoints import bind
-from lodestar_live.streams.keys import authenticate, secure_server
+from lodestar_live.streams.keys import (
+    ZAP_DOMAIN,
+    KnownClients,
+    authenticate,
+    secure_server,
+)
 
 _HIGH_WATER = 100  # messages kept per subscriber that does not read
-_PEER_TIMEOUT_MS = 3000  # a subscriber silent for so long is let go
-_MAX_SUBSCRIPTION_BYTES = 4096
+_STALLED_MS = 3000  # a peer that takes nothing for so long is let go
+_IDLE_S, _PROBE_S, _PROBES = 10, 3, 3  # TCP keepalive: an unplugged peer
+_MAX_SUBSCRIPTION_BYTES = 1024  # a handshake with keys takes 600
+_SUBSCRIPTIONS_AT_ONCE = 2000
+_FLOOD_ROUNDS = 10  # so many times in a row there were more
+_MOST_USELESS = 10_000  # subscriptions to what does not exist
+_REOPEN_WITHIN_S = 5.0
+
+Options = Mapping[int, int]
+_KINDS: Mapping[str, tuple[int, Options]] = {
+    "stream": (
+        zmq.XPUB,
+        {
+            zmq.MAXMSGSIZE: _MAX_SUBSCRIPTION_BYTES,
+            zmq.XPUB_VERBOSE: 1,  # tells of late joiners
+        },
+    ),
+    "latest": (
+        zmq.PUB,
+        {zmq.MAXMSGSIZE: _MAX_SUBSCRIPTION_BYTES, zmq.CONFLATE: 1},
+    ),
+    "control": (zmq.ROUTER, {zmq.MAXMSGSIZE: MAX_FRAME_BYTES}),
+}
+_GUARDS: Options = {
+    zmq.LINGER: 0,
+    zmq.SNDHWM: _HIGH_WATER,
+    zmq.RCVHWM: 0,  # see above
+    zmq.HEARTBEAT_IVL: 0,  # see above
+    zmq.TCP_MAXRT: _STALLED_MS,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: _IDLE_S,
+    zmq.TCP_KEEPALIVE_INTVL: _PROBE_S,
+    zmq.TCP_KEEPALIVE_CNT: _PROBES,
+}
 
 
 class Sockets:
@@ -29,6 +76,8 @@ class Sockets:
     ----------
     endpoints
         The addresses really bound, by name.
+    clients
+        Who is let in; None: no keys are set up, every program of this machine is.
 
     Raises
     ------
@@ -46,15 +95,17 @@ class Sockets:
         clients: str | Path | None,
     ) -> None:
         self.endpoints: dict[str, str] = {}
+        self.clients: KnownClients | None = None
         self._context = zmq.Context()
         self._keys = keys
         self._authenticator: ThreadAuthenticator | None = None
         try:
             if keys is not None:
-                self._authenticator = authenticate(self._context, clients or "")
-            self.stream = self._open("stream", zmq.XPUB, stream)
-            self.latest = None if latest is None else self._open_latest(latest)
-            self.control = None if control is None else self._open_control(control)
+                self.clients = KnownClients(clients or "")
+                self._authenticator = authenticate(self._context, self.clients)
+            self.stream = self._open("stream", stream)
+            self.latest = None if latest is None else self._open("latest", latest)
+            self.control = None if control is None else self._open("control", control)
         except BaseException:
             self.close()
             raise
@@ -65,34 +116,38 @@ class Sockets:
             self._authenticator.stop()
         self._context.destroy(linger=0)
 
-    def _open_latest(self, endpoint: str) -> zmq.Socket[bytes]:
-        return self._open("latest", zmq.PUB, endpoint, {zmq.CONFLATE: 1})
+    def reopen(self, name: str, old: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+        """Cut every connection of a socket and return a new one on the same address.
 
-    def _open_control(self, endpoint: str) -> zmq.Socket[bytes]:
-        options = {zmq.MAXMSGSIZE: MAX_FRAME_BYTES}
-        return self._open("control", zmq.ROUTER, endpoint, options)
+        Peers connect again by themselves; what a flood had piled up is gone. Called on
+        the thread that owns the socket.
+        """
+        endpoint = self.endpoints[name]
+        old.close(linger=0)
+        give_up_s = time.monotonic() + _REOPEN_WITHIN_S
+        while True:  # the port is free once libzmq's own thread has let go of it
+            try:
+                return self._open(name, endpoint)
+            except StreamError:
+                if time.monotonic() > give_up_s:
+                    raise
+                time.sleep(0.01)
 
-    def _open(
-        self,
-        name: str,
-        kind: int,
-        endpoint: str,
-        options: Mapping[zmq.SocketOption, int] | None = None,
-    ) -> zmq.Socket[bytes]:
+    def _open(self, name: str, endpoint: str) -> zmq.Socket[bytes]:
+        kind, options = _KINDS[name]
         socket = self._context.socket(kind)
-        socket.linger = 0
-        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_SUBSCRIPTION_BYTES)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, _PEER_TIMEOUT_MS // 3)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _PEER_TIMEOUT_MS)
-        socket.set_hwm(_HIGH_WATER)
-        if kind == zmq.XPUB:
-            socket.setsockopt(zmq.XPUB_VERBOSE, 1)  # tells of late joiners
-        for option, value in (options or {}).items():
-            socket.setsockopt(option, value)
-        if self._keys is not None:
-            secure_server(socket, self._keys)
-        secured = self._keys is not None
-        self.endpoints[name] = bind(socket, endpoint, secured=secured)
+        try:
+            for option, value in {**_GUARDS, **options}.items():
+                socket.setsockopt(option, value)
+            # A domain refuses ZMTP 1 and 2, which a web page's request can imitate.
+            socket.zap_domain = ZAP_DOMAIN.encode()
+            if self._keys is not None:
+                secure_server(socket, self._keys)
+            secured = self._keys is not None
+            self.endpoints[name] = bind(socket, endpoint, secured=secured)
+        except BaseException:
+            socket.close(linger=0)
+            raise
         return socket
 
 
@@ -103,28 +158,44 @@ class Subscriptions:
     ----------
     wanted
         Topics with at least one subscriber.
+    is_flooded
+        Subscriptions arrive faster than they can be read, or name countless topics that
+        do not exist: the socket should be opened anew.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], topics: tuple[str, ...]) -> None:
         self._socket, self._topics = socket, topics
         self._prefixes: set[str] = set()
+        self._n_useless = self._n_full_rounds = 0
         self.wanted: frozenset[str] = frozenset()
+        self.is_flooded = False
 
     def take(self) -> set[str]:
         """Read what subscribers said; return the topics somebody new asked for."""
         joined: set[str] = set()
-        for _ in range(1000):  # a flood of subscriptions must not hold up the rest
+        for _ in range(_SUBSCRIPTIONS_AT_ONCE):  # a flood must not hold up the rest
             if not self._socket.poll(0):
+                self._n_full_rounds = 0
                 break  # cheaper than to ask and be refused
-            parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            verb, prefix = parts[0][:1], parts[0][1:].decode("ascii", "replace")
-            topics = {t for t in self._topics if t.startswith(prefix)}
-            if verb == b"\x01" and topics:
-                self._prefixes.add(prefix)
-                joined |= topics
-            elif verb == b"\x00":
-                self._prefixes.discard(prefix)
+            joined |= self._note(self._socket.recv_multipart(zmq.NOBLOCK))
+        else:
+            self._n_full_rounds += 1
+        self.is_flooded = (
+            self._n_full_rounds >= _FLOOD_ROUNDS or self._n_useless > _MOST_USELESS
+        )
         self.wanted = frozenset(
             t for t in self._topics if t.startswith(tuple(self._prefixes))
         )
         return joined
+
+    def _note(self, parts: list[bytes]) -> set[str]:
+        verb, prefix = parts[0][:1], parts[0][1:].decode("ascii", "replace")
+        topics = {t for t in self._topics if t.startswith(prefix)}
+        if verb == b"\x01" and topics:
+            self._prefixes.add(prefix)
+            return topics
+        if verb == b"\x01":
+            self._n_useless += 1
+        elif verb == b"\x00":
+            self._prefixes.discard(prefix)
+        return set()

@@ -20,6 +20,7 @@ from lodestar_live.commands import VERBS
 from lodestar_live.errors import StageError, StreamError
 from lodestar_live.streams import Publisher, request
 from lodestar_live.streams.commands import MAX_REQUEST_BYTES, Commands
+from lodestar_live.streams.tokens import find_token
 from tests.streams.samples import RUN, wait_for
 
 
@@ -66,8 +67,20 @@ def dealer(controlled: Publisher) -> Iterator[zmq.Socket[bytes]]:
         yield client
 
 
+def with_token(client: zmq.Socket[bytes], body: bytes) -> bytes:
+    """Return a request with the token its client finds, as a program of ours would."""
+    try:
+        request_ = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(request_, dict):
+        return body
+    token = find_token(client.getsockopt_string(zmq.LAST_ENDPOINT))
+    return json.dumps({"token": token, **request_}).encode()
+
+
 def ask(client: zmq.Socket[bytes], *parts: bytes) -> dict[str, Any]:
-    client.send_multipart(parts)
+    client.send_multipart([*parts[:-1], with_token(client, parts[-1])])
     assert client.poll(5000), f"no answer to {parts!r}"
     return json.loads(client.recv_multipart()[-1])
 
@@ -158,7 +171,7 @@ def test_req_socket_is_answered_too(controlled: Publisher) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as client:
         client.linger = 0
         client.connect(controlled.endpoints["control"])
-        client.send(asked("ping"))
+        client.send(with_token(client, asked("ping")))
         assert client.poll(5000)
         assert json.loads(client.recv())["ok"]
 
@@ -220,7 +233,7 @@ def test_stop_passes_beside_a_flood(controlled: Publisher, machine: Machine) -> 
             client.linger = 0
             client.connect(endpoint)
             while flooding.is_set():
-                client.send(asked("follow", {"track_id": 1}))
+                client.send(with_token(client, asked("follow", {"track_id": 1})))
                 client.poll(0)
 
     thread = threading.Thread(target=flood)

@@ -120,8 +120,14 @@ def test_memory_is_bounded_while_a_reader_stalls(publisher: Publisher) -> None:
 def test_stopped_reader_is_let_go_and_comes_back(publisher: Publisher) -> None:
     with reader_process(publisher) as process:
         process.send_signal(signal.SIGSTOP)
-        # only this reader subscribed to `image`; when it is let go nobody wants it
-        wait_for(lambda: "image" not in publisher.wanted_topics)
+        update = make_update(0, n=2000)  # 500 kB: the buffers on the way fill up
+
+        def is_let_go() -> bool:
+            # only this reader subscribed to `image`: without it nobody wants it
+            publisher.write(update)
+            return "image" not in publisher.wanted_topics
+
+        wait_for(is_let_go)
         process.send_signal(signal.SIGCONT)
         wait_for(lambda: "image" in publisher.wanted_topics)
 
