@@ -5,7 +5,7 @@ is suspended, and either our own heartbeat is due or a PING of its lies unread
 (`stream_engine_base.cpp`: ``!_io_error``). Reading is suspended at the receiving
 high-water mark only. So there is none here, our heartbeats are off, what arrives is
 read on without pause, and whoever floods is cut off by opening the socket anew.
-docs/decisions tells how this was found; `tests/bench/hostile.py` shows that it holds.
+docs/decisions/0019 tells how this was found, `tests/bench/hostile.py` that it holds.
 """
 
 from __future__ import annotations
