@@ -46,8 +46,8 @@ def main() -> None:
     tracker = LiveTracker(settings)
     hooks = {"image_process_fn": tracker, "pre_hardware_hook_fn": tracker.event_hook}
     with tracker, Acquisition(**hooks) as acquisition:
-        for k in range(args.frames):  # events without x, y or z: the stage is ours
-            acquisition.acquire({"axes": {"time": k}})
+        for event in tracker.events(args.frames, say=print):  # without x, y or z
+            acquisition.acquire(event)
     run = Recording(tracker.run_folder)
     print(f"{sum(e.kind == 'stage.move' for e in run.events())} moves, the rest in")
     print(write_control(run, tracker.run_folder / "control.png"))

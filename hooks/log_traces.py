@@ -29,8 +29,8 @@ def main() -> None:
     )
     tracker = LiveTracker(settings)
     with tracker, Acquisition(image_process_fn=tracker) as acquisition:
-        for k in range(args.frames):
-            acquisition.acquire({"axes": {"time": k}})
+        for event in tracker.events(args.frames, say=print):
+            acquisition.acquire(event)
     traces = Recording(tracker.run_folder).tracks()
     print(f"{len(traces)} rows of {len(set(traces['track_id']))} tracks")
     print(f"lodestar-live export {tracker.run_folder} --to csv")

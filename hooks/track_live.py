@@ -36,8 +36,8 @@ def main() -> None:
     )
     tracker = LiveTracker(settings, on_update=print_tracks)
     with tracker, Acquisition(image_process_fn=tracker) as acquisition:
-        for k in range(args.frames):
-            acquisition.acquire({"axes": {"time": k}})
+        for event in tracker.events(args.frames, say=print):
+            acquisition.acquire(event)
     print(tracker.summary().counts)
 
 

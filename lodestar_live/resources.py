@@ -23,7 +23,9 @@ def find(kind: str, name: str) -> Path:
     InputError
         Neither a file called `name` nor a shipped one exists.
     """
-    for candidate in (Path(name), folder(kind) / name):
+    # A README's "config/beads.toml" is meant, too, where only the wheel is installed.
+    shipped = folder(kind) / name.removeprefix(f"{kind}/")
+    for candidate in (Path(name), shipped):
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(p.name for p in folder(kind).glob("*") if p.is_file()))

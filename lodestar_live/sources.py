@@ -79,6 +79,9 @@ class Reception:
         has come to its own end.
     tell
         Takes events: an error of the camera that was survived, say.
+    is_ready
+        Frames delivered before it is first true do not count towards the number of
+        frames a source was asked for: the model is still in training.
     event_hook
         Called with each event before it is executed, by sources that offer it.
     """
@@ -89,6 +92,7 @@ class Reception:
     stop: threading.Event
     tell: Callable[[Event], None] = _ignore
     abandon: Callable[[str], None] = _ignore
+    is_ready: Callable[[], bool] = lambda: True
     event_hook: EventHook | None = None
 
 

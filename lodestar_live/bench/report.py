@@ -36,7 +36,7 @@ class BenchReport:
 
     def print(self, console: Console | None = None) -> None:
         """Print the tables and notes."""
-        console = console or Console()
+        console = console or Console(markup=False, emoji=False)
         for table in self.tables:
             shown = RichTable(*table.columns, title=table.title)
             for row in table.rows:

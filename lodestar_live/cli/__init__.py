@@ -11,8 +11,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from lodestar_live.cli._console import accept_any_encoding, make_console
 from lodestar_live.errors import LodestarError
 
 app = typer.Typer(
@@ -42,8 +43,10 @@ for _module in sorted(m.name for m in iter_modules(__path__)):
 
 def main() -> None:
     """Run the command line; errors the user can mend end with exit code 1."""
+    accept_any_encoding()
     try:
         app()
     except LodestarError as error:
-        Console(stderr=True).print(f"[bold red]error[/]: {error}", markup=True)
+        said = Text.assemble(("error", "bold red"), f": {error}")
+        make_console(stderr=True).print(said, soft_wrap=True)
         sys.exit(1)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from lodestar_live.cli._console import make_console
 from lodestar_live.errors import SettingsError
 from lodestar_live.settings import Settings, TravelLimits
 
@@ -95,7 +95,7 @@ def _measure(
     from lodestar_live.calibration.stage import calibrate, scan_focus
 
     core = microscope.core
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=make_console(stderr=True)) as progress:
         task = progress.add_task("moving", total=None)
         calibration = calibrate(
             bench,
@@ -164,5 +164,5 @@ def _show(calibration: Calibration, out: Path) -> None:
     table = Table("quantity", "value", title="pixel-to-stage calibration, (y, x)")
     for name, value in _facts(calibration).items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
-    Console().print(f"written to {out}", markup=False)
+    make_console().print(table)
+    make_console().print(f"written to {out}", soft_wrap=True)

@@ -9,6 +9,7 @@ import typer
 
 from lodestar_live.cli._stage_map import WalkPlan, calibrate_stage
 from lodestar_live.cli._z_sweep import calibrate_z_drive
+from lodestar_live.resources import find
 from lodestar_live.settings import Settings, load_settings
 
 Config = Annotated[
@@ -74,7 +75,9 @@ def run_calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Move the stage, watch the image, store the map; the stage comes back."""
-    settings = Settings() if config is None else load_settings(config)
+    settings = (
+        Settings() if config is None else load_settings(find("config", str(config)))
+    )
     if z_um is not None:
         calibrate_z_drive(
             settings, z_um, at=at, sharp_at_um=sharp_at_um, out=out, as_json=as_json

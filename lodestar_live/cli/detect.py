@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.console import Console
 from rich.progress import track
 
+from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _progress(movie: Movie, *, is_shown: bool) -> Iterable[tuple[int, Pixels]]:
         total=len(movie),
         disable=not is_shown,
         transient=True,
-        console=Console(stderr=True),
+        console=make_console(stderr=True),
     )
 
 

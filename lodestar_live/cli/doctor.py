@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from lodestar_live.cli._console import make_console
 
 Finding = tuple[bool, str]
 _PACKAGES = ("pycromanager", "torch", "onnxruntime", "numpy", "scipy", "pyzmq")
@@ -33,6 +34,7 @@ def doctor(
         "ONNX Runtime providers": _providers,
         "Micro-Manager on port 4827": _micro_manager,
         "ports 5556-5558": _ports,
+        "shipped files": _shipped,
     }
     if model is not None:
         checks[f"model {model}"] = lambda: _model(model)
@@ -49,7 +51,7 @@ def doctor(
         table = Table("check", "", "finding")
         for name, (ok, text) in findings.items():
             table.add_row(name, "ok" if ok else "no", text)
-        Console().print(table)
+        make_console().print(table)
     if faults:
         raise typer.Exit(1)
 
@@ -94,17 +96,22 @@ def _micro_manager() -> Finding:
 
 
 def _ports() -> Finding:
-    taken = []
-    for port in (5556, 5557, 5558):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                taken.append(str(port))
+    from lodestar_live.streams.ports import is_free
+
+    taken = [str(port) for port in (5556, 5557, 5558) if not is_free(port)]
     if taken:
-        return False, f"in use: {', '.join(taken)}; end that program or set [streams]"
+        return False, f"in use: {', '.join(taken)}; a run takes others and says which"
     return True, "free"
+
+
+def _shipped() -> Finding:
+    from lodestar_live.resources import folder
+
+    places = [folder(kind) for kind in ("config", "hooks", "models")]
+    missing = [str(place) for place in places if not place.is_dir()]
+    if missing:
+        return False, f"missing: {', '.join(missing)}; install the package again"
+    return True, f"{places[0].parent}: config, hooks, models"
 
 
 def _model(path: Path) -> Finding:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError
 
 
@@ -89,7 +90,10 @@ def _export_movie(run: Path, movie: Path | None, out: Path) -> None:
 
     if movie is None:
         raise InputError(f"{out}: a run holds no images; give them with --movie.")
-    with Recording(run) as recording, Progress(transient=True) as bar:
+    with (
+        Recording(run) as recording,
+        Progress(transient=True, console=make_console(stderr=True)) as bar,
+    ):
         task = bar.add_task("drawing", total=None)
         n = write_overlay_movie(
             recording,

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from lodestar_live.cli._console import make_console
 
 if TYPE_CHECKING:
     from lodestar_live.live import LiveTracker, Summary
     from lodestar_live.settings import Settings
 
-console = Console()
+console = make_console()
 View = Annotated[
     bool, typer.Option("--view", help="Open the live page; it may send commands.")
 ]
@@ -81,7 +83,7 @@ def demo(
         return
     print_summary(result.summary)
     _print_rows("Against the truth", result.truth_rows())
-    console.print(f"Report: {result.report_path}")
+    console.print(f"Report: {result.report_path}", soft_wrap=True)
 
 
 def run(
@@ -92,12 +94,11 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Track live on your microscope, as CONFIG.toml says. Ctrl-C ends the run well."""
+    _end_on_sigterm()
+    settings = _for_page(_ready(config), view=view, pick=pick)
     from lodestar_live.live.session import run_session
     from lodestar_live.microscope import open_microscope
-    from lodestar_live.settings import load_settings
 
-    _end_on_sigterm()
-    settings = _for_page(load_settings(config), view=view, pick=pick)
     with ExitStack() as stack:
         show = _page(stack, view=view, browser=browser, quiet=as_json)
         with open_microscope(settings.microscope) as microscope:
@@ -117,14 +118,25 @@ def replay(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Send a recorded movie through the live pipeline, every frame of it."""
+    settings = _ready(config)
     from lodestar_live.live.replay import replay_movie
-    from lodestar_live.settings import Settings, load_settings
 
-    settings = Settings() if config is None else load_settings(config)
     tracker = replay_movie(
         movie, settings, model=model, out=out, show=None if as_json else console
     )
     _finish(tracker, as_json)
+
+
+def _ready(config: Path | None) -> Settings:
+    """Return settings whose files are there and whose ports are free."""
+    from lodestar_live.cli._paths import read_settings
+    from lodestar_live.streams.ports import with_free_ports
+
+    settings = read_settings(config)
+    streams, changed = with_free_ports(settings.streams)
+    for text in changed:
+        make_console(stderr=True).print(text, soft_wrap=True)
+    return settings.model_copy(update={"streams": streams})
 
 
 def print_summary(summary: Summary) -> None:
@@ -143,7 +155,8 @@ def print_summary(summary: Summary) -> None:
             table.add_row(name, f"{latency.p50_ms:.2f}", f"{latency.p99_ms:.2f}")
     console.print(table)
     if summary.first_error is not None:
-        console.print("[bold red]first error[/]:", summary.first_error, markup=True)
+        said = Text.assemble(("first error", "bold red"), f": {summary.first_error}")
+        console.print(said)
 
 
 def _print_rows(title: str, rows: list[tuple[str, Any]]) -> None:
@@ -172,7 +185,7 @@ def _page(
     def on_start(tracker: LiveTracker) -> None:
         endpoints = tracker.endpoints
         if not quiet:
-            console.print(f"Run folder: {tracker.run_folder}")
+            console.print(f"Run folder: {tracker.run_folder}", soft_wrap=True)
             for name, address in endpoints.items():
                 console.print(f"{name}: {address}")
         if view:
@@ -181,8 +194,8 @@ def _page(
             stack.enter_context(page_beside(endpoints, browser=browser, quiet=quiet))
         elif endpoints and not quiet:
             console.print(
-                f"To watch it: [bold]lodestar-live view {endpoints['stream']}[/] in "
-                "another terminal, or start with --view."
+                f"To watch it: lodestar-live view {endpoints['stream']} in another "
+                "terminal, or start with --view."
             )
 
     return on_start
@@ -195,7 +208,7 @@ def _finish(tracker: LiveTracker, as_json: bool) -> None:
         typer.echo(json.dumps(facts))
     else:
         print_summary(summary)
-        console.print(f"Run folder: {tracker.run_folder}")
+        console.print(f"Run folder: {tracker.run_folder}", soft_wrap=True)
     if not summary.counts.processed:
         raise typer.Exit(1)
 

@@ -135,10 +135,11 @@ def _settings(
     na: float,
     background: Path | None,
 ) -> HolographySettings:
+    from lodestar_live.resources import find
     from lodestar_live.settings import load_settings, parse_settings
 
     if config is not None:
-        found = load_settings(config).holography
+        found = load_settings(find("config", str(config))).holography
         if found is None:
             raise InputError(f"{config}: no holography section.")
     else:

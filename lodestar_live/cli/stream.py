@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lodestar_live.cli._console import make_console
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -99,7 +101,10 @@ def _print_table(subscriber: Subscriber, seconds: float | None) -> None:
     from rich.live import Live
 
     view = _Table()
-    with Live(view.render(), refresh_per_second=8, get_renderable=view.render):
+    console = make_console()
+    with Live(
+        view.render(), refresh_per_second=8, get_renderable=view.render, console=console
+    ):
         for message in subscriber.read(seconds):
             view.take(message)
 

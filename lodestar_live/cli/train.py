@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lodestar_live.cli._console import make_console
+from lodestar_live.cli._paths import require_folder_of
 from lodestar_live.errors import InputError
 from lodestar_live.model_card import stated
 
@@ -66,15 +68,19 @@ def train_model(
     Writes MODEL.onnx and training.png beside it.
     """
     from lodestar_live.recording.movies import read_image
-    from lodestar_live.training import train
-    from lodestar_live.training.picture import write_picture
 
+    require_folder_of(output)
     if output.suffix != ".onnx":
         raise InputError(f"output {output}: expected a name ending in .onnx.")
     if pick and (at or size is not None):
         raise InputError("--pick chooses place and size; leave out --at and --size.")
+    places = _parse_positions(at)
     pixels = read_image(image, frame)
-    console = Console(stderr=True)
+    # torch takes seconds to import; what is wrong with the paths is said before
+    from lodestar_live.training import train
+    from lodestar_live.training.picture import write_picture
+
+    console = make_console(stderr=True)
     learn = functools.partial(
         train,
         pixels,
@@ -88,13 +94,13 @@ def train_model(
     if pick:
         model = _learn_by_click(pixels, learn, console, browser=browser)
     else:
-        model = _learn(learn, console, at=_parse_positions(at), size=size)
+        model = _learn(learn, console, at=places, size=size)
     model.export(output)
     picture = write_picture(model, output.with_name("training.png"), pixels)
     if as_json:
         typer.echo(json.dumps(model.card.to_json()))
     else:
-        console.print(_summary(model, output, picture), highlight=False)
+        console.print(_summary(model, output, picture), soft_wrap=True)
 
 
 def _learn(

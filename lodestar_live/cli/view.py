@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError, StreamError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def view(
     else:
         feed = _recorded_feed(Path(source), movie)
     page = _serve(feed, port)
-    Console().print(f"[bold]{page.url}[/] shows {source}; Ctrl-C ends it.")
+    make_console().print(f"{page.url} shows {source}; Ctrl-C ends it.")
     if browser:
         webbrowser.open(page.url)
     if until_input_ends:
@@ -133,4 +133,4 @@ def plot(
             path = write_hologram_report(recording, out, kept=field_of(folder))
         else:
             path = write_plots(recording, out, snapshot=snapshot_of(folder))
-    Console().print(f"wrote [bold]{path}[/]")
+    make_console().print(f"wrote {path}", soft_wrap=True)

@@ -22,7 +22,6 @@ from lodestar_live.errors import SettingsError
 from lodestar_live.health import Health
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
-from lodestar_live.live.run_folder import new_run_folder
 from lodestar_live.microscope import (
     Access,
     CoreStage,
@@ -105,6 +104,7 @@ class Parts:
 
 def assemble(
     settings: Settings,
+    run_folder: Path,
     *,
     microscope: Microscope | None,
     calibration: Calibration | None,
@@ -124,7 +124,7 @@ def assemble(
     """
     parts = Parts(
         settings=settings,
-        run_folder=new_run_folder(settings),
+        run_folder=run_folder,
         link=LinkStep(make_linker(settings, clock)),
         detector=detect,
         engines=EngineChoice(tell, clock) if _may_try_engines(settings) else None,

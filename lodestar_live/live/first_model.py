@@ -67,12 +67,19 @@ class TrainingProcess:
         )
         self._thread.start()
 
-    def cancel(self, timeout_s: float = 2.0) -> None:
-        """End the training; nothing is called back afterwards."""
+    def cancel(self, timeout_s: float = 2.0) -> bool:
+        """End the training; nothing is called back afterwards.
+
+        Returns
+        -------
+        True if it was still under way.
+        """
         self._cancelled = True
-        if self._process.poll() is None:
+        is_under_way = self._process.poll() is None
+        if is_under_way:
             self._process.kill()
         self._thread.join(timeout_s)
+        return is_under_way
 
     def join(self, timeout_s: float | None = None) -> None:
         """Wait until the training is over and has called back."""

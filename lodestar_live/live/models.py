@@ -15,6 +15,12 @@ from lodestar_live.live.retrain import Retrainer
 from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.settings import Settings
 
+_TOO_SHORT = (
+    "the run ended before its model was trained, so no frame was tracked. Take more "
+    "frames, wait with LiveTracker.wait_until_tracking() or .events(), or train "
+    "beforehand (lodestar-live train) and name the model."
+)
+
 
 class Models:
     """Give a run its detector, and another one on request.
@@ -54,7 +60,7 @@ class Models:
         self._tell, self._note_error, self._clock = tell, note_error, clock
         self._training: TrainingProcess | None = None
         self._snapshot: Frame | None = None
-        self._has_failed = False
+        self._has_failed = self._is_closed = False
         self._newest = (-1, Tracks.empty())  # without pixels, which are reused
         self._retrainer: Retrainer | None = None
 
@@ -73,7 +79,10 @@ class Models:
 
     def wait_with(self, frame: Frame) -> None:
         """Take a frame while there is no model yet: the first one is trained on."""
-        if self._snapshot is None:
+        if self._is_closed:
+            if not self._has_failed:
+                self._on_failure(ModelError(_TOO_SHORT))
+        elif self._snapshot is None:
             self._train(frame)
         elif self._has_failed:
             self._snapshot = frame
@@ -122,10 +131,16 @@ class Models:
             raise InputError("rollback: no model was swapped in; nothing to undo.")
         return {"version": self._retrainer.rollback()}
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the first training failed and no other is under way."""
+        return self._has_failed
+
     def close(self) -> None:
         """End every training under way; nothing is swapped afterwards."""
-        if self._training is not None:
-            self._training.cancel()
+        self._is_closed = True
+        if self._training is not None and self._training.cancel():
+            self._on_failure(ModelError(_TOO_SHORT))
         if self._retrainer is not None:
             self._retrainer.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from datetime import datetime
@@ -50,3 +51,9 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def discard_if_empty(run_folder: Path) -> None:
+    """Remove the folder of a run that was refused before it wrote anything."""
+    with contextlib.suppress(OSError):
+        run_folder.rmdir()

@@ -27,8 +27,10 @@ def run_session(
 ) -> LiveTracker:
     """Acquire as the settings say with a `LiveTracker` in the loop.
 
-    Frames are stored only if ``acquisition.save_folder`` is set. Ctrl-C or `stop`
-    ends the acquisition; everything recorded so far is kept.
+    Without a model it trains on the first frame; ``acquisition.n_frames`` counts the
+    frames from when the model is there. Frames are stored only if
+    ``acquisition.save_folder`` is set. Ctrl-C or `stop` ends the acquisition;
+    everything recorded so far is kept.
 
     Parameters
     ----------

@@ -8,10 +8,11 @@ acquisition, never changes an image and never waits.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,18 +20,21 @@ from typing import Any
 from lodestar_live.commands import RetrainArgs, checked
 from lodestar_live.control import Calibration, Controller
 from lodestar_live.data import Counts, Detections, Pixels, Update
+from lodestar_live.errors import ModelError
 from lodestar_live.health import RunEnd
 from lodestar_live.live.accounts import Accounts, Summary
-from lodestar_live.live.assemble import assemble, is_controlling
+from lodestar_live.live.assemble import Parts, assemble, is_controlling
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.interrupt import StopOnInterrupt
 from lodestar_live.live.run import Run
+from lodestar_live.live.run_folder import discard_if_empty, new_run_folder
 from lodestar_live.microscope import FrameReader, Microscope, make_patient
 from lodestar_live.settings import Settings
 from lodestar_live.sinks import Sink
 from lodestar_live.sources import Reception
 
 logger = logging.getLogger(__name__)
+_LOOK_S = 0.1  # how often a wait for the model looks whether it is in vain
 
 
 class LiveTracker:
@@ -113,6 +117,7 @@ class LiveTracker:
             stop=stop,
             tell=run.tell,
             abandon=self._abandon,
+            is_ready=lambda: self.is_settled,
             event_hook=self.event_hook if self.places_events else None,
         )
 
@@ -167,27 +172,37 @@ class LiveTracker:
                 accounts=accounts,
                 on_update=self._on_update,
             )
-            parts = assemble(
-                self.settings,
-                microscope=self._microscope,
-                calibration=self._calibration,
-                detect=self._detect,
-                clock=clock,
-                counts=accounts.counts,
-                tell=run.tell,
-                commands=run.verbs(),
-                health=run.health,
-            )
+            run_folder = new_run_folder(self.settings)
             try:
-                run.open(parts, [*parts.sinks, *self._extra_sinks])
+                parts = self._open(run, run_folder)
             except BaseException:
-                run.close(RunEnd("failed", "could not be started"))
+                discard_if_empty(run_folder)
                 raise
             self._reader = FrameReader(clock)
             self._run, self._is_running = run, True
             if parts.controller is not None:
                 self._interrupt = StopOnInterrupt(parts.controller)
                 self._interrupt.install()
+
+    def _open(self, run: Run, run_folder: Path) -> Parts:
+        parts = assemble(
+            self.settings,
+            run_folder,
+            microscope=self._microscope,
+            calibration=self._calibration,
+            detect=self._detect,
+            clock=run.clock,
+            counts=run.accounts.counts,
+            tell=run.tell,
+            commands=run.verbs(),
+            health=run.health,
+        )
+        try:
+            run.open(parts, [*parts.sinks, *self._extra_sinks])
+        except BaseException:
+            run.close(RunEnd("failed", "could not be started"))
+            raise
+        return parts
 
     def close(self, end: RunEnd | None = None) -> None:
         """Stop the stage, finish the frames in hand, close everything; within 5 s.
@@ -226,8 +241,62 @@ class LiveTracker:
         return None if self._run is None else self._run.first_error
 
     def wait_until_tracking(self, timeout_s: float | None = None) -> bool:
-        """Wait for the model; False when it did not come in time."""
-        return self._current().tracking.wait(timeout_s)
+        """Wait for the model; call it after the first frame, which is trained on.
+
+        Returns
+        -------
+        False when the training failed (see `first_error`), the run was closed, or the
+        model did not come in time.
+        """
+        run = self._current()
+        until_s = math.inf if timeout_s is None else run.clock() + timeout_s
+        while not run.tracking.wait(min(_LOOK_S, max(0.0, until_s - run.clock()))):
+            if run.models.has_failed or not self._is_running or run.clock() >= until_s:
+                return run.tracking.is_set()
+        return True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether frames are tracked from now on, or the training has failed."""
+        run = self._current()
+        return run.tracking.is_set() or run.models.has_failed
+
+    def events(
+        self, n_frames: int, *, say: Callable[[str], object] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield acquisition events for `n_frames` tracked frames.
+
+        They carry no x, y or z, so that the engine never moves the stage. Without a
+        model one frame more comes first, which is trained on; the next event is yielded
+        when the model is there.
+
+        Parameters
+        ----------
+        n_frames
+            Frames to track.
+        say
+            Told that training began and when it was done, e.g. ``print``.
+
+        Raises
+        ------
+        ModelError
+            The training failed.
+        """
+        first = 0
+        if not self.is_settled:
+            yield {"axes": {"time": 0}}
+            self._train_on_first_frame(say or logger.info)
+            first = 1
+        for index in range(first, first + n_frames):
+            yield {"axes": {"time": index}}
+
+    def _train_on_first_frame(self, say: Callable[[str], object]) -> None:
+        log = self.run_folder / "training.log"
+        say(f"training on the first frame; progress: {log}")
+        start_s = self.clock()
+        if not self.wait_until_tracking():
+            raise ModelError(f"nothing can be tracked: {self.first_error}")
+        say(f"trained in {self.clock() - start_s:.0f} s; tracking")
 
     def retrain(self, at_px: tuple[float, float], size_px: int | None = None) -> None:
         """Train on the newest frame in the background; a better model is swapped in.

@@ -95,6 +95,7 @@ class AcquisitionSource:
             event_hook=reception.event_hook,
             on_error=reception.abandon,
             tell=lambda why: reception.tell(CameraError(why=why).at(reception.clock())),
+            is_ready=reception.is_ready,
         )
 
     def close(self) -> None:
@@ -110,6 +111,7 @@ def acquire(
     event_hook: Callable[[Any], Any] | None = None,
     on_error: Callable[[str], None] | None = None,
     tell: Callable[[str], None] | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
     finish_within_s: float = 10.0,
 ) -> None:
     """Acquire frames until `settings.n_frames` or `stop`.
@@ -128,6 +130,9 @@ def acquire(
         Told at once what ended the acquisition early, before the engine's end.
     tell
         Told each failure that was survived.
+    is_ready
+        Frames asked for before it is first true do not count towards
+        `settings.n_frames`.
     finish_within_s
         How long the engine may take to shut down before it is reported as stuck.
 
@@ -139,7 +144,9 @@ def acquire(
     require_ready(microscope)
     if settings.exposure_ms is not None:
         microscope.core.set_exposure(settings.exposure_ms)
-    feeder = _Feeder(microscope, processor, settings, stop, tell or logger.warning)
+    feeder = _Feeder(
+        microscope, processor, settings, stop, tell or logger.warning, is_ready
+    )
     forget = note_snaps(microscope.core) if microscope.is_python else lambda: None
     try:
         feeder.run(event_hook, on_error or _say_nothing, finish_within_s)
@@ -200,9 +207,11 @@ class _Feeder:
         settings: AcquisitionSettings,
         stop: threading.Event,
         tell: Callable[[str], None],
+        is_ready: Callable[[], bool],
     ) -> None:
         self._microscope, self._settings = microscope, settings
-        self._stop, self._tell = stop, tell
+        self._stop, self._tell, self._is_ready = stop, tell, is_ready
+        self._was_ready, self._last = False, settings.n_frames
         self._counted = _Counted(processor)
         exposure_s = float(microscope.core.get_exposure()) / 1e3
         self._patience = Patience(_SILENT_S + 3 * exposure_s)
@@ -263,8 +272,8 @@ class _Feeder:
 
     def _feed(self, engine: Engine) -> None:
         """Hand over events until all frames came or a stop."""
-        last, asked = self._settings.n_frames, self._counted.n
-        while last is None or asked < last:
+        asked = self._counted.n
+        while (last := self._end_after(asked)) is None or asked < last:
             if not self._wait(engine, asked - self._ahead + 1):
                 return
             end = (
@@ -273,6 +282,13 @@ class _Feeder:
             engine.submit([{"axes": {"time": k}} for k in range(asked, end)])
             asked = end
         self._wait(engine, asked)
+
+    def _end_after(self, asked: int) -> int | None:
+        """Return how many frames there will be in all, `asked` being on their way."""
+        n_frames = self._settings.n_frames
+        if n_frames is not None and not self._was_ready:
+            self._was_ready, self._last = self._is_ready(), asked + n_frames
+        return self._last
 
     def _wait(self, engine: Engine, n_frames: int) -> bool:
         """Wait until so many frames came in all; False when told to stop."""
