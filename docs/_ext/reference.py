@@ -6,6 +6,7 @@ include them, so that a setting, command, event or column is described only in t
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 import re
@@ -22,7 +23,7 @@ from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 
 import lodestar_live
-from lodestar_live import channels
+from lodestar_live import channels, commands, events
 from lodestar_live.data import UNITS
 from lodestar_live.recording import tables
 from lodestar_live.settings import Settings
@@ -132,6 +133,34 @@ def _default(field: Any) -> str:
     return _toml(field.default)
 
 
+def commands_page() -> str:
+    """Return every verb of the control socket with its arguments."""
+    rows = []
+    for name, verb in commands.VERBS.items():
+        names = [
+            f"`{key}` ({type_name(field.annotation)})"
+            for key, field in verb.args.model_fields.items()
+        ]
+        ways = [" and ".join(f"`{key}`" for key in way) for way in verb.args.ways]
+        given = f"; exactly one of: {', or '.join(ways)}" if ways else ""
+        rows.append([f"`{name}`", (", ".join(names) + given) or "none", verb.does,
+                     verb.needs])  # fmt: skip
+    return table(["verb", "arguments", "what it does", "needs"], rows)
+
+
+def events_page() -> str:
+    """Return every kind of event with its fields."""
+    rows = [
+        [
+            f"`{name}`",
+            events.sentence(name),
+            ", ".join(f"`{f.name}`" for f in dataclasses.fields(kind)),
+        ]
+        for name, kind in sorted(events.KINDS.items())
+    ]
+    return table(["kind", "says", "fields of `details`"], rows)
+
+
 def channels_page() -> str:
     """Return every measured quantity with its column, unit and uncertainty."""
     rows = [
@@ -201,6 +230,8 @@ def _documented(module: str, names: Mapping[str, object], seen: set[int]) -> str
 
 PAGES = {
     "settings": settings_page,
+    "commands": commands_page,
+    "events": events_page,
     "channels": channels_page,
     "run-file": run_file_page,
     "command-line": command_line_page,
