@@ -110,6 +110,9 @@ class Frame:
         The number the source itself gave this image; None if it gives none.
     sigma_t_s
         1-sigma uncertainty of `t_exposure_s`; NaN where only the arrival is known.
+    is_recorded
+        `t_exposure_s` counts on a recording's own time axis, not on this run's clock;
+        NaN: the recording has none.
     planned_axes
         Those of "XYZ" that the host itself sends to a place before this frame.
     """
@@ -133,6 +136,7 @@ class Frame:
     source_number: int | None = None
     sigma_t_s: float = float("nan")
     planned_axes: str = ""
+    is_recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.progress import track
 
+from lodestar_live.cli._choice import Axes, Channel, Frames, Position, Slice
 from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError
 
@@ -54,13 +55,19 @@ def detect(
         ),
     ] = 0.1,
     engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda…")] = "auto",
+    channel: Channel = None,
+    position: Position = None,
+    z: Slice = None,
+    frames: Frames = None,
+    axes: Axes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON.")] = False,
 ) -> None:
     """Find the particles of a recording; one CSV row each, `nan` if not measured."""
     from lodestar_live.detection import Detector
-    from lodestar_live.recording.movies import open_movie
+    from lodestar_live.recording.movies import Choice, open_movie
 
-    movie = open_movie(recording)
+    movie = open_movie(recording, Choice(channel, position, z, frames, axes=axes))
+    movie.require_one()
     detector = Detector(
         model,
         threshold=threshold,

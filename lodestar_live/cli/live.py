@@ -14,6 +14,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from lodestar_live.cli._choice import (
+    Axes,
+    Channel,
+    Fps,
+    Frames,
+    PixelSize,
+    Position,
+    Slice,
+)
 from lodestar_live.cli._console import make_console
 
 if TYPE_CHECKING:
@@ -107,7 +116,9 @@ def run(
 
 
 def replay(
-    movie: Annotated[Path, typer.Argument(help="TIFF stack, folder, .npy ...")],
+    movie: Annotated[
+        Path, typer.Argument(help="TIFF, NDTiff or OME-Zarr folder, AVI, MP4, .npy ...")
+    ],
     config: Annotated[
         Path | None, typer.Option(help="Settings file; all defaults without.")
     ] = None,
@@ -115,14 +126,31 @@ def replay(
         Path | None, typer.Option(help="Model; without: train on the first frame.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run.")] = None,
+    channel: Channel = None,
+    position: Position = None,
+    z: Slice = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    pixel_size: PixelSize = None,
+    axes: Axes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Send a recorded movie through the live pipeline, every frame of it."""
+    """Send a recorded movie through the live pipeline, every frame of it.
+
+    Times, pixel size, stage and channels come from the recording; each position and
+    channel is tracked by itself. What it does not say stays unknown.
+    """
     settings = _ready(config)
     from lodestar_live.live.replay import replay_movie
+    from lodestar_live.recording.movies import Choice
 
     tracker = replay_movie(
-        movie, settings, model=model, out=out, show=None if as_json else console
+        movie,
+        settings,
+        model=model,
+        out=out,
+        choice=Choice(channel, position, z, frames, fps, pixel_size, axes),
+        show=None if as_json else console,
     )
     _finish(tracker, as_json)
 

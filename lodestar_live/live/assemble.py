@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lodestar_live.control import Calibration, Controller, load_calibration
 from lodestar_live.data import (
     UNKNOWN_POSITION,
@@ -19,6 +21,7 @@ from lodestar_live.data import (
 from lodestar_live.detection import Detector
 from lodestar_live.detection.engines.choice import EngineChoice
 from lodestar_live.errors import SettingsError
+from lodestar_live.geometry import PixelToStage
 from lodestar_live.health import Health
 from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.linking import Linker
@@ -32,6 +35,7 @@ from lodestar_live.microscope import (
 )
 from lodestar_live.pipeline import DetectStep, LinkStep
 from lodestar_live.pipeline.detect import PixelDetector
+from lodestar_live.pipeline.series import SeriesLink
 from lodestar_live.recording import Recorder, RegionRecorder
 from lodestar_live.resources import find
 from lodestar_live.settings import ControlSettings, DetectionSettings, Settings
@@ -46,6 +50,7 @@ class Parts:
     settings: Settings
     run_folder: Path
     link: LinkStep
+    source: dict[str, Any] = field(default_factory=dict)
     detector: PixelDetector | None = None
     model: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
@@ -114,6 +119,7 @@ def assemble(
     tell: Callable[[Event], None],
     commands: Mapping[str, Callable[[Mapping[str, Any]], Any]],
     health: Health,
+    source: Mapping[str, Any] | None = None,
 ) -> Parts:
     """Build the parts; everything that can be refused is refused here.
 
@@ -125,7 +131,8 @@ def assemble(
     parts = Parts(
         settings=settings,
         run_folder=run_folder,
-        link=LinkStep(make_linker(settings, clock)),
+        link=SeriesLink(lambda: make_linker(settings, clock)),
+        source=dict(source or {}),
         detector=detect,
         engines=EngineChoice(tell, clock) if _may_try_engines(settings) else None,
     )
@@ -135,7 +142,8 @@ def assemble(
         parts.link.pixel_factor = parts.prepare.factor
     if detect is None and settings.detection.model is not None:
         parts.load_detector(find("models", settings.detection.model))
-    parts.access = reach_microscope(settings, microscope)
+    # A recording's frames bring their own facts: no microscope is asked.
+    parts.access = None if source else reach_microscope(settings, microscope)
     if parts.access is not None:
         stage = parts.access.stage
         parts.pixel_size_um = parts.access.microscope.pixel_size_um
@@ -154,6 +162,8 @@ def assemble(
         )
     parts.link.pixel_size_um = parts.pixel_size_um
     parts.link.knows_stage = bool(parts.controller or parts.stage_watch)
+    if source:
+        _take_recorded(parts, source, calibration)
     if settings.recording.enabled:
         parts.recorder = Recorder(
             parts.run_folder,
@@ -193,6 +203,24 @@ def _make_controller(
         calibration=calibration,
         pixel_size_um=parts.pixel_size_um,
     )
+
+
+def _take_recorded(
+    parts: Parts, source: Mapping[str, Any], calibration: Calibration | None
+) -> None:
+    """Take space from a recording: pixel size, stage and the map between them."""
+    size_um = float(source.get("pixel_size_um") or "nan")
+    parts.pixel_size_um = parts.link.pixel_size_um = size_um
+    parts.link.knows_stage = bool(source.get("knows_stage"))
+    if calibration is not None:
+        parts.calibration = _facts(calibration)
+        parts.link.stage_map = calibration.map
+    elif parts.link.knows_stage and source.get("affine_um_per_px") is not None:
+        matrix = np.array(source["affine_um_per_px"], dtype=float)
+        parts.calibration = {"matrix_um_per_px": matrix.tolist()}
+        parts.link.stage_map = PixelToStage(matrix)
+    elif parts.link.knows_stage and np.isfinite(size_um):
+        parts.link.stage_map = PixelToStage.from_pixel_size(size_um)
 
 
 def _may_try_engines(settings: Settings) -> bool:

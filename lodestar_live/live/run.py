@@ -299,6 +299,8 @@ class Run:
 
     def _complete(self, frame: Frame) -> Frame:
         """Add what only the run knows: the stage, the user's own pixel size."""
+        if frame.is_recorded:
+            return frame
         if frame.planned_axes:
             self._refuse_planned_positions(frame.planned_axes)
         stage_um = frame.stage_um
@@ -392,6 +394,7 @@ class Run:
             model=self.parts.model,
             calibration=self.parts.calibration,
             pixel_size_um=self.parts.pixel_size_um,
+            source=self.parts.source,
         )
 
 

@@ -61,6 +61,9 @@ class LiveTracker:
         Further sinks of your own; see `lodestar_live.sinks.Sink`.
     on_update
         Called with every `Update` on the worker thread; its exceptions are logged.
+    source
+        Facts of a recording that frames come from: `path`, `time_axis`, `knows_stage`,
+        `pixel_size_um`, `affine_um_per_px`; kept in the run file. None: a camera.
 
     Raises
     ------
@@ -77,8 +80,10 @@ class LiveTracker:
         detect: Callable[[Pixels], Detections] | None = None,
         sinks: Sequence[Sink] = (),
         on_update: Callable[[Update], None] | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         self.settings = settings or Settings()
+        self._source = source
         self._microscope, self._calibration = microscope, calibration
         self._detect, self._extra_sinks = detect, tuple(sinks)
         self._on_update = on_update
@@ -196,6 +201,7 @@ class LiveTracker:
             tell=run.tell,
             commands=run.verbs(),
             health=run.health,
+            source=self._source,
         )
         try:
             run.open(parts, [*parts.sinks, *self._extra_sinks])

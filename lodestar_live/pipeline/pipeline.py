@@ -78,7 +78,9 @@ class Pipeline:
             done = self.clock()
             # Later sinks see what publication cost; filled in place for that reason.
             timings_ms["publish"] = (done - marks[-1]) * 1e3
-            timings_ms["latency"] = (done - frame.t_exposure_s) * 1e3
+            # A recording was exposed at another time: its frames begin on arrival.
+            begun_s = frame.t_arrival_s if frame.is_recorded else frame.t_exposure_s
+            timings_ms["latency"] = (done - begun_s) * 1e3
         return update
 
 

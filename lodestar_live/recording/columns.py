@@ -23,7 +23,9 @@ class ColumnInfo(NamedTuple):
 
 
 TRACKPY_COLUMNS: Mapping[str, ColumnInfo] = {
-    "frame": ColumnInfo("frames", "number of the frame, from 0; gaps are frames lost"),
+    "frame": ColumnInfo(
+        "frames", "number of the frame (recordings: time point); gaps are images lost"
+    ),
     "particle": ColumnInfo("1", "the same as track_id"),
     "y": ColumnInfo("um", "y_um; y_px where the pixel size is unknown"),
     "x": ColumnInfo("um", "x_um; x_px where the pixel size is unknown"),

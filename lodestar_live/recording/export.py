@@ -96,7 +96,7 @@ def trackpy_columns(runs: Trajectories) -> Columns:
     rows, place = runs.rows, runs.positions
     scale = runs.pixel_size_um if runs.length_unit == "um" else 1.0
     theirs = {
-        "frame": rows["frame"],
+        "frame": runs.frame_numbers,
         "particle": rows["track_id"],
         "y": place[:, 0],
         "x": place[:, 1],
@@ -119,14 +119,14 @@ def trackmate_columns(runs: Trajectories) -> Columns:
         "POSITION_Y": place[:, 0],
         "POSITION_Z": np.nan_to_num(rows["z_um"]),
         "POSITION_T": runs.times,
-        "FRAME": rows["frame"],
+        "FRAME": runs.frame_numbers,
     }
 
 
 def napari_columns(runs: Trajectories) -> Columns:
     """Return napari's Tracks array as columns: id, frame, (z), y, x."""
     rows, place = runs.rows, runs.positions
-    columns = {"track_id": rows["track_id"], "t": rows["frame"]}
+    columns = {"track_id": rows["track_id"], "t": runs.frame_numbers}
     if np.isfinite(rows["z_um"]).any():
         columns["z"] = rows["z_um"]
     return columns | {"y": place[:, 0], "x": place[:, 1]}
@@ -199,6 +199,7 @@ def _write_geff(runs: Trajectories, path: Path) -> None:
         for name in rows.dtype.names or ()
         if rows.dtype[name].kind != "U"
     }
+    properties["frame"] = _geff_property(runs.frame_numbers)
     described = describe_columns()
     core_io.write_arrays(
         path,

@@ -121,8 +121,8 @@ def _write_spots(model: Element, runs: Trajectories, own: dict[str, _Feature]) -
         "RADIUS": np.full(len(rows), radius),
         **{feature.key: rows[name] for name, feature in own.items()},
     }
-    order = np.argsort(rows["frame"], kind="stable")
-    for frame, members in _by_frame(rows["frame"], order):
+    order = np.argsort(runs.frame_numbers, kind="stable")
+    for frame, members in _by_frame(runs.frame_numbers, order):
         element = SubElement(everything, "SpotsInFrame", frame=str(frame))
         for spot in members:
             known: dict[str, str] = {

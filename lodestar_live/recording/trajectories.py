@@ -65,10 +65,21 @@ class Trajectories:
         return np.column_stack([self.rows[name] for name in names]).astype(float)
 
     @property
+    def frame_numbers(self) -> np.ndarray[Any, Any]:
+        """Numbers that count in equal steps of time: gaps are images that lack.
+
+        Of a recording its time points; of a live run the frames received.
+        """
+        if counts_time_points(self.info) and np.isfinite(self.rows["time_index"]).all():
+            return np.asarray(self.rows["time_index"], dtype=np.int64)
+        return np.asarray(self.rows["frame"])
+
+    @property
     def times(self) -> FloatArray:
         """Times of the rows, in `time_unit`."""
-        name = "t_exposure_s" if self.time_unit == "s" else "frame"
-        return np.asarray(self.rows[name], dtype=float)
+        if self.time_unit == "s":
+            return np.asarray(self.rows["t_exposure_s"], dtype=float)
+        return self.frame_numbers.astype(float)
 
 
 def read_trajectories(
@@ -95,7 +106,7 @@ def read_trajectories(
         chosen = np.unique(rows["track_id"])
         rows = every[np.isin(every["track_id"], chosen)] if min_frames else every
     frames, info = recording.frames(), recording.info
-    map_um, interval_s = _map_um(frames, info), _interval_s(frames)
+    map_um, interval_s = _map_um(frames, info), _interval_s(frames, info)
     path = info.source.get("path")
     return Trajectories(
         rows,
@@ -116,7 +127,7 @@ def units_of(recording: Recording) -> tuple[str, str]:
     """Return the units of length and time in which a run can be told."""
     frames = recording.frames()
     length = _length_unit(_map_um(frames, recording.info))
-    return length, _time_unit(_interval_s(frames))
+    return length, _time_unit(_interval_s(frames, recording.info))
 
 
 def _length_unit(map_um: PixelToStage | None) -> str:
@@ -137,9 +148,18 @@ def _typical(values: FloatArray, fallback: float) -> float:
     return float(np.median(known)) if len(known) else fallback
 
 
-def _interval_s(frames: Rows) -> float:
+def counts_time_points(info: RunInfo) -> bool:
+    """Tell whether a run was made from a recording, which knows its time points."""
+    return "path" in info.source
+
+
+def _interval_s(frames: Rows, info: RunInfo) -> float:
     known = frames[np.isfinite(frames["t_exposure_s"])]
-    steps = np.diff(known["t_exposure_s"]) / np.maximum(np.diff(known["frame"]), 1)
+    numbers = known["frame"].astype(float)
+    if counts_time_points(info) and np.isfinite(known["time_index"]).all():
+        numbers, first = np.unique(known["time_index"], return_index=True)
+        known = known[first]
+    steps = np.diff(known["t_exposure_s"]) / np.maximum(np.diff(numbers), 1)
     steps = steps[steps > 0]
     return float(np.median(steps)) if len(steps) else float("nan")
 
