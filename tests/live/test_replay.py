@@ -23,7 +23,7 @@ from lodestar_live.settings import parse_settings
 SIDE = 256
 PIXEL_UM = 0.5
 D_UM2_PER_S = 0.4
-DRIFT_UM_PER_S = np.array([3.0, -2.0])  # (y, x)
+DRIFT_UM_PER_S = np.array([12.0, -8.0])  # (y, x)
 INTERVAL_S = 0.05
 
 
@@ -120,7 +120,8 @@ def test_followed_recording_gives_diffusion_and_drift_of_the_sample(
     assert np.allclose(np.mod(rows["t_exposure_s"] + 1e-6, INTERVAL_S), 0, atol=2e-6)
     table = pd.read_csv(tmp_path / "t.csv")
     drift = drift_um_per_s(table)
-    np.testing.assert_allclose(drift, DRIFT_UM_PER_S, atol=0.01 * 3.6)
+    # diffusion itself leaves a drift of 0.037 µm/s in 40 tracks of 15 s
+    np.testing.assert_allclose(drift, DRIFT_UM_PER_S, atol=0.01 * 14.4)
     still = table.assign(
         y=table["y"] - drift[0] * table["t"], x=table["x"] - drift[1] * table["t"]
     )
