@@ -21,7 +21,8 @@ def export_run(
     to: Annotated[
         str,
         typer.Option(
-            help="csv, parquet, trackmate, trackmate-csv, geff, napari; mp4, gif."
+            help="csv, parquet, trackmate, trackmate-csv, geff, napari, summary (one "
+            "row a track); mp4, gif."
         ),
     ],
     out: Annotated[

@@ -116,18 +116,30 @@ def plot(
     control: Annotated[
         bool, typer.Option("--control", help="Draw target, stage and commands.")
     ] = False,
+    diffusion: Annotated[
+        bool, typer.Option("--diffusion", help="Histogram of D over tracks.")
+    ] = False,
+    polarizability: Annotated[
+        bool, typer.Option("--polarizability", help="The same of polarizability.")
+    ] = False,
 ) -> None:
     """Draw trajectories, MSD, speed and latency; of holograms fields, z and more."""
     from lodestar_live.recording import Recording
     from lodestar_live.view import write_control, write_hologram_report, write_plots
+    from lodestar_live.view.figures.populations import write_populations
     from lodestar_live.view.figures.run_files import field_of, snapshot_of
 
     folder = run if run.is_dir() else run.parent
-    out = out or folder / ("control.png" if control else "plots.png")
+    chosen = {"diffusion": diffusion, "polarizability": polarizability}
+    kinds = [name for name, is_asked in chosen.items() if is_asked]
+    name = "control" if control else "_".join(kinds) or "plots"
+    out = out or folder / f"{name}.png"
     with Recording(run) as recording:
         if not len(recording.tracks()):
             raise InputError(f"{run}: holds no tracks; there is nothing to plot.")
-        if control:
+        if kinds:
+            path = write_populations(recording, out, kinds)
+        elif control:
             path = write_control(recording, out, snapshot=snapshot_of(folder))
         elif recording.info.settings.get("holography"):
             path = write_hologram_report(recording, out, kept=field_of(folder))

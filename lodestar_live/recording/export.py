@@ -20,6 +20,7 @@ import numpy as np
 from lodestar_live.errors import InputError
 from lodestar_live.recording.columns import TRACKPY_COLUMNS, describe_columns
 from lodestar_live.recording.recording import Recording
+from lodestar_live.recording.summary import summarise
 from lodestar_live.recording.trackmate import write_trackmate
 from lodestar_live.recording.trajectories import (
     Columns,
@@ -258,6 +259,11 @@ def _load(module: str, *, extra: str) -> Any:
         ) from error
 
 
+def _write_summary(runs: Trajectories, path: Path) -> None:
+    table = summarise(runs)
+    _write_csv({name: table[name] for name in table.dtype.names or ()}, path)
+
+
 FORMATS: Mapping[str, Format] = {
     "csv": Format(lambda r, p: _write_csv(trackpy_columns(r), p), "tracks.csv"),
     "parquet": Format(_write_parquet, "tracks.parquet"),
@@ -266,6 +272,7 @@ FORMATS: Mapping[str, Format] = {
         lambda r, p: _write_csv(trackmate_columns(r), p), "tracks_trackmate.csv"
     ),
     "geff": Format(_write_geff, "tracks.geff"),
+    "summary": Format(_write_summary, "track_summary.csv"),
     "napari": Format(
         lambda r, p: _write_csv(napari_columns(r), p), "tracks_napari.csv"
     ),

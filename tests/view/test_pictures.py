@@ -9,13 +9,13 @@ import trackpy
 from pandas import DataFrame
 
 from lodestar_live.data import blank_rows
-from lodestar_live.view import RUN_TRACK_DTYPE, RunArrays, write_plots, write_report
-from lodestar_live.view.figures import charts, run_data
-from lodestar_live.view.figures.motion import (
+from lodestar_live.diffusion import (
     ensemble_msd,
     fit_diffusion,
     mean_squared_displacement,
 )
+from lodestar_live.view import RUN_TRACK_DTYPE, RunArrays, write_plots, write_report
+from lodestar_live.view.figures import charts, run_data
 from tests.view.made_runs import PIXEL_SIZE_UM, brownian_run, picture
 
 

@@ -39,7 +39,9 @@ def draw_positions(
         )
     if truth is not None and len(truth):
         _draw_truth(axes, source, rows, truth, start, scale)
-    axes.set(xlabel="time (s)", ylabel=f"displacement ({unit})")
+    axes.set(
+        xlabel=f"time ({run_data.time_unit(source)})", ylabel=f"displacement ({unit})"
+    )
     axes.legend(ncols=2, loc="best")
     axes.margins(x=0.01)
 
@@ -175,4 +177,8 @@ def draw_number(axes: Axes, source: RunSource) -> None:
     seen = tracks[~(run_data.column(tracks, "missed_frames") > 0)]
     frame, n = np.unique(seen["frame"], return_counts=True)
     axes.plot(run_data.seconds_at(source, frame.astype(float)), n, color=style.PURPLE)
-    axes.set(xlabel="time (s)", ylabel="particles", ylim=(0, None))
+    axes.set(
+        xlabel=f"time ({run_data.time_unit(source)})",
+        ylabel="particles",
+        ylim=(0, None),
+    )

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lodestar_live.data import Flag, FloatArray, Rows
+from lodestar_live.diffusion import mean_squared_displacement
 from lodestar_live.holography import Optics, Propagator
 from lodestar_live.holography.polarizability import average_um3
 from lodestar_live.view.figures import run_data, style
 from lodestar_live.view.figures.charts import match_truth
-from lodestar_live.view.figures.motion import mean_squared_displacement
 from lodestar_live.view.figures.run_data import RunSource
 from lodestar_live.view.figures.run_files import KeptField
 
@@ -106,7 +106,9 @@ def draw_z_traces(axes: Axes, source: RunSource, *, truth: Rows | None = None) -
             axes.plot(t_s, true_um, "-", color=style.INK, lw=0.6, label=label)
     if has_z:
         axes.legend(loc="upper right")
-    axes.set(xlabel="time (s)", ylabel="z (µm), band: 1 sigma")
+    axes.set(
+        xlabel=f"time ({run_data.time_unit(source)})", ylabel="z (µm), band: 1 sigma"
+    )
     axes.margins(x=0.01)
 
 
@@ -216,7 +218,11 @@ def draw_axis_msds(axes: Axes, source: RunSource) -> None:
         slope = float(np.polyfit(lag_s[:4], mean[:4], 1)[0])
         label = f"{name[0]}: D = {slope / 2:.2f} {unit}²/s"
         axes.plot(lag_s, mean, "o-", ms=3, color=colour, label=label)
-    axes.set(xlabel="lag (s)", ylabel=f"MSD per axis ({unit}²)", ylim=(0, None))
+    axes.set(
+        xlabel=f"lag ({run_data.time_unit(source)})",
+        ylabel=f"MSD per axis ({unit}²)",
+        ylim=(0, None),
+    )
     axes.legend(loc="upper left")
 
 

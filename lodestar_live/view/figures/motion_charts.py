@@ -6,13 +6,13 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lodestar_live.data import FloatArray
-from lodestar_live.view.figures import run_data, style
-from lodestar_live.view.figures.motion import (
+from lodestar_live.diffusion import (
     Diffusion,
     ensemble_msd,
     fit_diffusion,
     mean_squared_displacement,
 )
+from lodestar_live.view.figures import run_data, style
 from lodestar_live.view.figures.run_data import RunSource
 
 
@@ -28,7 +28,7 @@ def draw_msd(axes: Axes, source: RunSource, *, max_lag: int = 40) -> None:
     max_lag = max(min(max_lag, longest // 3), 2)
     each = [
         mean_squared_displacement(
-            run_data.column(rows, "frame"),
+            run_data.frame_numbers(source, rows),
             run_data.positions_px(source, rows) * scale,
             max_lag,
         )
@@ -40,8 +40,12 @@ def draw_msd(axes: Axes, source: RunSource, *, max_lag: int = 40) -> None:
         axes.plot(lag_s, msd, color=style.MUTED, lw=0.5, alpha=0.2)
     axes.plot(lag_s, ensemble_msd(msds, n_pairs), "o-", ms=3.5, color=style.BLUE,
               label=f"mean of {len(known)} tracks")  # fmt: skip
-    _draw_fit(axes, fit_diffusion(msds, n_pairs, lag_s), lag_s, unit)
-    axes.set(xscale="log", yscale="log", xlabel="lag (s)", ylabel=f"MSD ({unit}²)")
+    time = run_data.time_unit(source)
+    fit = fit_diffusion(msds, n_pairs, lag_s)
+    _draw_fit(axes, fit, lag_s, f"{unit}²/{time}")
+    axes.set(
+        xscale="log", yscale="log", xlabel=f"lag ({time})", ylabel=f"MSD ({unit}²)"
+    )
     style.plain_log_labels(axes.xaxis)
     axes.legend(loc="upper left")
 
@@ -50,7 +54,7 @@ def _draw_fit(axes: Axes, fit: Diffusion | None, lag_s: FloatArray, unit: str) -
     if fit is None:
         return
     label = (
-        f"D = {fit.coefficient:.3g} ± {fit.error:.1g} {unit}²/s "
+        f"D = {fit.coefficient:.3g} ± {fit.error:.1g} {unit} "
         f"(first {fit.n_lags} lags)\nslope of all lags {fit.exponent:.2f}"
     )
     shown_s = lag_s[: 3 * fit.n_lags]
@@ -68,10 +72,16 @@ def draw_speed(axes: Axes, source: RunSource) -> None:
     speeds = []
     for rows in run_data.trajectories(source.tracks()).values():
         step = np.diff(run_data.positions_px(source, rows), axis=0)
-        gap = np.diff(run_data.column(rows, "frame"))
+        gap = np.diff(run_data.frame_numbers(source, rows))
         speeds.append(np.hypot(step[:, 0], step[:, 1])[gap == 1])
     every = np.concatenate(speeds) * scale / interval_s if speeds else np.empty(0)
-    _draw_histogram(axes, every, f"speed ({unit}/s)", style.GREEN, from_zero=True)
+    _draw_histogram(
+        axes,
+        every,
+        f"speed ({unit}/{run_data.time_unit(source)})",
+        style.GREEN,
+        from_zero=True,
+    )
 
 
 def draw_column(

@@ -111,19 +111,40 @@ def trajectories(tracks: Rows, min_frames: int = 2) -> dict[int, Rows]:
 def frame_times_s(source: RunSource) -> tuple[FloatArray, FloatArray]:
     """Return frame numbers and their times since the run's start.
 
-    Falls back on the times of the tracks, then on one frame per second.
+    Without a time axis the times are the frame numbers, see `time_unit`. When frames
+    of a recording arrived says nothing of when they were taken.
     """
-    for rows, name in (
-        (source.frames(), "t_exposure_s"),
-        (source.frames(), "t_arrival_s"),
-        (source.tracks(), "t_exposure_s"),
-    ):
+    for rows, name in _time_columns(source):
         t_s = column(rows, name)
         if np.isfinite(t_s).any():
             frame, first = np.unique(rows["frame"], return_index=True)
             return frame.astype(float), t_s[first]
     frame = np.unique(source.tracks()["frame"]).astype(float)
     return frame, frame
+
+
+def _time_columns(source: RunSource) -> list[tuple[Rows, str]]:
+    frames, tracks = source.frames(), source.tracks()
+    columns = [(frames, "t_exposure_s"), (tracks, "t_exposure_s")]
+    if "path" not in source.info.source:  # live: arrivals are the next best
+        columns.insert(1, (frames, "t_arrival_s"))
+    return columns
+
+
+def time_unit(source: RunSource) -> str:
+    """Return ``s``, or ``frames`` where the run has no time axis."""
+    is_known = any(
+        np.isfinite(column(rows, name)).any() for rows, name in _time_columns(source)
+    )
+    return "s" if is_known else "frames"
+
+
+def frame_numbers(source: RunSource, rows: Rows) -> FloatArray:
+    """Return numbers of the frames of rows that count in equal steps of time."""
+    time_index = column(rows, "time_index")
+    if "path" in source.info.source and np.isfinite(time_index).all():
+        return time_index
+    return column(rows, "frame")
 
 
 def seconds_at(source: RunSource, frame: FloatArray) -> FloatArray:
@@ -136,8 +157,11 @@ def seconds_at(source: RunSource, frame: FloatArray) -> FloatArray:
 
 
 def frame_interval_s(source: RunSource) -> float:
-    """Return the median time between frames (1.0 when unknown)."""
+    """Return the median time between frames, in `time_unit` (1 frame if unknown)."""
     frame, t_s = frame_times_s(source)
+    frames = source.frames()
+    if len(frames) == len(frame):
+        frame = frame_numbers(source, frames)
     steps = np.diff(t_s) / np.maximum(np.diff(frame), 1)
     steps = steps[np.isfinite(steps) & (steps > 0)]
     return float(np.median(steps)) if len(steps) else 1.0
