@@ -144,7 +144,7 @@ def covariance_diffusion(
     """Estimate diffusion from the covariance of successive steps.
 
     ``D = <dx²> / 2 dt + <dx_n dx_n+1> / dt`` is unbiased and nearly optimal
-    for short tracks (Vestergaard, Blainey & Flyvbjerg, PRE 89, 022726, 2014, eqs 14-17).
+    for short tracks (Vestergaard, Blainey & Flyvbjerg, PRE 89, 022726, 2014).
 
     Parameters
     ----------
