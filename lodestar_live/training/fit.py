@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,7 +28,6 @@ from lodestar_live.training.network.network import Network
 from lodestar_live.training.prefetch import Lesson, draw_lessons
 
 ANCHOR_RATE = 0.05
-WARM_UP = 0.15
 LAST_RATE = 1e-3
 
 
@@ -61,6 +60,14 @@ class Recipe:
     anchor_rest
         Share of the steps for which that point stays where it starts; an untrained
         network would pull it to the centroid.
+    channel_weights
+        What each voted channel counts, in the order of the votes; empty: all alike.
+    near_everywhere
+        Whether the cells near a copy learn to vote however little `trust` it has.
+    warm_up
+        Share of the steps in which the rate rises.
+    betas, weight_decay
+        Of Adam.
     """
 
     steps: int
@@ -74,6 +81,11 @@ class Recipe:
     stray: float = 0.0
     target: Literal["anchor", "mean"] = "anchor"
     anchor_rest: float = 0.5
+    channel_weights: tuple[float, ...] = ()
+    near_everywhere: bool = False
+    warm_up: float = 0.15
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +116,15 @@ class Fit:
     consistency_px: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """What a `Model` keeps of it, per step."""
+        return {"loss": self.loss, "consistency_px": self.consistency_px}
+
 
 def fit(
     network: Network,
-    maker: ViewMaker,
+    source: ViewMaker | Generator[Lesson],
     recipe: Recipe,
     *,
     anchor: Tensor,
@@ -119,8 +136,9 @@ def fit(
     ----------
     network
         Moved to the views' device by the caller.
-    maker
-        Source of views and of all randomness.
+    source
+        Source of views and of all randomness: of images, whose batches are drawn ahead;
+        or the batches themselves, such as those of a field.
     anchor
         First guess of the tracked points, (crops, 2 + extra): offset (y, x) from the
         crop's centre, px, then one value per additive channel.
@@ -128,7 +146,11 @@ def fit(
     optimiser = _optimiser(network, recipe)
     result = Fit(anchor.clone())
     parameters = list(network.parameters())
-    lessons = draw_lessons(network, maker, result, batch=recipe.batch)
+    lessons = (
+        draw_lessons(network, source, result, batch=recipe.batch)
+        if isinstance(source, ViewMaker)
+        else source
+    )
     started = time.perf_counter()
     network.train()
     with closing(lessons):
@@ -159,18 +181,20 @@ def _step_loss(
     """
     views, shared, trust = lesson.views, lesson.shared, lesson.trust
     votes, rho = network.votes(lesson.images, prepared=True)
-    copies, weighing = votes[views.view], rho[views.view]
+    scale = votes.new_tensor(recipe.channel_weights or (1.0,) * votes.shape[1])
+    copies, weighing = votes[views.view] * scale[:, None, None], rho[views.view]
     pooled = pool(copies, normalised_weights(weighing, lesson.kept))
-    found = views.take_back(pooled.positions)
+    found = views.take_back(pooled.positions / scale)
     if recipe.target == "mean":
         anchor = _means(found, views.crop, like=anchor)
-    target = views.place(anchor)
+    target = views.place(anchor) * scale
     between = ((pooled.positions - target).abs().sum(1) * trust).sum()
     within = (pooled.spread_px * trust).sum()
     loss = between + recipe.within * within
     if recipe.near:
         errors = near_errors(copies, target, shared.near)
-        loss = loss + recipe.near * (errors * trust).sum()
+        taught = errors.mean() if recipe.near_everywhere else (errors * trust).sum()
+        loss = loss + recipe.near * taught
     if recipe.weight_penalty:
         penalty = weight_penalty(rho, weighing, shared)
         loss = loss + recipe.weight_penalty * penalty
@@ -204,7 +228,9 @@ def _means(found: Tensor, crop: Tensor, *, like: Tensor) -> Tensor:
 
 def _optimiser(network: Network, recipe: Recipe) -> Adam | Muon:
     if recipe.optimiser == "adam":
-        return Adam(network.parameters())
+        return Adam(
+            network.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay
+        )
     (stack,) = (m for m in network.layers if isinstance(m, SymmetricStack))
     return Muon(stack)
 
@@ -214,9 +240,10 @@ def _rate(step: int, recipe: Recipe) -> float:
     if not recipe.one_cycle:
         return 1.0
     done = step / recipe.steps
-    if done < WARM_UP:
-        return max(done / WARM_UP, LAST_RATE)
-    fall = 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
+    warm_up = recipe.warm_up
+    if done < warm_up:
+        return max(done / warm_up, LAST_RATE)
+    fall = 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
     return max(fall, LAST_RATE)
 
 

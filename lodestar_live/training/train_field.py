@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from lodestar_live.channels import by_name
+from lodestar_live.data import Pixels
 from lodestar_live.detection import Detector
 from lodestar_live.detection.model.weights import NetworkWeights
 from lodestar_live.detection.model.writer import write_model
@@ -35,21 +35,18 @@ from lodestar_live.model_card import (
     OpticsFacts,
     TrainingFacts,
 )
-from lodestar_live.training.adam import Adam
 from lodestar_live.training.augment.field_views import (
     FieldViewMaker,
     FieldViewSettings,
     locate_in_crop,
 )
-from lodestar_live.training.fit import TrainingStep
+from lodestar_live.training.fit import Fit, Progress, Recipe, fit
 from lodestar_live.training.losses import (
     Reach,
     kept_cells,
-    near_errors,
     normalised_weights,
     pool,
     territory,
-    weight_penalty,
 )
 from lodestar_live.training.model import Model
 from lodestar_live.training.network.equivariant import SymmetricStack
@@ -59,10 +56,13 @@ from lodestar_live.training.network.network import (
     initialise,
     live_network,
 )
+from lodestar_live.training.particle.crops import Place, as_places
 from lodestar_live.training.particle.measure import measure_particle
-from lodestar_live.training.prefetch import cell_positions
+from lodestar_live.training.prefetch import Lesson, cell_positions
 
-CHANNELS = ("dy", "dx", "z_um", "ln_scale", "rho")
+CHANNELS = ("y", "x", "z", "scale")
+OUTPUTS = (*(by_name(name).output or "" for name in CHANNELS), "rho")
+CROP_PX = 64
 _GAIN = 4.0  # brings E - 1 to about 1
 _Z_WEIGHT = 2.0  # 0.5 µm counts as much as 1 px or a factor e
 _REACH = Reach(near_px=10.0, far_px=14.0, here_px=3.0)
@@ -82,6 +82,23 @@ class FieldRecipe:
     near: float = 0.5
     weight_penalty: float = 0.05
     groups: int = 5  # of eight channels each
+
+    def loop(self) -> Recipe:
+        """Return what the loop of all trainings is told."""
+        return Recipe(
+            steps=self.steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            within=self.within,
+            near=self.near,
+            weight_penalty=self.weight_penalty,
+            anchor_rest=1.0,
+            channel_weights=(1.0, 1.0, _Z_WEIGHT, 1.0),
+            near_everywhere=True,
+            warm_up=self.warm_up,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +127,73 @@ class Gate:
         )
 
 
+def learns_field(
+    image: Pixels, channels: Sequence[str] | None, optics: Optics | None
+) -> bool:
+    """Tell whether the channels are those of a field; refuse what no image teaches.
+
+    Raises
+    ------
+    InputError
+        The image has not these channels, or the field's optics are missing.
+    """
+    is_field = np.iscomplexobj(image)
+    usual = CHANNELS if is_field else CHANNELS[:2]
+    if channels is not None and {*channels} != {*usual}:
+        what = "a complex field" if is_field else "a camera image"
+        raise InputError(
+            f"channels = {tuple(channels)}: {what} teaches {usual}; leave `channels` "
+            "out, or retrieve the field from the hologram first (`OffAxis`)."
+        )
+    if is_field and optics is None:
+        raise InputError(
+            "optics = None: expected the `Optics` of the field, whose wavelength and "
+            "pixel size say how it propagates."
+        )
+    return is_field
+
+
+def learn_field(
+    field: ComplexImage,
+    optics: Optics | None,
+    at: Place | Sequence[Place] | None = None,
+    size: int | None = None,
+    *,
+    seed: int = 0,
+    recipe: FieldRecipe | None = None,
+    views: FieldViewSettings | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Train a field detector on one particle; see `train` and `train_field`."""
+    if optics is None:
+        raise InputError("optics = None: expected the `Optics` of the field.")
+    recipe = recipe or FieldRecipe()
+    size = CROP_PX if size is None else size
+    crop = _cut(np.asarray(field), at, size)
+    noise = max(background_noise(np.asarray(field)), 1e-3)
+    views = views or FieldViewSettings(side_px=size, noise=3 * noise)
+    generator = torch.Generator().manual_seed(seed)
+    centre_px = locate_in_crop(crop, optics)
+    maker = FieldViewMaker(
+        crop, optics, centre_px=centre_px, settings=views, generator=generator
+    )
+    network, fitted = fit_field(maker, recipe, progress)
+    gates = examine_channels(network, maker, noise=noise)
+    _require_passed(gates, size)
+    facts = TrainingFacts(
+        seed=seed,
+        steps=recipe.steps,
+        batch=recipe.batch,
+        seconds=round(fitted.seconds, 1),
+        noise=noise,
+    )
+    card = _make_card(crop, optics, centre_px, maker, gates).updated(training=facts)
+    weights = export_weights(_without_gain(network))
+    card = card.updated(**_choose_threshold(weights, card, maker))
+    particle = measure_particle(np.abs(crop - 1).astype(float))
+    return Model(weights, card, (particle,), fitted.history)
+
+
 def train_field(
     field: ComplexImage,
     optics: Optics,
@@ -119,9 +203,9 @@ def train_field(
     seed: int = 0,
     recipe: FieldRecipe | None = None,
     views: FieldViewSettings | None = None,
-    progress: Callable[[TrainingStep], None] | None = None,
+    progress: Progress | None = None,
 ) -> Model:
-    """Train a field detector on one particle.
+    """Train a field detector on one particle: `train` with the channels of a field.
 
     Parameters
     ----------
@@ -146,31 +230,16 @@ def train_field(
     ModelError
         The z or the scale channel did not learn; nothing is exported silently.
     """
-    recipe = recipe or FieldRecipe()
-    crop = _cut(np.asarray(field), at, size)
-    noise = max(background_noise(np.asarray(field)), 1e-3)
-    views = views or FieldViewSettings(side_px=size, noise=3 * noise)
-    generator = torch.Generator().manual_seed(seed)
-    centre_px = locate_in_crop(crop, optics)
-    maker = FieldViewMaker(
-        crop, optics, centre_px=centre_px, settings=views, generator=generator
-    )
-    started = time.perf_counter()
-    network, history = _fit(maker, recipe, progress)
-    gates = examine_channels(network, maker, noise=noise)
-    _require_passed(gates, size)
-    facts = TrainingFacts(
+    return learn_field(
+        field,
+        optics,
+        at,
+        size,
         seed=seed,
-        steps=recipe.steps,
-        batch=recipe.batch,
-        seconds=round(time.perf_counter() - started, 1),
-        noise=noise,
+        recipe=recipe,
+        views=views,
+        progress=progress,
     )
-    card = _make_card(crop, optics, centre_px, maker, gates).updated(training=facts)
-    weights = export_weights(_without_gain(network))
-    card = card.updated(**_choose_threshold(weights, card, maker))
-    particle = measure_particle(np.abs(crop - 1).astype(float))
-    return Model(weights, card, (particle,), history)
 
 
 def _require_passed(gates: list[Gate], size_px: int) -> None:
@@ -197,7 +266,7 @@ def examine_channels(
     # A particle scaled to a tenth 5 µm away is below the noise: judged is what shows.
     bright = truth[:, 1] > math.log(0.3)
     gates = []
-    for index, name in enumerate(CHANNELS[2:-1]):
+    for index, name in enumerate(OUTPUTS[2:-1]):
         x, y = truth[bright, index], found[bright, index]
         slope = np.polyfit(x, y, 1)[0]
         rmse = float(np.sqrt(np.mean((y - x) ** 2)))
@@ -205,11 +274,10 @@ def examine_channels(
     return gates
 
 
-def _fit(
-    maker: FieldViewMaker,
-    recipe: FieldRecipe,
-    progress: Callable[[TrainingStep], None] | None,
-) -> tuple[Network, dict[str, list[float]]]:
+def fit_field(
+    maker: FieldViewMaker, recipe: FieldRecipe, progress: Progress | None = None
+) -> tuple[Network, Fit]:
+    """Train a network on a field's views with the loop of all trainings."""
     layers = live_network(
         None,
         fields=recipe.groups,
@@ -217,75 +285,35 @@ def _fit(
         in_channels=2,
         n_extra=2,
     )
-    network = Network(layers, stride=4, channels=CHANNELS)
+    network = Network(layers, stride=4, channels=OUTPUTS)
     initialise(network, maker.generator)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = Adam(network.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
-    history: dict[str, list[float]] = {"loss": [], "consistency_px": []}
-    started = time.perf_counter()
+    batches = _draw_batches(network, maker, recipe)
+    # The views' own labels are exact: the point that they agree on is known and rests.
+    anchor = torch.zeros(1, 4)
+    loop = recipe.loop()
+    return network, fit(network, batches, loop, anchor=anchor, progress=progress)
+
+
+def _draw_batches(
+    network: Network, maker: FieldViewMaker, recipe: FieldRecipe
+) -> Generator[Lesson]:
+    """Yield one mini-batch per step; the range of z grows meanwhile."""
+    cells_px = cell_positions(maker.settings.side_px, network.stride)
     for step in range(recipe.steps):
         done = step / recipe.steps
         share = min(1.0, 0.1 + 0.9 * done / recipe.curriculum)
-        loss, spread = _loss(network, maker, recipe, share)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 10.0)
-        optimiser.step(recipe.learning_rate * _rate(done, recipe.warm_up))
-        history["loss"].append(float(loss.detach()))
-        history["consistency_px"].append(float(spread.detach()))
-        if progress is not None and (step % 10 == 9 or step == recipe.steps - 1):
-            recent = slice(-50, None)
-            progress(
-                TrainingStep(
-                    step=step + 1,
-                    steps=recipe.steps,
-                    loss=float(np.mean(history["loss"][recent])),
-                    consistency_px=float(np.mean(history["consistency_px"][recent])),
-                    elapsed_s=time.perf_counter() - started,
-                )
-            )
-    network.eval()
-    return network, history
-
-
-def _loss(
-    network: Network, maker: FieldViewMaker, recipe: FieldRecipe, share: float
-) -> tuple[Tensor, Tensor]:
-    views = maker.draw(recipe.batch, share=share)
-    images = (_GAIN * views.images).contiguous(memory_format=torch.channels_last)
-    votes, rho = network.votes(images)
-    votes = _weighted(votes)
-    targets = _weighted(views.place(torch.zeros(1, 4)))
-    cells_px = cell_positions(maker.settings.side_px, network.stride)
-    shared = territory(targets[:, :2], views, cells_px, _REACH)
-    kept = shared.own * kept_cells(shared.own.shape, maker.generator)
-    copies, weighing = votes[views.view], rho[views.view]
-    pooled = pool(copies, normalised_weights(weighing, kept))
-    inside = ((targets[:, :2] >= 0) & (targets[:, :2] < maker.settings.side_px)).all(1)
-    between = (pooled.positions - targets).abs().sum(1)
-    loss = (between * inside).sum() / inside.sum()
-    spread = (pooled.spread_px * inside).sum() / inside.sum()
-    loss = loss + recipe.within * spread
-    near = near_errors(copies, targets, shared.near)
-    loss = loss + recipe.near * near.mean()
-    penalty = weight_penalty(rho, weighing, shared)
-    return loss + recipe.weight_penalty * penalty, spread
-
-
-def _weighted(values: Tensor) -> Tensor:
-    """Bring the channels to comparable sizes (dim 1: y, x, z, ln scale)."""
-    scale = values.new_tensor([1.0, 1.0, _Z_WEIGHT, 1.0])
-    return values * scale.reshape(1, 4, *[1] * (values.ndim - 2))
-
-
-def _rate(done: float, warm_up: float) -> float:
-    if done < warm_up:
-        return max(done / warm_up, 1e-3)
-    fall = 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
-    return max(fall, 1e-3)
+        views = maker.draw(recipe.batch, share=share)
+        images = network.prepare(_GAIN * views.images)
+        placed = views.shift_px
+        shared = territory(placed, views, cells_px, _REACH)
+        kept = shared.own * kept_cells(shared.own.shape, maker.generator)
+        inside = ((placed >= 0) & (placed < maker.settings.side_px)).all(1)
+        yield Lesson(images, views, shared, kept, inside / inside.sum())
 
 
 def _cut(
-    field: ComplexImage, at: tuple[float, float] | None, size: int
+    field: ComplexImage, at: Place | Sequence[Place] | None, size: int
 ) -> ComplexImage:
     if not np.iscomplexobj(field) or field.ndim != 2:
         raise InputError(
@@ -301,7 +329,8 @@ def _cut(
             f"at = {at!r}: expected (y, x) of one particle in px; a field detector "
             "learns from one crop only."
         )
-    y, x = at if at is not None else tuple((side - 1) / 2 for side in field.shape)
+    middle = ((field.shape[0] - 1) / 2, (field.shape[1] - 1) / 2)
+    ((y, x),) = as_places(middle if at is None else at)
     top, left = (
         int(np.clip(round(c - (size - 1) / 2), 0, side - size))
         for c, side in zip((y, x), field.shape, strict=True)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from lodestar_live.data import Pixels
-from lodestar_live.errors import ModelError
+from lodestar_live.errors import InputError, ModelError
+from lodestar_live.holography.optics import Optics
 from lodestar_live.model_card import CardDraft, CropPlace, ParticleFacts, TrainingFacts
 from lodestar_live.training.augment.views import ViewMaker
 from lodestar_live.training.calibrate.calibrate import calibrate
@@ -34,6 +35,7 @@ from lodestar_live.training.particle.crops import (
     measure_crops,
 )
 from lodestar_live.training.plan import Plan, Quality, Start, build_network, make_plan
+from lodestar_live.training.train_field import FieldRecipe, learn_field, learns_field
 
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
 _LOG = logging.getLogger(__name__)
@@ -50,6 +52,8 @@ def train(
     start: Start = "scratch",
     steps: int | None = None,
     downsample: int | None = None,
+    channels: Sequence[str] | None = None,
+    optics: Optics | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Train a detector on one particle of one image, or on several that differ.
@@ -57,7 +61,9 @@ def train(
     Parameters
     ----------
     image
-        Shape (y, x), any real dtype.
+        Shape (y, x), any real dtype; or a complex field with background 1 (from
+        `OffAxis`), of which one particle is learnt, `network`, `quality`, `start` and
+        `downsample` as they are.
     at
         (y, x) of the particle, px; a list of such pairs: several particles of varying
         shape or brightness, all of them wanted. Left out: an image up to 128 px a side
@@ -81,6 +87,11 @@ def train(
         The scale of tracking: the network sees means of blocks of so many pixels a
         side, so that it follows whole objects and not their parts; positions stay in
         pixels of `image`. Left out: 1, or more for crops from 128 px on.
+    channels
+        What is learnt, by the names in `lodestar_live.channels`: ``("y", "x")`` of
+        images, ``("y", "x", "z", "scale")`` of fields. Left out: what the image has.
+    optics
+        Of a field; needed for one.
     progress
         Called now and then with a `TrainingStep`.
 
@@ -92,6 +103,9 @@ def train(
     InputError
         The image or the crop cannot be used.
     """
+    if learns_field(image, channels, optics):
+        plain = (network, quality, start, downsample)
+        return _train_on_field(image, optics, at, size, seed, steps, plain, progress)
     crops = choose_crops(np.asarray(image), at, size, downsample)
     small = crops.scale.shrink(np.asarray(image))
     particles = measure_crops(small, crops)
@@ -111,9 +125,30 @@ def train(
         quality=quality,
     )
     card = _make_card(trained, crops, facts)
-    history = {"loss": trained.fit.loss, "consistency_px": trained.fit.consistency_px}
-    model = Model(export_weights(trained.network), card, particles, history)
+    weights, history = export_weights(trained.network), trained.fit.history
+    model = Model(weights, card, particles, history)
     return replace(model, card=card.updated(**calibrate(model, small, seed=seed)))
+
+
+def _train_on_field(
+    field: Pixels,
+    optics: Optics | None,
+    at: Place | Sequence[Place] | None,
+    size: int | None,
+    seed: int,
+    steps: int | None,
+    plain: tuple[object, ...],
+    progress: Progress | None,
+) -> Model:
+    if plain != ("live", "fast", "scratch", None):
+        raise InputError(
+            f"network, quality, start, downsample = {plain}: models of fields have one "
+            "network and one recipe; leave them out."
+        )
+    recipe = FieldRecipe() if steps is None else FieldRecipe(steps=steps)
+    return learn_field(
+        field, optics, at, size, seed=seed, recipe=recipe, progress=progress
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

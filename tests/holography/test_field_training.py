@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lodestar_live import train
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.holography import Optics
 from lodestar_live.holography.propagation import transfer_function
@@ -19,7 +20,7 @@ from lodestar_live.training.augment.field_views import (
 from lodestar_live.training.train_field import (
     FieldRecipe,
     Gate,
-    _fit,
+    fit_field,
     train_field,
 )
 
@@ -117,6 +118,21 @@ def test_a_dead_channel_is_never_exported() -> None:
     assert Gate("z_um", 1.0, 2.0, -5, 5).problem
 
 
+def test_train_takes_fields_with_their_channels() -> None:
+    """The same trainer: a field's network that did not learn z is refused by it."""
+    for channels in (None, ("y", "x", "z", "scale")):
+        with pytest.raises(ModelError, match="channel z_um"):
+            train(crop_at(), steps=3, channels=channels, optics=OPTICS)
+    with pytest.raises(InputError, match="optics = None: expected"):
+        train(crop_at())
+    with pytest.raises(InputError, match="a complex field teaches"):
+        train(crop_at(), channels=("y", "x"), optics=OPTICS)
+    with pytest.raises(InputError, match="a camera image teaches"):
+        train(np.ones((64, 64)), channels=("y", "x", "z"))
+    with pytest.raises(InputError, match="one recipe; leave them out"):
+        train(crop_at(), optics=OPTICS, quality="best")
+
+
 def test_crops_that_are_no_fields_are_refused() -> None:
     with pytest.raises(InputError, match="complex"):
         train_field(np.ones((64, 64)), OPTICS)
@@ -130,6 +146,6 @@ def test_same_seed_gives_the_same_training() -> None:
     losses = []
     for _ in range(2):
         maker = make_views()
-        _, history = _fit(maker, FieldRecipe(steps=3, groups=1), None)
-        losses.append(history["loss"])
+        _, fitted = fit_field(maker, FieldRecipe(steps=3, groups=1))
+        losses.append(fitted.loss)
     assert losses[0] == losses[1]
