@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from lodestar_live.live.retrain import Retrainer
 from lodestar_live.pipeline.detect import PixelDetector
 from lodestar_live.settings import Settings
 
+_RETRY_S = 2.0
+_ROOM_BYTES = 32 * 2**20  # a model, its picture and the snapshot, and to spare
 _TOO_SHORT = (
     "the run ended before its model was trained, so no frame was tracked. Take more "
     "frames, wait with LiveTracker.wait_until_tracking() or .events(), or train "
@@ -61,6 +64,7 @@ class Models:
         self._training: TrainingProcess | None = None
         self._snapshot: Frame | None = None
         self._has_failed = self._is_closed = False
+        self._next_try_s = 0.0  # of a first training that met a full disk
         self._newest = (-1, Tracks.empty())  # without pixels, which are reused
         self._retrainer: Retrainer | None = None
 
@@ -82,7 +86,7 @@ class Models:
         if self._is_closed:
             if not self._has_failed:
                 self._on_failure(ModelError(_TOO_SHORT))
-        elif self._snapshot is None:
+        elif self._snapshot is None and self._clock() >= self._next_try_s:
             self._train(frame)
         elif self._has_failed:
             self._snapshot = frame
@@ -157,13 +161,16 @@ class Models:
     def _train(self, frame: Frame, **where: Any) -> None:
         self._snapshot, self._has_failed = frame, False
         self._tell(events.TrainingStarted().at(self._clock(), frame.index))
-        self._training = TrainingProcess(
-            frame.pixels,
-            self._settings.training.model_copy(update=where),
-            self._folder,
-            on_ready=self._on_ready,
-            on_failure=self._on_failure,
-        )
+        try:
+            self._training = TrainingProcess(
+                frame.pixels,
+                self._settings.training.model_copy(update=where),
+                self._folder,
+                on_ready=self._on_ready,
+                on_failure=self._on_failure,
+            )
+        except OSError as error:  # no room for the snapshot, say
+            self._on_failure(ModelError(f"{self._folder}: {error}"), is_disk=True)
 
     def _on_ready(self, path: Path) -> None:
         try:
@@ -174,7 +181,18 @@ class Models:
         self.begin(detect)
         self._tell(events.TrainingFinished(model=path.name).at(self._clock()))
 
-    def _on_failure(self, error: ModelError) -> None:
-        self._has_failed = True
+    def _has_no_room(self) -> bool:
+        """Tell whether the disk is the likely reason of a failure."""
+        try:
+            return shutil.disk_usage(self._folder).free < _ROOM_BYTES
+        except OSError:
+            return True
+
+    def _on_failure(self, error: ModelError, *, is_disk: bool = False) -> None:
+        """Say it; a disk without room is tried again with a later frame."""
+        waits = not self._is_closed and (is_disk or self._has_no_room())
+        if waits:
+            self._snapshot, self._next_try_s = None, self._clock() + _RETRY_S
+        self._has_failed = not waits
         self._note_error("training", str(error))
         self._tell(events.TrainingFailed(why=str(error)).at(self._clock()))

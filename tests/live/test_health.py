@@ -178,3 +178,22 @@ def test_health_changes_only_by_events_and_says_each_change_once() -> None:
     assert health.take(Event("stage.move", 3.0, details={"axis": "z"})) is not None
     assert not health.is_degraded
     assert health.take(Event("track.birth", 4.0)) is None
+
+
+def test_first_training_without_room_starts_again_when_there_is(tmp_path: Path) -> None:
+    settings = parse_settings(
+        {"recording": {"folder": str(tmp_path)}, "streams": {"enabled": False}}
+    )
+    with LiveTracker(settings) as tracker:
+        blocked = tracker.run_folder / "snapshot.tif"
+        blocked.mkdir()  # so that the snapshot cannot be written, as on a full disk
+        tracker(IMAGE, {})
+        wait_for(lambda: "detector" in tracker.summary().health)
+        assert not (tracker.run_folder / "training.log").exists()
+        blocked.rmdir()
+
+        def has_started() -> bool:
+            tracker(IMAGE, {})
+            return (tracker.run_folder / "training.log").exists()
+
+        wait_for(has_started)
