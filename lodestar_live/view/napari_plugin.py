@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 from lodestar_live.data import FloatArray
 from lodestar_live.errors import LodestarError
 from lodestar_live.recording import Recording
+from lodestar_live.recording.trajectories import Trajectories, read_trajectories
 from lodestar_live.streams import Message, Subscriber
 from lodestar_live.view.figures.run_data import column
 from lodestar_live.view.figures.run_files import snapshot_of
@@ -43,24 +44,36 @@ def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None
 def read_run(path: str) -> list[LayerData]:
     """Return the layers of a recorded run: snapshot, if there is one, and tracks.
 
-    Axes are (frame, y, x), positions in pixels; what else was measured is a feature.
+    Axes are (frame, y, x); positions are in µm of the sample, stage taken out, and the
+    snapshot lies where it was taken. Without a pixel size both are in pixels. What else
+    was measured is a feature.
     """
     with Recording(path) as recording:
-        tracks = recording.tracks(min_frames=2)
-        name = str(recording.info.settings.get("name", "run"))
-    seen = tracks[~(column(tracks, "missed_frames") > 0)]
-    ids, n = np.unique(seen["track_id"], return_counts=True)
-    seen = seen[np.isin(seen["track_id"], ids[n >= 2])]
+        runs = read_trajectories(recording, min_frames=2)
+    name = str(runs.info.settings.get("name", "run"))
     layers: list[LayerData] = []
     snapshot = snapshot_of(path)
     if snapshot is not None:
-        layers.append((snapshot, {"name": f"{name}: snapshot"}, "image"))
-    if len(seen):
-        data = np.column_stack([seen[c] for c in ("track_id", "frame", "y_px", "x_px")])
-        features = {f: column(seen, f) for f in _FEATURES}
-        options = {"name": f"{name}: tracks", "features": features}
+        options = {"name": f"{name}: snapshot", "affine": _affine(runs)}
+        layers.append((snapshot, options, "image"))
+    if len(runs.rows):
+        place = runs.rows["track_id"], runs.frame_numbers
+        data = np.column_stack([*place, runs.positions])
+        features = {f: column(runs.rows, f) for f in _FEATURES}
+        options = {
+            "name": f"{name}: tracks ({runs.length_unit.replace('um', 'µm')})",
+            "features": features,
+        }
         layers.append((data, options, "tracks"))
     return layers
+
+
+def _affine(runs: Trajectories) -> FloatArray:
+    """Return (3, 3): from pixels of the first frame to where they are in the sample."""
+    affine = np.eye(3)
+    if runs.map_um is not None:
+        affine[:2, :2], affine[:2, 2] = runs.map_um.matrix_um_per_px, runs.origin_um
+    return affine
 
 
 class LiveLayers:
