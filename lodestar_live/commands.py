@@ -163,10 +163,16 @@ VERBS: Mapping[str, Verb] = {
     ),
     "stop": Verb(
         NoArgs,
-        "The stage stands still until the next `follow`; accepted in any dress, at any "
-        "rate.",
+        "The stage stands still until `arm`, whatever else is asked; accepted in any "
+        "dress, at any rate.",
         needs=_STAGE,
         is_repeatable=True,
+    ),
+    "arm": Verb(
+        NoArgs,
+        "Takes back a stop or a hold, after somebody has looked why; the only command "
+        "that does.",
+        needs=_STAGE,
     ),
 }
 

@@ -237,6 +237,25 @@ class StageAllowed(Details):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageMovedByOther(Details):
+    """The stage stands elsewhere, and nobody here sent it: (y, x) or (z,), µm."""
+
+    kind = "stage.moved_by_other"
+    axis: str  # "xy" or "z"
+    from_um: list[float]
+    to_um: list[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FocusState(Details):
+    """The focus lock sees a signal again ("ok"), or sees none and rests."""
+
+    kind = "focus.state"
+    state: str  # "ok" or "no signal"
+    measure: float  # of sharpness; 0: nothing but noise
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Property(Details):
     """A device property and its value."""
 

@@ -12,12 +12,17 @@ import threading
 from collections.abc import Callable
 
 import psutil
+from threadpoolctl import threadpool_limits
 
 TRACKING = 10  # nicer than the camera's thread and MMCore
 BESIDE = 15  # nicer than tracking: training, and pages, during a run
 _NICEST = 19
 _lowered = threading.local()  # set in threads that were lowered
 _TURN_S = 50e-6  # of one thread in the interpreter while another waits for it
+_live_lock = threading.Lock()
+_live_runs: set[object] = set()
+_live_limits: list[threadpool_limits] = []
+_live_before: list[float] = []  # the switch interval, while there are runs
 
 
 def lower_process(pid: int, by: int) -> None:
@@ -55,17 +60,35 @@ def use_idle_time() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def shorten_turns() -> Callable[[], None]:
-    """Let threads of this process take shorter turns in the interpreter.
+def live_process() -> Callable[[], None]:
+    """Set up this process for live runs: BLAS on one thread, short turns of threads.
 
-    Niceness does not say whose turn it is there. The engine asks for the interpreter
-    some thirty times between two exposures; with Python's own 5 ms it would wait each
-    time until the worker pauses, and the camera with it.
+    BLAS threads spin: beside one busy process refocusing took six times as long.
+    Niceness does not say whose turn it is in the interpreter: the engine asks for it
+    some thirty times between two exposures, and with Python's own 5 ms it would wait
+    each time until the worker pauses, and the camera with it.
 
     Returns
     -------
-    A function that restores what was.
+    A function that ends this; may be called twice. What was before is restored when the
+    last of several runs has ended, in whatever order they end.
     """
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(min(before_s, _TURN_S))
-    return lambda: sys.setswitchinterval(before_s)
+    with _live_lock:
+        if not _live_runs:
+            _live_before.append(sys.getswitchinterval())
+        _live_limits.append(threadpool_limits(limits=1, user_api="blas"))
+        sys.setswitchinterval(min(_live_before[0], _TURN_S))
+        run = object()
+        _live_runs.add(run)
+
+    def end() -> None:
+        with _live_lock:
+            if run not in _live_runs:
+                return
+            _live_runs.discard(run)
+            if not _live_runs:
+                while _live_limits:  # a library that was loaded later is in a later one
+                    _live_limits.pop().restore_original_limits()
+                sys.setswitchinterval(_live_before.pop())
+
+    return end

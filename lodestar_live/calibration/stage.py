@@ -8,9 +8,11 @@ the centroids of single particles, and the two must agree.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 
@@ -18,9 +20,9 @@ from lodestar_live.calibration.shifts import image_shift, particle_shift
 from lodestar_live.control.calibration import Calibration
 from lodestar_live.control.commands import Verdict
 from lodestar_live.control.driver import StageDriver
-from lodestar_live.control.focus import FocusCurve, sharpness
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.moves import MoveLog, StageResponse
+from lodestar_live.control.sharpness import FocusCurve, sharpness
 from lodestar_live.data import Event, FloatArray, Pixels, StagePosition
 from lodestar_live.errors import CalibrationError, StageError
 from lodestar_live.geometry import PixelToStage
@@ -95,9 +97,38 @@ class Bench:
             self._rest()
             self._wait(self._pause_z_s)
 
+    @contextmanager
+    def returning(self, axis: Literal["xy", "z"]) -> Iterator[None]:
+        """Bring an axis back at the end, unless something stopped it.
+
+        Ctrl-C means that nothing moves any more: the stage is stopped where it is.
+        """
+        home = self.position_um()
+
+        def go_home() -> None:
+            if axis == "z":
+                self.go_z(home.z_um)
+            else:
+                self.go(home.y_um, home.x_um)
+
+        try:
+            yield
+        except Exception:
+            if self._gate.halted is None:
+                with suppress(StageError):  # the first error is the one to tell
+                    go_home()
+            raise
+        except BaseException as error:
+            self._gate.stop(type(error).__name__)
+            raise
+        go_home()
+
     def _rest(self) -> None:
+        """Wait until the stage stands, confirmed where it was sent."""
         until_s = self.clock() + TIMEOUT_S
-        while self._gate.is_busy():
+        while self._gate.is_busy() or not self._gate.supervisor.is_settled:
+            if self._gate.halted is not None:
+                raise StageError(self._gate.halted)
             if self.clock() > until_s:
                 raise StageError(f"the stage was still busy after {TIMEOUT_S} s.")
             self._wait(0.005)
@@ -158,13 +189,10 @@ def calibrate(
     StageError
         A move would leave the limits, or the stage does not come to rest.
     """
-    home = bench.position_um()
-    try:
+    with bench.returning("xy"):
         walk = walk_axes(bench, step_um=step_um, n_moves=n_moves, progress=progress)
         calibration = fit(walk)
         response = measure_response(bench, calibration.map, step_um=step_um)
-    finally:
-        bench.go(home.y_um, home.x_um)
     return replace(
         calibration,
         response=response,
@@ -193,10 +221,8 @@ def measure_calibration(
     )
     settings = ControlSettings(armed=True, limits=limits, max_step_um=2 * step_um)
     bench = Bench(snap, driver, settings, tell=lambda event: None)
-    try:
+    with bench.returning("xy"):
         calibration = fit(walk_axes(bench, step_um=step_um))
-    finally:
-        bench.go(here.y_um, here.x_um)
     return replace(calibration, objective=objective)
 
 
@@ -309,13 +335,11 @@ def measure_z_sign(
     """
     home_um = bench.position_um().z_um
     heights = home_um + np.array([-1.0, -0.5, 0.5, 1.0]) * step_um
-    try:
+    with bench.returning("z"):
         seen = []
         for height_um in heights:
             bench.go_z(float(height_um))
             seen.append(z_of(bench.snap()))
-    finally:
-        bench.go_z(home_um)
     slope = np.polyfit(heights - home_um, np.array(seen), 1)[0]
     if not 0.5 < abs(slope) < 2.0:
         raise CalibrationError(
@@ -330,12 +354,10 @@ def scan_focus(bench: Bench, *, range_um: float, n_heights: int = 21) -> FocusCu
     home_um = bench.position_um().z_um
     heights = home_um + np.linspace(-range_um, range_um, n_heights)
     measures = []
-    try:
+    with bench.returning("z"):
         for height_um in heights:
             bench.go_z(float(height_um))
             measures.append(sharpness(bench.snap()))
-    finally:
-        bench.go_z(home_um)
     return FocusCurve.fit(heights, np.array(measures))
 
 

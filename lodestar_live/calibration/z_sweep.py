@@ -102,13 +102,11 @@ def _sweep(
     """Return drive readings and what was measured at each; the drive comes back."""
     home_um = bench.position_um().z_um
     readings, measured = [], []
-    try:
+    with bench.returning("z"):
         for step_um in steps_um:
             bench.go_z(home_um + float(step_um))
             readings.append(bench.position_um().z_um)
             measured.append(measure())
-    finally:
-        bench.go_z(home_um)
     return np.array(readings), np.array(measured)
 
 

@@ -46,6 +46,7 @@ def calibrate_stage(
         if step_um is None:
             step_um = _default_step_um(microscope)
         calibration = _measure(microscope, bench, plan, step_um=step_um)
+        calibration = replace(calibration, optics=_optics(microscope))
     calibration.save(out)
     if as_json:
         typer.echo(json.dumps(_facts(calibration)))
@@ -77,6 +78,12 @@ def _bench(microscope: Microscope, settings: Settings, plan: WalkPlan) -> Bench:
         )
     control = control.model_copy(update={"armed": True, "limits": limits})
     return Bench(microscope.snap, stage, control, tell=lambda event: None)
+
+
+def _optics(microscope: Microscope) -> dict[str, str]:
+    from lodestar_live.microscope import CoreStage
+
+    return CoreStage(microscope).optics()
 
 
 def _default_step_um(microscope: Microscope) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from lodestar_live.control.driver import DeviceDriver
-from lodestar_live.control.focus import FocusCurve
 from lodestar_live.control.moves import StageResponse
+from lodestar_live.control.sharpness import FocusCurve
 from lodestar_live.data import FloatArray
 from lodestar_live.errors import CalibrationError
 from lodestar_live.geometry import PixelToStage
@@ -33,7 +34,8 @@ class Calibration:
     `particles_px` is by how much the shifts of single particles disagree with those of
     the whole image (rms); `microscope_um_per_px`, (2, 2), is Micro-Manager's own idea.
     `z_sign` is +1 when a focus move of +1 µm makes a particle's z_um grow, -1 when it
-    makes it fall, 0 when it was not measured.
+    makes it fall, 0 when it was not measured. `optics` is what the devices said that
+    decide how the sample appears in the image (camera, binning, mirrors).
     """
 
     map: PixelToStage
@@ -46,6 +48,7 @@ class Calibration:
     microscope_um_per_px: FloatArray | None = None
     z_sign: int = 0
     focus: FocusCurve | None = None
+    optics: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the file that `control.calibration` names."""
@@ -72,6 +75,12 @@ class Calibration:
         )
         text += f"objective = {json.dumps(self.objective)}\n"
         text += "".join(f"{name} = {value}\n" for name, value in values.items())
+        if self.optics:
+            text += "\n[optics]\n"
+            text += "".join(
+                f"{json.dumps(name)} = {json.dumps(value)}\n"
+                for name, value in self.optics.items()
+            )
         Path(path).write_text(text, encoding="utf-8")
 
     @property
@@ -211,6 +220,7 @@ def load_calibration(path: str | Path) -> Calibration:
             microscope_um_per_px=None if theirs is None else np.array(theirs),
             z_sign=int(data["z_sign"]),
             focus=_read_focus(data),
+            optics={str(k): str(v) for k, v in data.get("optics", {}).items()},
         )
     except OSError as error:
         raise CalibrationError(

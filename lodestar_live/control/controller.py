@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import statistics
 import threading
 from collections import deque
@@ -23,17 +24,19 @@ from lodestar_live.commands import Handler
 from lodestar_live.control.acquisition import AcquisitionEvent, EventStage
 from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.calibration import Calibration, usable_calibration
-from lodestar_live.control.driver import DeviceDriver, StageDriver
+from lodestar_live.control.driver import DeviceDriver, KnowsOptics, StageDriver
 from lodestar_live.control.focus import FocusLock
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.groups import Centroid, Followed, Nobody, Place, Visit
 from lodestar_live.control.moves import MoveLog, StageResponse
+from lodestar_live.control.optics import OpticsGuard
 from lodestar_live.control.rules import Rules
 from lodestar_live.control.steering import Steering
+from lodestar_live.control.supervisor import REPLY_WITHIN_S, Supervisor
 from lodestar_live.control.targets import Sight, Target
 from lodestar_live.control.verbs import verbs_of
 from lodestar_live.data import Event, FloatArray, Frame, RunInfo, StagePosition, Update
-from lodestar_live.errors import CalibrationError, SettingsError
+from lodestar_live.errors import CalibrationError, SettingsError, StageError
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings
 
@@ -41,6 +44,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.005
 CLOSE_DEADLINE_S = 2.0
 WATCHDOG_PERIODS = 3
+UNKNOWN_EXPOSURE_S = 60.0  # until a frame tells how long the camera keeps a driver
+OPTICS_EVERY_S = 0.5  # how often the devices' cache is read
 CHANGEABLE = ("deadband_um", "target", "mode", "dwell_s", "lost", "coast_frames")
 
 
@@ -89,9 +94,18 @@ class Controller:
         )
         response = calibration.response if calibration else StageResponse()
         self._map = calibration.map if calibration else None
+        self._optics = OpticsGuard(calibration)
+        self._properties: object = properties
+        self._t_optics_s = -math.inf
         self.moves = MoveLog(response)
-        backlash_um = calibration.play_um if calibration else (0.0, 0.0)
-        stage = BacklashStage(driver, backlash_um, settings.limits)
+        self.supervisor = Supervisor(driver, settings, clock=clock, tell=tell)
+        self.supervisor.reply_within_s = UNKNOWN_EXPOSURE_S
+        stage = BacklashStage(
+            self.supervisor,
+            calibration.play_um if calibration else (0.0, 0.0),
+            settings.limits,
+            max_step_um=settings.max_step_um,
+        )
         self._events: EventStage | None = None
         if settings.move_by == "events":
             self._events = EventStage(
@@ -105,6 +119,7 @@ class Controller:
             moves=self.moves,
             properties=properties,
             moves_at_once=self._events is None,
+            supervisor=self.supervisor,
         )
         self.steering = Steering(self.gate, self.moves, settings, tell=tell)
         self.rules = Rules(settings.rules, self.gate)
@@ -116,6 +131,7 @@ class Controller:
                 settings,
                 z_sign=calibration.z_sign if calibration else 0,
                 curve=calibration.focus if calibration else None,
+                tell=tell,
             )
         self.followed: Followed = Nobody()
         if settings.follow:
@@ -123,7 +139,6 @@ class Controller:
         self._frames: deque[Frame] = deque(maxlen=64)
         self._arrivals_s: deque[float] = deque(maxlen=16)
         self._is_starved = False
-        self._lock = threading.RLock()
         self._mail: Update | None = None
         self._news = threading.Condition()
         self._closing = False
@@ -133,7 +148,7 @@ class Controller:
     # ---- sink ----------------------------------------------------------------
 
     def open(self, run: RunInfo) -> None:
-        """Start the control thread."""
+        """Start the control thread; the stage stands until somebody follows."""
         self._closing = False
         self._thread = threading.Thread(
             target=self._run, name="lodestar-control", daemon=True
@@ -142,7 +157,6 @@ class Controller:
 
     def write(self, update: Update) -> None:
         """Take the newest update; one that still waits is replaced."""
-        self.gate.check_reply()
         with self._news:
             self._mail = update
             self._news.notify()
@@ -157,11 +171,13 @@ class Controller:
         if self._closing:
             return
         self._closing = True
+        self.supervisor.refuse_all("stop: the run has ended", for_ever=True)
         self.stop("the run has ended")
         with self._news:
             self._news.notify()
         if self._thread is not None:
             self._thread.join(CLOSE_DEADLINE_S)
+        self.supervisor.close()
 
     # ---- questions -------------------------------------------------------------
 
@@ -188,6 +204,7 @@ class Controller:
             "armed": self.gate.is_armed,
             "halted": self.gate.halted,
             "no_frames": self._is_starved,
+            "focus": "off" if self.focus is None else self.focus.state,
             **self.steering.aim,
         }
 
@@ -202,8 +219,31 @@ class Controller:
     # ---- commands ----------------------------------------------------------------
 
     def stop(self, reason: str = "asked") -> None:
-        """Make the stage stand still at once, from any thread; lasts until `follow`."""
+        """Make the stage stand still at once, from any thread; lasts until `arm`.
+
+        Answers within 50 ms, whatever the driver does.
+        """
         self.gate.stop(f"stop: {reason}")
+
+    def arm(self) -> None:
+        """Take back a stop or a hold: somebody has looked why, and means it.
+
+        The only way to take one back; `follow` chooses a target and no more.
+
+        Raises
+        ------
+        StageError
+            The settings do not arm, the run has ended, or the driver still hangs.
+        """
+        if not self.settings.armed:
+            raise StageError(
+                "arm: control.armed = false in the settings of this run (dry run); "
+                "expected true. Arm it there and start again."
+            )
+        self.gate.allow()
+        self._optics.forget()
+        if self.focus is not None:
+            self.focus.forget()
 
     def refuse_all(self, reason: str) -> None:
         """Send nothing from now on; `stop` then makes the stage stand still."""
@@ -212,9 +252,10 @@ class Controller:
     def follow(self, wish: int | str | tuple[float, float]) -> None:
         """Follow a track id; ``nearest``, ``brightest``, ``fastest``; or a place.
 
-        A place is (y_um, x_um) in the sample; the track nearest to it is taken.
+        A place is (y_um, x_um) in the sample; the track nearest to it is taken. A stage
+        that was stopped or held stays so until `arm`.
         """
-        self._follow(Target(wish, self.settings, self._tell))
+        self.followed = Target(wish, self.settings, self._tell)
 
     def follow_many(self, track_ids: Sequence[int] | None) -> None:
         """Keep the middle of several tracks in view, or visit them (``mode``).
@@ -224,7 +265,7 @@ class Controller:
         """
         if track_ids is not None and not track_ids:
             raise SettingsError("follow: track_ids is empty; expected at least one.")
-        self._follow(self._group(track_ids))
+        self.followed = self._group(track_ids)
 
     def _first_target(self) -> Followed:
         if self.settings.mode != "one":
@@ -239,12 +280,11 @@ class Controller:
     def recenter(self, y_um: float, x_um: float) -> None:
         """Bring a place in the sample to the centre of the view, then rest."""
         near_um = max(self.settings.deadband_um, 0.5)
-        self._follow(Place(np.array([y_um, x_um]), near_um=near_um))
+        self.followed = Place(np.array([y_um, x_um]), near_um=near_um)
 
     def release(self) -> None:
         """Follow nobody; the stage stays where it is."""
-        with self._lock:
-            self.followed = Nobody()
+        self.followed = Nobody()
 
     def set(self, name: str, value: Any) -> None:
         """Change one setting; as `set_many`."""
@@ -266,30 +306,25 @@ class Controller:
                     f"set: {name!r} cannot be changed during a run; expected one of "
                     f"{', '.join(CHANGEABLE)}."
                 )
-        with self._lock:
-            changed = self.settings.model_dump() | dict(values)
-            try:
-                settings = ControlSettings.model_validate(changed)
-            except ValidationError as error:
-                problems = [
-                    f"{'.'.join(map(str, p['loc']))}: {p['msg']}"
-                    for p in error.errors(include_input=False, include_url=False)
-                ]
-                raise SettingsError(f"set: {'; '.join(problems)}.") from error
-            has_new_mode = settings.mode != self.settings.mode
-            self.settings = settings
-            self.steering.use(settings)
-            if has_new_mode and isinstance(self.followed, Centroid | Visit):
-                self.followed = self._group(self.followed.members)
+        changed = self.settings.model_dump() | dict(values)
+        try:
+            settings = ControlSettings.model_validate(changed)
+        except ValidationError as error:
+            problems = [
+                f"{'.'.join(map(str, p['loc']))}: {p['msg']}"
+                for p in error.errors(include_input=False, include_url=False)
+            ]
+            raise SettingsError(f"set: {'; '.join(problems)}.") from error
+        has_new_mode = settings.mode != self.settings.mode
+        self.settings = settings
+        self.steering.use(settings)
+        followed = self.followed
+        if has_new_mode and isinstance(followed, Centroid | Visit):
+            self.followed = self._group(followed.members)
 
     def verbs(self) -> dict[str, Handler]:
         """Return what the control socket may ask for: verb -> callable."""
         return verbs_of(self)
-
-    def _follow(self, followed: Followed) -> None:
-        with self._lock:
-            self.gate.allow()
-            self.followed = followed
 
     def place_um(
         self, y_px: float, x_px: float, frame_index: int | None = None
@@ -313,17 +348,22 @@ class Controller:
     # ---- one frame -----------------------------------------------------------------
 
     def process(self, update: Update) -> None:
-        """Decide on one frame: see, choose, predict, and perhaps move."""
-        with self._lock:
-            self._note_time(update.frame)
-            self.rules.apply(update)
-            if self.focus is not None:
-                self.focus.process(update, self.target_id)
-            sight = self._see(update)
-            if sight is None:
-                return
-            self.followed.observe(sight)
-            self.steering.steer(self.followed, sight, self._clock())
+        """Decide on one frame: see, choose, predict, and perhaps move.
+
+        Commands from other threads only put values in place, which are read once here:
+        whoever commands never waits for a driver.
+        """
+        followed = self.followed
+        self._note_time(update.frame)
+        self._watch_optics(update.frame)
+        self.rules.apply(update)
+        if self.focus is not None:
+            self.focus.process(update, followed.track_id)
+        sight = self._see(update)
+        if sight is None:
+            return
+        followed.observe(sight)
+        self.steering.steer(followed, sight, self._clock())
 
     def idle(self) -> None:
         """Between frames: read the stage, notice when frames stay away."""
@@ -337,6 +377,27 @@ class Controller:
             silence = events.ControlNoFrames(silence_s=silence_s, typical_s=typical_s)
             self._tell(silence.at(self._clock()))
             self.gate.stand_still()
+
+    def _watch_optics(self, frame: Frame) -> None:
+        """Halt before the next move when the microscope is not as calibrated."""
+        if self.gate.halted is not None or not self.gate.is_armed:
+            return
+        why = self._optics.contradiction(frame)
+        now_s = self._clock()
+        if now_s - self._t_optics_s > OPTICS_EVERY_S:
+            self._t_optics_s = now_s
+            why = why or self._optics.contradiction_of_devices(self._devices())
+        if why:
+            self.gate.stop(why)
+
+    def _devices(self) -> dict[str, str]:
+        if not isinstance(self._properties, KnowsOptics):
+            return {}
+        try:
+            return self._properties.optics()
+        except Exception:  # hardware may raise anything; the frames state the rest
+            logger.debug("the optics cannot be read", exc_info=True)
+            return {}
 
     def _see(self, update: Update) -> Sight | None:
         frame = update.frame
@@ -368,6 +429,10 @@ class Controller:
         return logged if np.isfinite(logged).all() else np.array(frame.stage_um[1:])
 
     def _note_time(self, frame: Frame) -> None:
+        exposure_s = float(np.nan_to_num(frame.exposure_ms)) / 1e3
+        readout_s = frame.t_arrival_s - frame.t_exposure_s - exposure_s / 2
+        self.gate.cycle_s = exposure_s + max(readout_s, 0.0)
+        self.supervisor.reply_within_s = REPLY_WITHIN_S + 3 * self.gate.cycle_s
         self._arrivals_s.append(self._clock())
         self._is_starved = False
         no_pixels = np.broadcast_to(np.uint8(0), frame.pixels.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lodestar_live.data import StagePosition
 
@@ -42,3 +42,22 @@ class DeviceDriver(PropertyDriver, Protocol):
 
     def objective(self) -> str:
         """Return the name of the objective in place; "" where none is known."""
+
+
+@runtime_checkable
+class KnowsDrives(Protocol):
+    """Tells drives from other devices; a drive's properties are never set by a rule."""
+
+    def is_drive(self, device: str) -> bool:
+        """Return whether a device moves, or decides what moves."""
+
+
+@runtime_checkable
+class KnowsOptics(Protocol):
+    """Tells what decides how the sample appears in the image."""
+
+    def optics(self) -> dict[str, str]:
+        """Return name to value: objective, camera, binning, mirrors; waits for nothing.
+
+        What is not known is left out.
+        """

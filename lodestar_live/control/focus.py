@@ -4,87 +4,33 @@ Two ways. Where the model measures z (`z_um`), the focus drive follows it like a
 one-axis stage. Elsewhere a focus measure is kept at its maximum: blur is the same on
 both sides of focus, so the side is found by trying, and the measured response curve
 says how far to go.
+
+A crash into the sample is the costliest fault of all, so a lock that does not see its
+moves do what they should is held: the drive goes the wrong way or not at all, the image
+is beyond the measured curve, or trying does not help.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
+from lodestar_live import events
+from lodestar_live.control.focus_guard import FocusGuard
 from lodestar_live.control.gate import SafetyGate
 from lodestar_live.control.moves import MoveLog
-from lodestar_live.data import FloatArray, Pixels, Update
+from lodestar_live.control.sharpness import FocusCurve, sharpness
+from lodestar_live.data import Event, Update
 from lodestar_live.errors import CalibrationError
 from lodestar_live.settings import ControlSettings
 
 AVERAGED_FRAMES = 3
-LOWEST_RESPONSE = 0.02  # of the peak; below, the curve says nothing
-
-
-def sharpness(pixels: Pixels) -> float:
-    """Return a focus measure: gradient power over contrast power.
-
-    Independent of gain, offset and the number of particles, and largest in focus: for
-    a spot of width s it is about 1 / s^2. `pixels` has shape (y, x).
-    """
-    image = np.asarray(pixels, dtype=np.float32)
-    contrast = image - np.median(image)
-    slope_y = image[2:, :] - image[:-2, :]
-    slope_x = image[:, 2:] - image[:, :-2]
-    power = float(np.mean(slope_y**2) + np.mean(slope_x**2))
-    total = float(np.mean(contrast**2))
-    return power / total if total > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FocusCurve:
-    """The measured response: focus measure against distance from focus.
-
-    Parameters
-    ----------
-    distance_um
-        Ascending from 0, shape (n,).
-    response
-        Share of the peak, falling from 1, shape (n,).
-    peak
-        The measure in focus.
-    """
-
-    distance_um: FloatArray
-    response: FloatArray
-    peak: float
-
-    @classmethod
-    def fit(cls, z_um: FloatArray, measures: FloatArray) -> FocusCurve:
-        """Build the curve from a scan, (n,) heights and their focus measures.
-
-        Raises
-        ------
-        CalibrationError
-            The scan does not contain the focus, or nothing is in view.
-        """
-        z, m = np.asarray(z_um, dtype=float), np.asarray(measures, dtype=float)
-        best = int(np.argmax(m))
-        if not 0 < best < len(z) - 1 or m[best] <= 1.2 * m.min():
-            raise CalibrationError(
-                "focus scan: no maximum inside the scanned range; expected particles "
-                "in view and a range that contains the focus."
-            )
-        centre = z[best] + _vertex(z[best - 1 : best + 2], m[best - 1 : best + 2])
-        order = np.argsort(np.abs(z - centre))
-        distance, share = np.abs(z - centre)[order], m[order] / m.max()
-        falling = np.minimum.accumulate(np.minimum(share, 1.0))
-        return cls(
-            np.concatenate([[0.0], distance]),
-            np.concatenate([[1.0], falling]),
-            float(m.max()),
-        )
-
-    def distance_at(self, measure: float) -> float:
-        """Return the distance from focus (µm, not signed) that a measure implies."""
-        share = np.clip(measure / self.peak, LOWEST_RESPONSE, 1.0)
-        return float(np.interp(-share, -self.response, self.distance_um))
+IMPLAUSIBLE = 2.0  # times the peak: sharper than the microscope can be, so no signal
+BEYOND_IN_A_ROW = 2  # averages beyond the curve before the focus is called lost
+WORSE_IN_A_ROW = 5  # moves that did not help before the search is given up
+FocusState = Literal["ok", "no signal"]
 
 
 class FocusLock:
@@ -101,6 +47,8 @@ class FocusLock:
         0, unknown: ``z`` refuses.
     curve
         The measured response. None: ``sharpness`` refuses.
+    tell
+        Takes an event when the focus signal goes and comes back.
 
     Raises
     ------
@@ -116,6 +64,7 @@ class FocusLock:
         *,
         z_sign: int = 0,
         curve: FocusCurve | None = None,
+        tell: Callable[[Event], None] = lambda event: None,
     ) -> None:
         if settings.focus == "z" and z_sign == 0:
             raise CalibrationError(
@@ -128,10 +77,18 @@ class FocusLock:
                 "Run lodestar-live calibrate --focus UM."
             )
         self._gate, self._moves, self._settings = gate, moves, settings
-        self._z_sign, self._curve = z_sign, curve
-        self._recent: list[float] = []
+        self._z_sign, self._curve, self._tell = z_sign, curve, tell
         self._side = 1.0  # which way the last successful move went
+        self.state: FocusState = "ok"
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: it was armed again."""
+        self._recent: list[float] = []
         self._tried: float | None = None  # the measure before the last move
+        self._n_beyond = self._n_worse = 0
+        self._start_um = float("nan")  # where this search for the focus began
+        self._guard = FocusGuard(self._z_sign)
         self.error_um = float("nan")
 
     def process(self, update: Update, track_id: int | None) -> None:
@@ -145,6 +102,8 @@ class FocusLock:
         else:
             self._keep_sharp(update)
 
+    # ---- by measured z ---------------------------------------------------------------
+
     def _follow_z(self, update: Update, track_id: int | None) -> None:
         rows = update.tracks.rows
         mine = rows[(rows["track_id"] == track_id) & (rows["missed_frames"] == 0)]
@@ -154,30 +113,70 @@ class FocusLock:
         if len(self._recent) < AVERAGED_FRAMES:
             return
         self.error_um = float(np.median(self._recent))
+        spread_um = float(np.std(self._recent))
         self._recent.clear()
-        if abs(self.error_um) > self._settings.z_deadband_um:
-            self._move_by(-self._z_sign * self.error_um, update)
+        height_um = self._gate.read_position().z_um
+        self._guard.observe(height_um, self.error_um, spread_um, track_id)
+        why = self._guard.suspicion()
+        if why:
+            self._hold(why)
+        elif abs(self.error_um) > self._settings.z_deadband_um:
+            step_um = self._guard.careful(-self._z_sign * self.error_um)
+            if self._move_by(step_um, update):
+                self._guard.moved(height_um, self.error_um, track_id)
+
+    # ---- by sharpness ----------------------------------------------------------------
 
     def _keep_sharp(self, update: Update) -> None:
-        assert self._curve is not None  # noqa: S101
+        curve = self._curve
+        assert curve is not None  # noqa: S101 - refused at the start
         self._recent.append(sharpness(update.frame.pixels))
         if len(self._recent) < AVERAGED_FRAMES:
             return
         measure = float(np.median(self._recent))
         self._recent.clear()
-        distance_um = self._curve.distance_at(measure)
-        self.error_um = distance_um
-        if self._tried is not None and measure < self._tried:
-            self._side = -self._side  # it got worse: the focus is on the other side
-        if distance_um <= self._settings.z_deadband_um:
-            self._tried = None
+        has_signal = 0 < measure <= IMPLAUSIBLE * curve.peak
+        self._enter("ok" if has_signal else "no signal", measure)
+        if not has_signal:
+            self.error_um, self._tried = float("nan"), None
             return
-        self._tried = measure
-        self._move_by(self._side * distance_um, update)
+        self._n_beyond = self._n_beyond + 1 if curve.is_beyond(measure) else 0
+        if self._n_beyond >= BEYOND_IN_A_ROW:
+            self._lost(f"the image is blurred beyond the scanned {curve.range_um:g} um")
+        elif not self._n_beyond:
+            self._approach(measure, curve, update)
 
-    def _move_by(self, step_um: float, update: Update) -> None:
-        longest_um = self._settings.max_z_step_um
-        step_um = float(np.clip(step_um, -longest_um, longest_um))
+    def _approach(self, measure: float, curve: FocusCurve, update: Update) -> None:
+        """Go towards the focus, on the side that made the image sharper last time."""
+        self.error_um = curve.distance_at(measure)
+        is_worse = self._tried is not None and measure <= self._tried
+        self._n_worse = self._n_worse + 1 if is_worse else 0
+        if is_worse:
+            self._side = -self._side  # the focus is on the other side
+        if self.error_um <= self._settings.z_deadband_um:
+            self._tried, self._n_worse = None, 0
+            self._start_um = float("nan")
+            return
+        height_um = self._gate.read_position().z_um
+        if np.isnan(self._start_um):
+            self._start_um = height_um
+        if self._n_worse >= WORSE_IN_A_ROW:
+            self._lost(f"{self._n_worse} moves in a row did not make the image sharper")
+        elif abs(height_um - self._start_um) > curve.range_um + self._longest_um:
+            self._lost(f"no focus within the scanned {curve.range_um:g} um")
+        elif self._move_by(self._side * self.error_um, update):
+            self._tried = measure
+        else:
+            self._side, self._tried = -self._side, None
+
+    # ---- moving, and not moving ------------------------------------------------------
+
+    @property
+    def _longest_um(self) -> float:
+        return self._settings.max_z_step_um
+
+    def _move_by(self, step_um: float, update: Update) -> bool:
+        step_um = float(np.clip(step_um, -self._longest_um, self._longest_um))
         height_um = self._gate.read_position().z_um
         verdict = self._gate.move_z(
             height_um + step_um,
@@ -186,16 +185,18 @@ class FocusLock:
             error_um=self.error_um,
             frame=update.frame.index,
         )
-        if not verdict:
-            self._side, self._tried = -self._side, None
+        return verdict.passed
 
+    def _lost(self, why: str) -> None:
+        self.error_um = float("nan")
+        self._hold(f"focus lost: {why}. Find the focus by hand; then arm again.")
 
-def _vertex(x: FloatArray, y: FloatArray) -> float:
-    """Offset from the middle of three points to the vertex of their parabola."""
-    left, right = x[0] - x[1], x[2] - x[1]
-    a = (y[0] - y[1]) / left, (y[2] - y[1]) / right
-    bend = (a[1] - a[0]) / (right - left)
-    if bend >= 0:
-        return 0.0
-    slope = a[0] - bend * left
-    return float(np.clip(-slope / (2 * bend), left, right))
+    def _hold(self, why: str) -> None:
+        if self._gate.is_armed:
+            self._gate.hold(why)
+
+    def _enter(self, state: FocusState, measure: float) -> None:
+        if state != self.state:
+            self.state = state
+            news = events.FocusState(state=state, measure=measure)
+            self._tell(news.at(self._gate.now_s()))

@@ -3,7 +3,8 @@
 A command passes when it is finite, inside the travel box, not too long a step, not too
 frequent, made from fresh data, alone in flight, and nothing has called a halt. Whatever
 passes is recorded, and whatever is refused is recorded with its reason. Without arming
-the same checks run and nothing is sent (dry run).
+the same checks run and nothing is sent (dry run). What passes goes to the supervisor,
+which has the last word.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lodestar_live import events
+from lodestar_live.control.backlash import BacklashStage
 from lodestar_live.control.commands import (
     NAN,
     Verdict,
@@ -25,14 +27,15 @@ from lodestar_live.control.commands import (
     shortest_s,
     to_number,
 )
-from lodestar_live.control.driver import PropertyDriver, StageDriver
+from lodestar_live.control.driver import KnowsDrives, PropertyDriver, StageDriver
 from lodestar_live.control.moves import MoveLog
+from lodestar_live.control.supervisor import RefusedError, Supervisor
 from lodestar_live.data import Event, StagePosition
 from lodestar_live.errors import SettingsError
 from lodestar_live.settings import ControlSettings
 
 MAX_FAILURES = 3
-SLOW_REPLY_S = 0.5
+CYCLES_ALLOWED = 3  # until a frame is there, and what a driver waits for the camera
 
 
 class SafetyGate:
@@ -41,7 +44,8 @@ class SafetyGate:
     Parameters
     ----------
     driver
-        The stage.
+        The stage: a driver, which gets a supervisor of its own, or with `supervisor`
+        what stands before it.
     settings
         Limits, steps, rates; `armed` says whether anything is sent at all.
     clock
@@ -54,6 +58,8 @@ class SafetyGate:
         Where device properties are set. None: none may be set.
     moves_at_once
         False: moves in the plane wait for an event, and the driver notes them itself.
+    supervisor
+        Owns the stage behind `driver`.
 
     Raises
     ------
@@ -73,24 +79,28 @@ class SafetyGate:
         moves: MoveLog,
         properties: PropertyDriver | None = None,
         moves_at_once: bool = True,
+        supervisor: Supervisor | None = None,
     ) -> None:
         self.settings, self.moves = settings, moves
+        if supervisor is None:
+            supervisor = Supervisor(driver, settings, clock=clock, tell=tell)
+            driver = supervisor
+        self.supervisor, self.cycle_s = supervisor, 0.0  # exposure + readout
         self._driver, self._properties = driver, properties
         self._moves_at_once = moves_at_once
         self._clock, self._tell = clock, tell
         self._lock = threading.Lock()
-        self._halted: str | None = None
         self._t_sent_s = {"xy": -math.inf, "z": -math.inf}
         self._t_data_s = {"xy": -math.inf, "z": -math.inf}
         self._failures = 0
-        self._call_began_s: float | None = None
         if settings.armed:
             self._require_limits()
+            supervisor.forget_reading()
 
     @property
     def halted(self) -> str | None:
         """Why nothing may move, or None."""
-        return self._halted
+        return self.supervisor.halted
 
     @property
     def is_armed(self) -> bool:
@@ -137,6 +147,7 @@ class SafetyGate:
         details = {"device": device, "name": name, "value": str(value)}
         with self._lock:
             text, reason = self._checked_property(f"{device} {name}", value)
+            reason = reason or self._drive(device)
             if reason:
                 return self._refuse(events.PropertyRefused(reason=reason, **details))
             details["value"] = text
@@ -145,47 +156,49 @@ class SafetyGate:
             properties = self._properties
             return self._send(
                 events.PropertySet(**details),
-                lambda: properties.set_property(device, name, text),
+                lambda: self.supervisor.set_property(
+                    lambda: properties.set_property(device, name, text)
+                ),
                 details,
             )
 
     def stop(self, reason: str) -> None:
         """Make the stage stand still at once and refuse everything until `allow`.
 
-        Waits for nothing: a command that another thread is just sending is followed
-        by a second stop from that thread.
+        Answers within 50 ms, whatever the driver does: a command that another thread
+        is just sending is followed by a second stop.
         """
-        self._halted = reason
-        if self.is_armed:
-            self._stop_driver()
+        self.supervisor.refuse_all(reason)
+        self.stand_still()
         self._event(events.StageStopped(reason=reason))
 
     def refuse_all(self, reason: str) -> None:
         """Send nothing from now on; one assignment, so a signal handler may call it."""
-        self._halted = reason
+        self.supervisor.refuse_all(reason)
 
     def hold(self, reason: str) -> None:
         """Refuse everything until `allow`; the move under way may end."""
-        self._halted = reason
+        self.supervisor.refuse_all(reason)
         self._event(events.StageHeld(reason=reason))
 
     def stand_still(self) -> None:
         """Stop the stage where it is; fresh commands are taken again."""
         if self.is_armed:
-            self._stop_driver()
+            self.supervisor.stop()
+            self._note_where_it_stopped()
 
     def allow(self) -> None:
-        """Take back a stop or hold, after a person asked for it."""
-        if self._halted is not None:
-            self._event(events.StageAllowed(after=self._halted))
-        self._halted, self._failures = None, 0
+        """Take back a stop or hold, after a person asked for it on purpose.
 
-    def check_reply(self) -> None:
-        """Hold when the stage has not answered a call for half a second."""
-        began_s = self._call_began_s
-        if began_s is not None and self._clock() - began_s > SLOW_REPLY_S:
-            self._call_began_s = None
-            self.hold(f"no reply from the stage for {SLOW_REPLY_S} s")
+        Raises
+        ------
+        StageError
+            The run has ended, or the driver still hangs.
+        """
+        after, self._failures = self.halted, 0
+        self.supervisor.arm()
+        if after is not None:
+            self._event(events.StageAllowed(after=after))
 
     def is_busy(self) -> bool:
         """Return whether the last move still runs; a stage that cannot say is busy."""
@@ -201,7 +214,11 @@ class SafetyGate:
         """
         elapsed_s = self._clock() - self._t_sent_s[axis]
         is_soon = elapsed_s < shortest_s(self.settings, axis)
-        return self._halted is None and not is_soon and not self.is_busy()
+        return self.halted is None and not is_soon and not self.is_busy()
+
+    def now_s(self) -> float:
+        """Return the run's time."""
+        return self._clock()
 
     def t_sent_s(self, axis: str) -> float:
         """Return when the last command for "xy" or "z" passed; -inf: never."""
@@ -253,7 +270,7 @@ class SafetyGate:
             if not self.is_armed:
                 return self._dry_run(events.StageDryRun(**facts))
             if axis == "z" or self._moves_at_once:
-                self.moves.moved(t_sent_s, goal)
+                self.moves.moved(t_sent_s, self._arrives(axis, goal))
             return self._send(move, lambda: self._move(axis, goal), where)
 
     def _why_not(
@@ -266,8 +283,8 @@ class SafetyGate:
     ) -> str:
         """Return why a move must not be made; empty when it may."""
         values = axis_values(goal, axis)
-        if self._halted is not None:
-            return f"halted: {self._halted}"
+        if self.halted is not None:
+            return f"halted: {self.halted}"
         if not all(map(math.isfinite, values)):
             return "not a finite position"
         return (
@@ -295,7 +312,8 @@ class SafetyGate:
         settings = self.settings
         if now_s - self._t_sent_s[axis] < shortest_s(settings, axis):
             return f"more than {rate_hz(settings, axis)} moves per second"
-        if not 0 <= now_s - t_data_s <= settings.max_age_s:
+        oldest_s = settings.max_age_s + CYCLES_ALLOWED * self.cycle_s
+        if not 0 <= now_s - t_data_s <= oldest_s:
             return f"made from a frame {now_s - t_data_s:.3g} s old"
         settled_s = self._t_sent_s[axis] + self.moves.response.settle_s
         since = self._t_data_s[axis] if stage_known else settled_s
@@ -314,8 +332,8 @@ class SafetyGate:
 
     def _checked_property(self, name: str, value: Any) -> tuple[str, str]:
         """Return the text to set, which is what was checked, and why not to."""
-        if self._halted is not None:
-            return "", f"halted: {self._halted}"
+        if self.halted is not None:
+            return "", f"halted: {self.halted}"
         allowed = self.settings.properties.get(name)
         if allowed is None:
             return "", f"{name!r} is not among control.properties"
@@ -327,6 +345,28 @@ class SafetyGate:
             return f"{int(number) if number.is_integer() else number!r}", ""
         return "", f"{value!r} is not allowed for {name!r}: {list(allowed)}"
 
+    def _arrives(self, axis: str, goal: StagePosition) -> StagePosition:
+        """Where a move will end: play may need more than one of the longest steps."""
+        if axis == "z" or not isinstance(self._driver, BacklashStage):
+            return goal
+        return StagePosition(goal.z_um, *self._driver.arrives_um(*goal[1:]))
+
+    def _drive(self, device: str) -> str:
+        """Return why a property of a drive is not set: it would go round the limits."""
+        properties: object = self._properties
+        if not isinstance(properties, KnowsDrives):
+            return ""
+        try:
+            is_drive = properties.is_drive(device)
+        except Exception as error:  # hardware may raise anything
+            return f"whether {device!r} drives the stage is not known: {error}"
+        if not is_drive:
+            return ""
+        return (
+            f"{device!r} drives the stage or the focus, and the travel limits do not "
+            "hold for properties; expected another device"
+        )
+
     def _move(self, axis: str, goal: StagePosition) -> None:
         if axis == "z":
             self._driver.move_z_to_um(goal.z_um)
@@ -336,17 +376,17 @@ class SafetyGate:
     def _send(
         self, sent: events.Details, call: Callable[[], None], where: dict[str, Any]
     ) -> Verdict:
-        self._call_began_s = self._clock()
         try:
             call()
+        except RefusedError as error:
+            self._note_where_it_stopped()
+            return self._refuse(_refused(sent, str(error)))
         except Exception as error:  # hardware may raise anything; it must not spread
             return self._failed(error, where)
-        finally:
-            self._call_began_s = None
         self._failures = 0
         self._event(sent)
-        if self._halted is not None:  # stopped while the call was under way
-            self._stop_driver()
+        if self.halted is not None:  # stopped while the call was under way
+            self.stand_still()
         return Verdict(True, "sent")
 
     def _failed(self, error: Exception, where: dict[str, Any]) -> Verdict:
@@ -365,13 +405,9 @@ class SafetyGate:
         self._event(details)
         return Verdict(True, "dry run")
 
-    def _stop_driver(self) -> None:
-        try:
-            self._driver.stop()
-            position = StagePosition(*(float(v) for v in self._driver.position_um()))
-            self.moves.stopped(self._clock(), position)
-        except Exception as error:  # hardware may raise anything
-            self._event(events.StageFailed(reason=f"stop: {error}"))
+    def _note_where_it_stopped(self) -> None:
+        if self.is_armed and self.supervisor.look_quickly():
+            self.moves.stopped(self._clock(), self._driver.position_um())
 
     def _event(self, details: events.Details) -> None:
         self._tell(details.at(self._clock()))
@@ -385,3 +421,11 @@ class SafetyGate:
                 "Micro-Manager cannot tell it."
             )
         require_inside(StagePosition(*self._driver.position_um()), limits)
+
+
+def _refused(
+    sent: events.Details, reason: str
+) -> events.StageRefused | events.PropertyRefused:
+    if isinstance(sent, events.PropertySet):
+        return events.PropertyRefused(**sent.as_json(), reason=reason)
+    return events.StageRefused(**sent.as_json(), reason=reason)

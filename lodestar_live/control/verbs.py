@@ -46,6 +46,10 @@ def verbs_of(controller: Controller) -> dict[str, Handler]:
         controller.stop("asked")
         return controller.status()
 
+    def arm(_args: Args) -> dict[str, Any]:
+        controller.arm()
+        return controller.status()
+
     def set_values(args: SetArgs) -> dict[str, Any]:
         controller.set_many(args.values)
         return controller.status()
@@ -55,6 +59,7 @@ def verbs_of(controller: Controller) -> dict[str, Handler]:
         "release": serve("release", NoArgs, release),
         "recenter": serve("recenter", PlaceArgs, recenter),
         "stop": serve("stop", NoArgs, stop),
+        "arm": serve("arm", NoArgs, arm),
         "set": serve("set", SetArgs, set_values),
         "status": serve("status", NoArgs, lambda _args: controller.status()),
     }

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from lodestar_live import events
 from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
@@ -33,7 +32,7 @@ from lodestar_live.live.run_folder import package_versions
 from lodestar_live.live.upstream import Upstream
 from lodestar_live.pipeline import Pipeline
 from lodestar_live.pipeline.detect import PixelDetector
-from lodestar_live.priority import TRACKING, lower_this_thread, shorten_turns
+from lodestar_live.priority import TRACKING, live_process, lower_this_thread
 from lodestar_live.settings import Settings
 from lodestar_live.sinks import Sink, guarded
 
@@ -90,8 +89,7 @@ class Run:
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._models: Models | None = None
-        self._blas_limits: threadpool_limits | None = None
-        self._restore_turns: Callable[[], None] = lambda: None
+        self._leave_live_process: Callable[[], None] = lambda: None
         self._drain_until_s = float("inf")
         self._first_s, self._last_s = float("inf"), 0.0
         self._duration_s: float | None = None
@@ -104,8 +102,6 @@ class Run:
     def open(self, parts: Parts, sinks: list[Sink]) -> None:
         """Tell every sink what this run is, then start the worker."""
         self.parts, self.sinks = parts, guarded(sinks, self.note_error)
-        # BLAS threads spin: beside one busy process refocusing took six times as long.
-        self._blas_limits = threadpool_limits(limits=1, user_api="blas")
         self._models = Models(
             self.settings,
             parts.run_folder,
@@ -115,7 +111,7 @@ class Run:
             note_error=self.note_error,
             clock=self.clock,
         )
-        self._restore_turns = shorten_turns()
+        self._leave_live_process = live_process()
         run = self._describe()
         for sink in self.sinks:
             sink.open(run)
@@ -145,9 +141,7 @@ class Run:
             logger.error("the worker is stuck in a frame; it is left behind")
         if self.parts.engines is not None:
             self.parts.engines.join(_CHOICE_WITHIN_S)
-        if self._blas_limits is not None:
-            self._blas_limits.restore_original_limits()
-        self._restore_turns()
+        self._leave_live_process()
         if self.parts.stage_watch is not None:
             self.parts.stage_watch.close()
         self._report_losses()
@@ -316,19 +310,20 @@ class Run:
 
     def _refuse_planned_positions(self, axes: str) -> None:
         controller = self.parts.controller
-        if controller is None or "planned" in self._kinds_logged:
+        if controller is None or controller.gate.halted is not None:
             return
         axes = "".join(axis for axis in axes if axis in controller.own_axes)
         if not axes:
             return
-        self._kinds_logged.add("planned")
         why = (
             f"the acquisition events carry stage positions ({axes.lower()}), which the "
             "engine re-sends before every frame against the feedback; use events "
             'without them, or control.move_by = "events" for the plane'
         )
-        logger.error("control stopped: %s", why)
-        controller.stop(why)
+        if "planned" not in self._kinds_logged:
+            self._kinds_logged.add("planned")
+            logger.error("control stopped: %s", why)
+        controller.stop(why)  # again after each `arm`, while events still do so
 
     # --- accounting and news --------------------------------------------------
 

@@ -186,7 +186,7 @@ class LiveTracker:
             self._reader = FrameReader(clock)
             self._run, self._is_running = run, True
             if parts.controller is not None:
-                self._interrupt = StopOnInterrupt(parts.controller)
+                self._interrupt = StopOnInterrupt(parts.controller, self.close)
                 self._interrupt.install()
 
     def _open(self, run: Run, run_folder: Path) -> Parts:

@@ -24,10 +24,21 @@ _RESTING_S = 0.05  # between readings of a stage that stands still
 _MOVING_S = 0.01
 _READINGS_KEPT = 256
 _STOP_WITHIN_S = 1.0
+_ORIENTATION = (
+    "Binning",
+    "TransposeCorrection",
+    "TransposeMirrorX",
+    "TransposeMirrorY",
+    "TransposeXY",
+)
+_DRIVES = (5, 6, 9)  # MMDevice.h: StageDevice, XYStageDevice, AutoFocusDevice
 
 
 class CoreStage:
     """Stage, focus, properties and objective of one MMCore; nothing here waits.
+
+    The drives are those that were MMCore's when this was made, and are named in every
+    call: whoever makes another drive the current one does not redirect ours.
 
     Calls go through a core handle of their own, so a slow camera call never delays a
     command (the Java bridge serialises every call on one socket). There each call is a
@@ -119,6 +130,28 @@ class CoreStage:
     def set_property(self, device: str, name: str, value: str) -> None:
         """Set a Micro-Manager device property."""
         self._core.set_property(device, name, value)
+
+    def is_drive(self, device: str) -> bool:
+        """Tell whether a device moves stage or focus, or says which device does."""
+        if device == "Core" or device in (self._xy, self._z):
+            return True
+        kind = self._core.get_device_type(device)
+        number = kind.swig_value() if hasattr(kind, "swig_value") else kind  # Java
+        return int(number) in _DRIVES
+
+    def optics(self) -> dict[str, str]:
+        """Return what decides how the sample appears in the image, from MMCore's cache.
+
+        Objective, camera, binning and the camera's mirrors, as far as they are known;
+        no device is asked, so this never waits for an exposure.
+        """
+        core = self._core
+        camera = str(core.get_camera_device())
+        found = {"objective": read_objective(core), "camera": camera}
+        for name in _ORIENTATION if camera else ():
+            if core.has_property(camera, name):
+                found[name] = str(core.get_property_from_cache(camera, name))
+        return {name: value for name, value in found.items() if value}
 
     def objective(self) -> str:
         """Return the name of the objective in place; "" where none is known."""

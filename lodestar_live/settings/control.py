@@ -68,7 +68,24 @@ class ControlSettings(Section):
         100.0, le=10_000, description="Most moves per second."
     )
     max_age_s: PositiveFloat = Field(
-        0.5, le=600, description="Commands from older frames are refused."
+        0.5,
+        le=600,
+        description="Commands from older frames are refused; counted beside three "
+        "times exposure and readout, so that long exposures are followed.",
+    )
+    confirm_s: PositiveFloat = Field(
+        1.0,
+        le=600,
+        description="A stage that gets no nearer to where it was sent for so long is "
+        "stopped; three times as long while it calls itself busy.",
+    )
+    confirm_um: PositiveFloat = Field(
+        1.0,
+        le=1000,
+        description="A move has arrived when the stage reads this near to it.",
+    )
+    confirm_z_um: PositiveFloat = Field(
+        0.5, le=1000, description="The same of the focus drive."
     )
     deadband_um: NonNegativeFloat = Field(
         0.4, le=10_000, description="Smaller corrections are not worth a move."
@@ -81,6 +98,11 @@ class ControlSettings(Section):
     z_deadband_um: NonNegativeFloat = Field(0.3, le=1000)
     max_z_step_um: PositiveFloat = Field(
         2.0, le=1000, description="Longest focus move."
+    )
+    max_z_travel_um: PositiveFloat = Field(
+        1000.0,
+        le=1_000_000,
+        description="The focus drive is held after this way, to and fro, since arming.",
     )
     max_z_rate_hz: PositiveFloat = Field(
         10.0, le=10_000, description="Most focus moves a second."

@@ -162,6 +162,7 @@ const isEnded = () => $("state").classList.contains("ended");
 function showControl(control) {
   const chip = $("control");
   chip.hidden = !control;
+  $("arm").hidden = !control?.halted || !control.armed;
   if (!control) return;
   if (Number.isInteger(control.track_id) && !isPaused) scene.targetId = control.track_id;
   const target = control.track_id === null ? "" : ` #${control.track_id}`;
@@ -210,6 +211,7 @@ function enableCommands() {
   const hasTrack = scene.rowOf(scene.selectedId) >= 0;
   const hasPlace = placeChosen() !== null;
   $("stop").disabled = !can("stop");
+  $("arm").disabled = !can("arm");
   $("follow").disabled = !can("follow") || !hasTrack;
   $("retrain").disabled = !can("retrain") || !hasPlace;
   $("rollback").disabled = !can("rollback") || nSwapped < 1;
@@ -325,7 +327,7 @@ for (const name of ["contrast", "brightness"]) {
 }
 const BUTTONS = {
   pause: togglePause, "zoom-in": () => scene.zoomAt(1.4), "zoom-out": () => scene.zoomAt(1 / 1.4),
-  fit: () => scene.fit(), stop: () => send("stop"), follow, retrain, release: () => send("release"),
+  fit: () => scene.fit(), stop: () => send("stop"), arm: () => send("arm"), follow, retrain, release: () => send("release"),
   recenter, rollback: () => send("rollback"), "help-button": () => $("help").showModal(),
 };
 for (const [name, action] of Object.entries(BUTTONS)) $(name).addEventListener("click", action);
