@@ -17,6 +17,7 @@ myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
 autodoc_typehints = "signature"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "npt.ArrayLike": "ArrayLike"}
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 add_module_names = False
