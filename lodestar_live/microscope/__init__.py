@@ -16,6 +16,7 @@ from lodestar_live.microscope.core import (
 )
 from lodestar_live.microscope.frames import FrameReader
 from lodestar_live.microscope.metadata import ImageFacts, read_facts
+from lodestar_live.microscope.pymmcore_plus import PymmcorePlusSource
 from lodestar_live.microscope.reach import Access, reach
 from lodestar_live.microscope.snaps import note_snaps
 from lodestar_live.microscope.stage import CoreStage, StageWatch
@@ -29,6 +30,7 @@ __all__ = [
     "ImageFacts",
     "Microscope",
     "MicroscopeError",
+    "PymmcorePlusSource",
     "StageWatch",
     "acquire",
     "acquire_sequence",
