@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from lodestar_live.control import Calibration
 from lodestar_live.data import Detections, Pixels, Update
+from lodestar_live.errors import SettingsError
 from lodestar_live.health import RunEnd
 from lodestar_live.live.tracker import LiveTracker
-from lodestar_live.microscope import AcquisitionSource, Microscope
+from lodestar_live.microscope import AcquisitionSource, Microscope, WatchSource
 from lodestar_live.settings import Settings
-from lodestar_live.sources import FrameSource
+from lodestar_live.sources import FrameSource, Offer, lacks
 
 
 def run_session(
@@ -50,7 +51,7 @@ def run_session(
     stop = stop or threading.Event()
     stores = settings.acquisition.save_folder is not None
     live = settings.live.model_copy(update={"hand_on_frames": stores})
-    source = source or AcquisitionSource(microscope, settings.acquisition)
+    source = source or _source_of(settings, microscope)
     source.open()
     tracker = LiveTracker(
         settings.model_copy(update={"live": live}),
@@ -67,4 +68,19 @@ def run_session(
         except KeyboardInterrupt:
             stop.set()
             tracker.close(RunEnd("stopped", "Ctrl-C"))
+        finally:
+            source.close()
     return tracker
+
+
+def _source_of(settings: Settings, microscope: Microscope) -> FrameSource:
+    """Return the source that the settings name; refuse what it does not offer."""
+    if settings.acquisition.source == "acquire":
+        return AcquisitionSource(microscope, settings.acquisition)
+    source = WatchSource(microscope)
+    if settings.control.move_by == "events":
+        raise SettingsError(
+            f'acquisition.source = "watch": {lacks(source, Offer.EVENT_HOOK)}. '
+            'Expected control.move_by = "stage".'
+        )
+    return source

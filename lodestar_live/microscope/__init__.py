@@ -21,6 +21,7 @@ from lodestar_live.microscope.reach import Access, reach
 from lodestar_live.microscope.snaps import note_snaps
 from lodestar_live.microscope.stage import CoreStage, StageWatch
 from lodestar_live.microscope.substitute import read_stage, substitute_pixels
+from lodestar_live.microscope.watch import WatchSource
 
 __all__ = [
     "Access",
@@ -32,6 +33,7 @@ __all__ = [
     "MicroscopeError",
     "PymmcorePlusSource",
     "StageWatch",
+    "WatchSource",
     "acquire",
     "acquire_sequence",
     "active_core",

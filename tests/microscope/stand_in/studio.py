@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class Gui:
             "coords": coords, "position": position, "elapsed_ms": elapsed_ms,
             "x_um": mmc.getXPosition(), "y_um": mmc.getYPosition(),
             "z_um": mmc.getPosition(), "exposure_ms": mmc.getExposure(),
-            "camera": mmc.getCameraDevice(),
+            "camera": mmc.getCameraDevice(), "received": f"{datetime.now()} +0000",
         }  # fmt: skip
         store.images.append((np.array(pixels), tags))
 
@@ -255,6 +256,7 @@ def metadata(tags: dict[str, Any]) -> JavaObject:
             method("getExposureMs", lambda: tags["exposure_ms"], returns=_DOUBLE),
             method("getPixelSizeUm", lambda: tags["PixelSizeUm"], returns=_DOUBLE),
             method("getBitDepth", lambda: tags["BitDepth"], returns=_INTEGER),
+            method("getReceivedTime", lambda: tags["received"], returns=_TEXT),
             method("getBinning", lambda: int(tags["Binning"]), returns=_INTEGER),
             method("getROI", lambda: roi, returns="java.awt.Rectangle"),
         ],
