@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from lodestar_live.cli._console import make_console
+
+if TYPE_CHECKING:
+    from lodestar_live.settings import MicroscopeSettings
 
 Finding = tuple[bool, str]
 _PACKAGES = ("pycromanager", "torch", "onnxruntime", "numpy", "scipy", "pyzmq")
@@ -24,7 +26,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(
-    model: Annotated[Path | None, typer.Argument(help="A model to check.")] = None,
+    what: Annotated[
+        Path | None,
+        typer.Argument(help="A model (.onnx), or a settings file (.toml), to check."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at what is installed and reachable, and say what to mend."""
@@ -36,8 +41,11 @@ def doctor(
         "ports 5556-5558": _ports,
         "shipped files": _shipped,
     }
-    if model is not None:
-        checks[f"model {model}"] = lambda: _model(model)
+    if what is not None and what.suffix == ".toml":
+        del checks["Micro-Manager on port 4827"], checks["ports 5556-5558"]
+        checks |= _config_checks(what)
+    elif what is not None:
+        checks[f"model {what}"] = lambda: _model(what)
     findings = {name: check() for name, check in checks.items()}
     # A closed Micro-Manager is no fault: the demo and headless mode work without.
     faults = [
@@ -85,20 +93,93 @@ def _providers() -> Finding:
 
 
 def _micro_manager() -> Finding:
-    try:
-        socket.create_connection(("127.0.0.1", 4827), timeout=0.5).close()
-    except OSError:
+    return _bridge(4827)
+
+
+def _bridge(port: int) -> Finding:
+    """Say who answers at the bridge's port."""
+    from lodestar_live.microscope.bridge import why_not_micro_manager
+
+    why = why_not_micro_manager(port)
+    if why:
         return False, (
-            "nothing answers. To attach to it, open Micro-Manager and tick Tools > "
-            "Options > Run server on port 4827"
+            f"{why}. To attach to it, open Micro-Manager and tick Tools > Options > "
+            f"Run server on port {port}"
         )
-    return True, "something answers there"
+    return True, "Micro-Manager answers there"
 
 
-def _ports() -> Finding:
+def _config_checks(path: Path) -> dict[str, Callable[[], Finding]]:
+    """Return the checks of everything that a settings file names."""
+    from lodestar_live.errors import SettingsError
+    from lodestar_live.settings import load_settings
+
+    try:
+        settings = load_settings(path)
+    except SettingsError as error:
+        text = str(error)
+        return {f"settings {path}": lambda: (False, text)}
+    checks: dict[str, Callable[[], Finding]] = {
+        f"settings {path}": lambda: (True, "valid")
+    }
+    microscope = settings.microscope
+    if microscope.backend == "running":
+        port = microscope.port
+        checks[f"Micro-Manager on port {port}"] = lambda: _bridge(port)
+    if microscope.backend == "headless":
+        checks["device adapters"] = lambda: _installation(microscope.app_path)
+    checks["a frame"] = lambda: _frame(microscope)
+    model = settings.detection.model
+    if model is not None:
+        from lodestar_live.resources import find
+
+        checks[f"model {model}"] = lambda: _model(find("models", model))
+    if settings.streams.enabled:
+        streams = settings.streams
+        addresses = (streams.stream, streams.latest, streams.control)
+        asked = [int(a.rsplit(":", 1)[1]) for a in addresses if a is not None]
+        name = "ports " + ", ".join(map(str, asked))
+        checks[name] = lambda: _ports([port for port in asked if port])
+    return checks
+
+
+def _installation(app_path: str | None) -> Finding:
+    from lodestar_live.microscope import installation
+
+    folder = None if app_path is None else Path(app_path).expanduser()
+    folder = folder or installation.find_installation()
+    if folder is None:
+        return True, "no Micro-Manager was found; the demo's adapters are used"
+    if not folder.is_dir():
+        return False, f"microscope.app_path = {folder}: no such folder"
+    why = installation.mismatch(folder)
+    if why:
+        return False, why
+    return True, f"{folder}: device interface {installation.core_interface()}"
+
+
+def _frame(settings: MicroscopeSettings) -> Finding:
+    """Take one frame, as a run would."""
+    from lodestar_live.errors import LodestarError
+    from lodestar_live.microscope import open_microscope
+
+    try:
+        with open_microscope(settings) as microscope:
+            facts = microscope.facts()
+            pixels = microscope.snap()
+    except LodestarError as error:
+        return False, str(error)
+    height, width = pixels.shape
+    return True, (
+        f"{facts.name}, {facts.camera}: {width} x {height} px, {pixels.dtype}, "
+        f"{facts.exposure_ms:g} ms, {facts.pixel_size_um:g} um per pixel"
+    )
+
+
+def _ports(ports: Sequence[int] = (5556, 5557, 5558)) -> Finding:
     from lodestar_live.streams.ports import is_free
 
-    taken = [str(port) for port in (5556, 5557, 5558) if not is_free(port)]
+    taken = [str(port) for port in ports if not is_free(port)]
     if taken:
         return False, f"in use: {', '.join(taken)}; a run takes others and says which"
     return True, "free"

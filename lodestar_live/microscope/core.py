@@ -152,9 +152,8 @@ def open_microscope(settings: MicroscopeSettings) -> Microscope:
     config = Path(settings.config_file).expanduser().resolve()
     if not config.is_file():
         raise MicroscopeError(f"microscope.config_file = {config}: no such file.")
-    return start_headless(
-        settings.app_path or _adapter_folder(), config, settings.buffer_mb
-    )
+    folder = _folder_for(settings)
+    return start_headless(folder, config, settings.buffer_mb)
 
 
 def open_demo(size_px: int = 512, exposure_ms: float = 20.0) -> Microscope:
@@ -255,6 +254,20 @@ def _java_core(port: int, *, new_socket: bool = False) -> Any:
     core = ZMQRemoteMMCoreJ(port=port, new_socket=new_socket)
     note_family(core, port)
     return core
+
+
+def _folder_for(settings: MicroscopeSettings) -> Path:
+    """Return the device adapters' folder: named, of an installation, or the demo's."""
+    from lodestar_live.microscope.installation import find_installation, require_match
+
+    if settings.app_path is not None:
+        folder = Path(settings.app_path).expanduser().resolve()
+        if not folder.is_dir():
+            raise MicroscopeError(f"microscope.app_path = {folder}: no such folder.")
+    else:
+        folder = find_installation() or Path(_adapter_folder())
+    require_match(folder)
+    return folder
 
 
 def _adapter_folder() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lodestar_live.data import StagePosition
@@ -154,7 +153,7 @@ class PymmcorePlusSource:
         """Return what the runner says of one image, in our terms."""
         tags = dict(meta.get("camera_metadata") or {})
         known = read_facts(tags)
-        index = dict(event.index)
+        index: dict[str, Any] = {str(k): v for k, v in event.index.items()}
         channel = event.channel.config if event.channel is not None else ""
         axes = {_AXES.get(name, name): value for name, value in index.items()}
         if channel:
@@ -206,10 +205,10 @@ class PymmcorePlusSource:
         if not core.isSequenceRunning():
             self._last_live = -1
             return _IDLE_S
-        pause_s = max(min(_LOOK_S, core.getExposure() / 4e3), 0.0005)
+        pause_s = max(min(_LOOK_S, float(core.getExposure()) / 4e3), 0.0005)
         n_new = self._new_live_images(core)
         for n_before in reversed(range(n_new)):
-            self._take_live(lambda n=n_before: _nth_newest(core, n), reception)
+            self._take_live(n_before, reception)
         return pause_s
 
     def _new_live_images(self, core: Any) -> int:
@@ -227,12 +226,10 @@ class PymmcorePlusSource:
         self._last_live = number
         return int(min(n_new, core.getRemainingImageCount()))
 
-    def _take_live(
-        self, get: Callable[[], tuple[Any, dict[str, Any]]], reception: Reception
-    ) -> None:
+    def _take_live(self, n_before: int, reception: Reception) -> None:
         t_arrival_s = reception.clock()
         try:
-            image, tags = get()
+            image, tags = _nth_newest(self.core, n_before)
         except (RuntimeError, IndexError):
             return  # the gap is seen in the next image's number
         tags.setdefault("Exposure", self.core.getExposure())
