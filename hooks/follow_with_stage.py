@@ -44,7 +44,9 @@ def main() -> None:
         streams={"enabled": args.commands is not None, "control": args.commands},
     )
     tracker = LiveTracker(settings)
-    hooks = {"image_process_fn": tracker, "pre_hardware_hook_fn": tracker.event_hook}
+    hooks = {"image_process_fn": tracker}
+    if tracker.places_events:  # else a hook only costs time
+        hooks["pre_hardware_hook_fn"] = tracker.event_hook
     with tracker, Acquisition(**hooks) as acquisition:
         for event in tracker.events(args.frames, say=print):  # without x, y or z
             acquisition.acquire(event)

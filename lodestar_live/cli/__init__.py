@@ -6,7 +6,9 @@ Each module of this package defines ``register(app: typer.Typer) -> None``.
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import threading
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -15,6 +17,8 @@ from rich.text import Text
 
 from lodestar_live.cli._console import accept_any_encoding, make_console
 from lodestar_live.errors import LodestarError
+
+_END_WITHIN_S = 10.0  # of the command's own end
 
 app = typer.Typer(
     name="lodestar-live",
@@ -44,9 +48,25 @@ for _module in sorted(m.name for m in iter_modules(__path__)):
 def main() -> None:
     """Run the command line; errors the user can mend end with exit code 1."""
     accept_any_encoding()
+    code: str | int | None = 0
     try:
         app()
     except LodestarError as error:
         said = Text.assemble(("error", "bold red"), f": {error}")
         make_console(stderr=True).print(said, soft_wrap=True)
-        sys.exit(1)
+        code = 1
+    except SystemExit as end:
+        code = end.code
+    _end_anyway(code)
+    sys.exit(code)
+
+
+def _end_anyway(code: str | int | None) -> None:
+    """See to it that the process ends, also behind a thread that a driver holds.
+
+    Python waits for such threads for ever; what they could still do was said and saved.
+    """
+    status = code if isinstance(code, int) else int(code is not None)
+    last = threading.Timer(_END_WITHIN_S, lambda: os._exit(status))
+    last.daemon = True
+    last.start()

@@ -202,3 +202,39 @@ def test_a_correction_is_at_most_three_calls(micro_manager) -> None:
             stage.move_to_um(0.1 * k, 0.0)
             assert micro_manager.do("calls") - before <= 3
         stage.close()
+
+
+def test_a_script_of_the_users_own_is_served_on_the_settings_port(
+    micro_manager, tmp_path
+) -> None:
+    """pycro-manager's own Acquisition with the tracker as its image processor."""
+    from pycromanager import JavaBackendAcquisition
+
+    from lodestar_live.live import LiveTracker
+
+    micro_manager.core("setXYPosition", 7.0, 3.0)
+    settings = settings_on(
+        tmp_path,
+        micro_manager.port,
+        control={
+            "follow": True,
+            "limits": {"y_um": [-50.0, 50.0], "x_um": [-50.0, 50.0]},
+        },
+        live={"mode": "every", "queue_frames": 500, "hand_on_frames": False},
+    )
+    frames = []
+    tracker = LiveTracker(
+        settings, detect=nothing, on_update=lambda u: frames.append(u.frame)
+    )
+    assert not tracker.places_events
+    with tracker:
+        acquisition = JavaBackendAcquisition(
+            image_process_fn=tracker, show_display=False, port=micro_manager.port
+        )
+        for k in range(20):
+            acquisition.acquire({"axes": {"time": k}})
+        acquisition.mark_finished()
+        acquisition.await_completion()
+    assert tracker.counts.received == 20
+    assert frames[-1].stage_um[1:] == pytest.approx((3.0, 7.0), abs=0.02)
+    assert frames[-1].pixel_size_um == 1.0
