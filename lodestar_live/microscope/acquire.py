@@ -315,8 +315,10 @@ class _Feeder:
             engine.submit(_fresh(events))
         if self._patience.is_silent():
             cause = self._find_cause()
-            kind = UncurableError if cause else MicroscopeError
-            raise kind(cause or "no frame came for too long, and no error was told.")
+            if cause:
+                raise UncurableError(cause)
+            if self._patience.is_spent():
+                raise MicroscopeError("no frame came, and no error was told")
 
     def _explained(self, error: BaseException) -> MicroscopeError:
         """Return an engine's error, with the cause behind it if that can be seen."""

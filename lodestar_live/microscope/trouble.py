@@ -11,6 +11,7 @@ from lodestar_live.microscope.engine import within
 
 RETRIES = 5  # failures in a row, without a frame between them, that are survived
 _ANSWER_WITHIN_S = 1.0
+_SILENCES = 4  # in a row, after which the acquisition starts anew
 _JAVA_CLASS = re.compile(r"^(?:java|mmcorej|org)\.[\w.$]+: ")
 
 
@@ -104,14 +105,14 @@ class Patience:
 
     def __init__(self, silent_s: float) -> None:
         self._silent_s = silent_s
-        self._n_seen, self._n_in_a_row = 0, 0
+        self._n_seen, self._n_in_a_row, self._n_silent = 0, 0, 0
         self._since_s = time.perf_counter()
         self.n_failures = 0
 
     def saw(self, n_frames: int) -> None:
         """Note how many frames have come so far."""
         if n_frames != self._n_seen:
-            self._n_seen, self._n_in_a_row = n_frames, 0
+            self._n_seen, self._n_in_a_row, self._n_silent = n_frames, 0, 0
             self._since_s = time.perf_counter()
 
     def is_silent(self) -> bool:
@@ -119,7 +120,15 @@ class Patience:
         if time.perf_counter() - self._since_s < self._silent_s:
             return False
         self._since_s = time.perf_counter()
+        self._n_silent += 1
         return True
+
+    def is_spent(self) -> bool:
+        """Tell whether a silence without a visible cause has lasted too long.
+
+        A busy machine, or a camera that takes seconds to start, is no failure.
+        """
+        return self._n_silent >= _SILENCES
 
     def spend(self, error: BaseException) -> None:
         """Count a failure.
