@@ -144,9 +144,7 @@ def test_a_live_view_is_watched_and_left_to_who_shows_it(core) -> None:
     assert shown
 
 
-def test_two_channels_without_settings_for_them_are_refused_in_words(
-    core, tmp_path
-) -> None:
+def test_two_channels_are_linked_apart(core, tmp_path) -> None:
     """One linker for both would join particles of different channels."""
     sequence = useq.MDASequence(
         axis_order="tc",
@@ -154,7 +152,17 @@ def test_two_channels_without_settings_for_them_are_refused_in_words(
         channels=[{"config": "DAPI"}, {"config": "Cy5"}],
     )
     settings = settings_on(tmp_path, live={"mode": "every", "queue_frames": 50})
-    tracker = LiveTracker(settings, detect=lambda pixels: Detections.empty())
+    ids: dict[str, set[int]] = {}
+
+    def keep(update) -> None:
+        found = {int(k) for k in update.tracks.rows["track_id"]}
+        ids.setdefault(update.frame.channel, set()).update(found)
+
+    tracker = LiveTracker(
+        settings,
+        detect=lambda pixels: Detections.from_positions([[20.0, 30.0]]),
+        on_update=keep,
+    )
     source = PymmcorePlusSource(core, ends_with_mda=True)
     with tracker:
         thread = threading.Thread(
@@ -165,7 +173,6 @@ def test_two_channels_without_settings_for_them_are_refused_in_words(
             time.sleep(0.001)
         core.mda.run(sequence)
         thread.join(10.0)
-    assert tracker.counts.received == 10
-    assert (tracker.counts.processed, tracker.counts.failed) == (5, 5)
-    assert "channel Cy5" in tracker.first_error
-    assert "follows channel DAPI" in tracker.first_error
+    assert (tracker.counts.processed, tracker.counts.failed) == (10, 0)
+    assert set(ids) == {"DAPI", "Cy5"}
+    assert not ids["DAPI"] & ids["Cy5"]
