@@ -82,13 +82,13 @@ def _draw(
         color=colour,
         alpha=0.75,
     )
-    weight = 1 / errors**2
-    mean = float((values * weight).sum() / weight.sum())
-    axes.axvline(mean, color=style.INK, lw=1, ls="--")
+    # Not weighted by the errors: they grow with the value, so small ones would rule.
+    median, of_the_mean = float(np.median(values)), values.std() / np.sqrt(len(values))
+    axes.axvline(median, color=style.INK, lw=1, ls="--")
     axes.annotate(
-        f"weighted mean {mean:.3g} ± {weight.sum() ** -0.5:.1g}\n"
-        f"{len(values)} tracks, median error {np.median(errors):.1g}",
-        (mean, 0.97), xycoords=("data", "axes fraction"), xytext=(6, 0),
+        f"median {median:.3g}, mean {values.mean():.3g} ± {of_the_mean:.1g}\n"
+        f"{len(values)} tracks, median error of one {np.median(errors):.1g}",
+        (median, 0.97), xycoords=("data", "axes fraction"), xytext=(6, 0),
         textcoords="offset points", fontsize=8, va="top",
     )  # fmt: skip
     axes.set(xlabel=label, ylabel="tracks")
