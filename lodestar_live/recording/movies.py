@@ -178,8 +178,16 @@ def open_movie(path: str | Path, choice: Choice | None = None) -> Movie:
 def read_image(
     path: str | Path, frame: int = 0, choice: Choice | None = None
 ) -> Pixels:
-    """Read one image, or frame `frame` of a movie: shape (y, x)."""
+    """Read one image, or frame `frame` of a movie: shape (y, x).
+
+    Raises
+    ------
+    InputError
+        As `Movie`; or the recording has several channels or positions and none is
+        chosen, or no such frame.
+    """
     movie = Movie(path, choice)
+    movie.require_one()
     if not 0 <= frame < len(movie):
         raise InputError(f"{path}: frame {frame} asked for; it has {len(movie)}.")
     return movie[frame]

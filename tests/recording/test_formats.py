@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from lodestar_live.errors import InputError
-from lodestar_live.recording.movies import Choice, open_movie
+from lodestar_live.recording.movies import Choice, open_movie, read_image
 
 # ndstorage 0.1.18 leaves a file of its own open where it writes.
 LEAKS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -39,6 +39,8 @@ def test_imagej_hyperstack(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(list(movie)), STACK[:, 1])
     both = open_movie(path)
     assert (len(both), both.channels) == (10, ["0", "1"])
+    with pytest.raises(InputError, match="choose one with --channel"):
+        read_image(path)
     with pytest.raises(InputError, match=r"2 channels .0, 1.; choose one"):
         both.require_one()
 
