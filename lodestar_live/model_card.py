@@ -140,6 +140,15 @@ class LikeLimits(Part):
         return self
 
 
+class NoiseTailFacts(Part):
+    """Rate of noise above a score; see `detection.run.noise_tail.NoiseTail`."""
+
+    start: float
+    scale: PositiveFloat
+    shape: PositiveFloat
+    start_rate: NonNegativeFloat
+
+
 class CalibrationFacts(Part):
     """How the threshold came about; scores are log scores."""
 
@@ -150,6 +159,8 @@ class CalibrationFacts(Part):
     practised_snr: tuple[float, ...]
     n_snapshot: NonNegativeInt
     separated: bool
+    from_snapshot: bool = False  # the snapshot's own particles set the threshold
+    noise_tail: NoiseTailFacts | None = None
 
 
 class OpticsFacts(Part):
@@ -218,6 +229,8 @@ class CardDraft(Part):
     alpha: float | None = None
     beta: float | None = None
     threshold: float | None = None
+    apart_px: NonNegativeFloat = 0.0  # nearer marks are of one particle
+    noise_floor: PositiveFloat = 1.0  # contrast up to which correlated noise reaches
     threshold_scores: ThresholdScores | None = None
     sigma: SigmaFactors | None = None
     like: LikeLimits | None = None

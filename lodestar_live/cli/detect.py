@@ -35,7 +35,11 @@ def detect(
     model: Annotated[Path, typer.Argument(help="Trained model (.onnx).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="CSV to write.")],
     threshold: Annotated[
-        float | None, typer.Option(help="Least log score. Default: the model's own.")
+        str, typer.Option(help="Least log score; auto: the model's own.")
+    ] = "auto",
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(help="At most so many marks per million pixels of noise alone."),
     ] = None,
     quantile: Annotated[
         float | None,
@@ -70,7 +74,8 @@ def detect(
     movie.require_one()
     detector = Detector(
         model,
-        threshold=threshold,
+        threshold=_parse_threshold(threshold),
+        false_alarms_per_mpx=false_alarms,
         quantile=quantile,
         h_maxima=h_maxima,
         max_detections=max_detections,
@@ -97,6 +102,17 @@ def detect(
     )
     if summary["cut"]:
         typer.echo(f"{summary['cut']} more were cut by --max-detections.")
+
+
+def _parse_threshold(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(
+            f"--threshold {text}: expected auto or a number, for example -1.5."
+        ) from None
 
 
 def _progress(movie: Movie, *, is_shown: bool) -> Iterable[tuple[int, Pixels]]:

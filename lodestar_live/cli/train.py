@@ -40,6 +40,10 @@ def train_model(
             "Left out: chosen."
         ),
     ] = None,
+    not_at: Annotated[
+        list[str] | None,
+        typer.Option(help="Y,X of something not wanted; once more for each other."),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Side of the crop, px.")] = None,
     pick: Annotated[
         bool, typer.Option("--pick", help="Click the particle in the browser.")
@@ -84,6 +88,7 @@ def train_model(
     learn = functools.partial(
         train,
         pixels,
+        not_at=_parse_positions(not_at),
         seed=seed,
         network=network,
         quality=quality,

@@ -35,10 +35,12 @@ from lodestar_live.detection.model.model_file import read_model
 from lodestar_live.detection.model.scale import Scale
 from lodestar_live.detection.model.valid_sides import can_open
 from lodestar_live.detection.run import postprocess as rows
+from lodestar_live.detection.run.noise_tail import NoiseTail
 from lodestar_live.detection.run.paper import keep_h_maxima, pooled
 from lodestar_live.detection.run.passes import NO_THRESHOLD, Passes
 from lodestar_live.detection.run.template import Look
 from lodestar_live.errors import InputError, SettingsError
+from lodestar_live.model_card import ModelCard
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,9 @@ class Detector:
         Path of the .onnx file, or its bytes.
     threshold
         Least log score of a detection. None: the model's own, set on its snapshot.
+    false_alarms_per_mpx
+        Raise the threshold so far that noise like the snapshot's is mistaken for a
+        particle at most so many times per million pixels. None: as trained, 1 at most.
     alpha, beta
         Exponents of the weight and of the clustering metric (the paper's).
         None: the model's own.
@@ -130,6 +135,7 @@ class Detector:
         model: str | Path | bytes,
         *,
         threshold: float | None = None,
+        false_alarms_per_mpx: float | None = None,
         alpha: float | None = None,
         beta: float | None = None,
         quantile: float | None = None,
@@ -155,6 +161,10 @@ class Detector:
         if h_maxima and quantile is None:
             raise SettingsError("h_maxima = True needs `quantile`, e.g. 0.99.")
         self._threshold = _chosen(threshold, self.card.threshold, 0.0)
+        if false_alarms_per_mpx is not None:
+            least = _score_at(false_alarms_per_mpx, self.card)
+            self._threshold = max(self._threshold, least)
+        self._apart_px = max(2.0, 0.5 * self.card.stride, self.card.apart_px)
         self._likeness = rows.Likeness.of(self.card.like)
         if alpha is not None or beta is not None:
             self._likeness = self._likeness.of_any_score()
@@ -416,12 +426,12 @@ class Detector:
         """Merge, limit and flag what was found in tiles, or in the whole frame."""
         found = rows.inside(found, intake.shape)
         best = rows.strongest(found, 4 * self.max_detections)
-        merged = rows.merge(best, max(2.0, 0.5 * self.layout.stride))
+        merged = rows.merge(best, self._apart_px)
         visible = merged
         if self.least_contrast > 0 and self._quantile is None:
             usual = self._usual_contrast(merged, intake, is_whole=tiles is None)
             is_field = pixels.dtype.kind == "c"  # its contrast has no unit of noise
-            floor = 0.0 if is_field else NOISE_FLOOR
+            floor = 0.0 if is_field else NOISE_FLOOR * self.card.noise_floor
             visible = rows.visible(merged, max(self.least_contrast * usual, floor))
         self.n_cut = max(0, len(visible) - self.max_detections)
         clipped = self.scale.shrink_mask(self._saturated(pixels, tiles))
@@ -470,6 +480,29 @@ class Detector:
 def _chosen(value: float | None, own: float | None, otherwise: float) -> float:
     """Return what the caller asks for, else what the model says, else the usual."""
     return next(float(v) for v in (value, own, otherwise) if v is not None)
+
+
+def _score_at(false_alarms_per_mpx: float, card: ModelCard) -> float:
+    """Return the score that a model's noise exceeds at a rate.
+
+    Raises
+    ------
+    SettingsError
+        The rate is not positive, or the model does not know its noise.
+    """
+    if not false_alarms_per_mpx > 0 or not math.isfinite(false_alarms_per_mpx):
+        raise SettingsError(
+            f"false_alarms_per_mpx = {false_alarms_per_mpx}: expected a number above "
+            "0, for example 0.1."
+        )
+    tail = None if card.calibration is None else card.calibration.noise_tail
+    if tail is None:
+        raise SettingsError(
+            f"false_alarms_per_mpx = {false_alarms_per_mpx}: this model was trained by "
+            "an older version and does not know its noise; train it again, or give a "
+            "threshold."
+        )
+    return NoiseTail(**tail.to_json()).score_at(false_alarms_per_mpx)
 
 
 def _places(detector: Detector, pixels: Pixels) -> FloatArray:

@@ -110,9 +110,15 @@ def territory(
     index = views.view[:, None, None].expand_as(distance)
     nearest = nearest.scatter_reduce(0, index, distance, "amin")
     own = distance <= nearest[views.view]
+    away = nearest
+    if views.away is not None:
+        rows, columns = cells_px.round().long().unbind(-1)
+        away = views.away[:, rows, columns]
+        own = own & (distance <= away[views.view])
+        away = torch.minimum(away, nearest)
     near = (own & (distance < reach.near_px)).float()
     here = (own & (distance <= reach.here_px)).float()
-    far = (nearest > reach.far_px).float()
+    far = (away > reach.far_px).float()
     near = near / near.sum((-2, -1), keepdim=True).clamp(min=1)
     return Territory(
         own.float(), near, _per_batch(here, batches), _per_batch(far, batches)

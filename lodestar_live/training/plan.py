@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from lodestar_live.data import Pixels
 from lodestar_live.detection.model.weights import LocalContrast
 from lodestar_live.errors import InputError
+from lodestar_live.training.augment.canvas import Canvas
 from lodestar_live.training.augment.views import ViewSettings
 from lodestar_live.training.fit import Recipe
 from lodestar_live.training.network.network import (
@@ -21,6 +23,7 @@ from lodestar_live.training.network.network import (
 )
 from lodestar_live.training.particle.crops import hardest
 from lodestar_live.training.particle.measure import Particle
+from lodestar_live.training.particle.suspects import Suspects
 
 Quality = Literal["fast", "best"]
 Start = Literal["warm", "scratch"]
@@ -72,6 +75,7 @@ class Plan:
     """How one attempt is made.
 
     `particles`: one per crop. `particle`: the hardest of all, see `crops.hardest`.
+    `canvas`: the snapshot's own background, if views are to show it.
     """
 
     particles: tuple[Particle, ...]
@@ -81,6 +85,7 @@ class Plan:
     recipe: Recipe
     network: NetworkName
     start: Start
+    canvas: Canvas | None = None
 
 
 def make_plan(
@@ -110,6 +115,33 @@ def make_plan(
     views = choose_views(particle, network, mode)
     normalise = choose_local_contrast(particle, network)
     return Plan(particles, particle, normalise, views, recipe, network, start)
+
+
+def on_snapshot(plan: Plan, image: Pixels, suspects: Suspects) -> Plan:
+    """Let views show the snapshot's background, and particles as they vary there.
+
+    `image` (y, x): the snapshot at the network's scale, in which `suspects` were found.
+    The paper's network keeps the paper's views.
+    """
+    if plan.network == "paper":
+        return plan
+    may_be = suspects.positions_px[suspects.may_be]
+    radius_px, side_px = plan.particle.radius_px, plan.views.side_px
+    lures = None
+    if suspects.is_lure is not None:
+        lures = suspects.positions_px[suspects.is_lure]
+    canvas = Canvas.of(image, may_be, radius_px, side_px, lures)
+    low, high = suspects.brightness
+    faintest = LOWEST_SNR["fast"] / plan.particle.snr
+    views = replace(
+        plan.views,
+        stretch=suspects.stretch,
+        contrast=(
+            float(np.clip(low, faintest, plan.views.contrast[0])),
+            max(plan.views.contrast[1], min(high, 4.0)),
+        ),
+    )
+    return replace(plan, views=views, canvas=canvas)
 
 
 def choose_views(

@@ -103,5 +103,9 @@ def _trust(yx: Tensor, views: Views, maker: ViewMaker) -> Tensor:
     trust = torch.where(margin < maker.radius_px, TRUST_CUT, trust)
     same_view = (views.view[:, None] == views.view).fill_diagonal_(False)
     apart_px = torch.cdist(yx, yx).where(same_view, torch.inf).amin(dim=1)
+    if views.away is not None:
+        cell = yx.round().long().clamp(0, last)
+        there = views.away[views.view, cell[:, 0], cell[:, 1]]
+        apart_px = torch.minimum(apart_px, there)
     clear = (apart_px / maker.radius_px - TOUCHING) / (CLEAR - TOUCHING)
     return torch.where(margin < 0, 0.0, trust) * clear.clamp(TRUST_TOUCHING, 1.0)

@@ -30,11 +30,21 @@ from lodestar_live.training.network.warm_start import start_warm
 from lodestar_live.training.particle.crops import (
     Crops,
     Place,
+    as_places,
     choose_crops,
     crop_cards,
     measure_crops,
 )
-from lodestar_live.training.plan import Plan, Quality, Start, build_network, make_plan
+from lodestar_live.training.particle.measure import Particle
+from lodestar_live.training.particle.suspects import find_suspects, search_area
+from lodestar_live.training.plan import (
+    Plan,
+    Quality,
+    Start,
+    build_network,
+    make_plan,
+    on_snapshot,
+)
 from lodestar_live.training.train_field import FieldRecipe, learn_field, learns_field
 
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
@@ -46,6 +56,7 @@ def train(
     at: Place | Sequence[Place] | None = None,
     size: int | None = None,
     *,
+    not_at: Place | Sequence[Place] | None = None,
     seed: int = 0,
     network: NetworkName = "live",
     quality: Quality = "fast",
@@ -71,6 +82,9 @@ def train(
     size
         Side of the square crop, px, the same for all. Left out: estimated from the
         largest particle.
+    not_at
+        (y, x) of something that is not wanted, px, or a list of such pairs: dirt, or
+        particles of another kind. The snapshot is searched for what is like it.
     seed
         Same seed, same machine: same model.
     network
@@ -109,9 +123,16 @@ def train(
     crops = choose_crops(np.asarray(image), at, size, downsample)
     small = crops.scale.shrink(np.asarray(image))
     particles = measure_crops(small, crops)
-    plan = make_plan(particles, network, quality, start, steps)
-    again = make_plan(particles, network, quality, "scratch", steps)
     started = time.perf_counter()
+    area = search_area(small, crops.scale.to_small(crops.places_px[0]))
+    lures: tuple[Particle, ...] = ()
+    if not_at is not None:
+        lures = measure_crops(small, replace(crops, places_px=as_places(not_at)))
+    suspects = find_suspects(area, particles, lures=lures)
+    plan, again = (
+        on_snapshot(make_plan(particles, network, quality, how, steps), area, suspects)
+        for how in (start, "scratch")
+    )
     # The live network's layers are too small to share: its second thread draws views.
     with _thread_count(2 if network == "paper" else 1):
         trained, n_attempts = _try([plan, again, again], seed, crops, progress)
@@ -127,7 +148,9 @@ def train(
     card = _make_card(trained, crops, facts)
     weights, history = export_weights(trained.network), trained.fit.history
     model = Model(weights, card, particles, history)
-    return replace(model, card=card.updated(**calibrate(model, small, seed=seed)))
+    return replace(
+        model, card=card.updated(**calibrate(model, area, suspects, seed=seed))
+    )
 
 
 def _train_on_field(
@@ -181,7 +204,9 @@ def _try(
 
 def _train_once(plan: Plan, seed: int, progress: Progress | None) -> _Attempt:
     generator = torch.Generator().manual_seed(seed)
-    maker = ViewMaker(plan.particles, plan.views, generator=generator)
+    maker = ViewMaker(
+        plan.particles, plan.views, generator=generator, canvas=plan.canvas
+    )
     radius_px = plan.particle.radius_px
     network = build_network(plan.network, plan.normalise, particle_radius_px=radius_px)
     if plan.start == "warm":

@@ -23,6 +23,7 @@ from lodestar_live.training.calibrate.synthetic_frames import (
     practice_frame,
 )
 from lodestar_live.training.particle.measure import measure_particle
+from lodestar_live.training.particle.suspects import find_suspects
 from tests.simulation.fields import Scene, blank, match, simulate_field
 from tests.simulation.shapes import (
     SHAPES,
@@ -44,7 +45,8 @@ def model(snapshot):
 
 @pytest.fixture(scope="module")
 def detector(model, snapshot):
-    card = model.card.updated(**calibrate(model, snapshot.pixels, seed=0))
+    suspects = find_suspects(snapshot.pixels, model.particles)
+    card = model.card.updated(**calibrate(model, snapshot.pixels, suspects, seed=0))
     return Detector(write_model(model.weights, card), n_threads=1)
 
 

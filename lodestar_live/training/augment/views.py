@@ -18,8 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lodestar_live.training.augment.canvas import Canvas
 from lodestar_live.training.particle.measure import Particle
 
+ON_CANVAS = 0.85  # share of the crowded views that show the snapshot's own background
+MORE_NOISE = (0.3, 2.0)  # added to half of them, in units of the snapshot's
+CLOSEST = 0.65  # distance of touching copies that vary, in diameters
 _UPSAMPLING = 4  # fine enough to interpolate linearly: 0.2 % of a sharp point's peak
 _PRIOR_PX = 1.0  # copies of which hardly anything is seen must not be pulled far away
 
@@ -45,6 +49,12 @@ class ViewSettings:
         Range of a further copy's contrast, relative to the first.
     apparent
         Place copies where the noise makes them appear; see `pull_px`.
+    stretch
+        Range of the factors by which copies are stretched, along a random direction
+        and across it. None: they have the particle's size.
+    contrast
+        Range of the contrast of copies on the snapshot's own background, relative to
+        the particle's.
     """
 
     side_px: int
@@ -54,6 +64,8 @@ class ViewSettings:
     neighbours: int = 1
     brightness: tuple[float, float] = (0.5, 1.6)
     apparent: bool = False
+    stretch: tuple[float, float] | None = None
+    contrast: tuple[float, float] = (0.6, 1.6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +79,7 @@ class Views:
     view
         (m,): the view each copy lies in. In each batch lone particles come first.
     turn
-        (m, 2, 2): rotation and reflection, crop offset -> view offset, (y, x).
+        (m, 2, 2): rotation, reflection and stretch, crop offset -> view offset, (y, x).
     shift_px
         (m, 2): position of the crop's centre in the view, px; the apparent one if the
         settings say so.
@@ -79,6 +91,9 @@ class Views:
         (m, extra): what each copy adds to the channels after y and x (none in 2-D).
     crop
         (m,): which crop each copy shows.
+    away
+        (n, side, side): each pixel's distance to the next particle that belongs to the
+        background shown, px; infinite on synthetic noise. None: so everywhere.
     """
 
     images: Tensor
@@ -89,6 +104,7 @@ class Views:
     is_lone: Tensor
     additive: Tensor
     crop: Tensor
+    away: Tensor | None = None
 
     def place(self, anchor: Tensor) -> Tensor:
         """Map a point of each crop into every copy of it.
@@ -107,6 +123,7 @@ class Views:
     def split(self, batches: int) -> list[Views]:
         """Return the views of each of the batches that were drawn together."""
         first = self.view.chunk(batches)[0]
+        away = [None] * batches if self.away is None else self.away.chunk(batches)
         return [
             Views(images, first, *rest)
             for images, *rest in zip(
@@ -117,6 +134,7 @@ class Views:
                 self.is_lone.chunk(batches),
                 self.additive.chunk(batches),
                 self.crop.chunk(batches),
+                away,
                 strict=True,
             )
         ]
@@ -124,7 +142,7 @@ class Views:
     def take_back(self, positions: Tensor) -> Tensor:
         """Invert `place` for one position per copy, (m, 2 + extra)."""
         offset = positions[:, :2] - self.shift_px
-        yx = torch.einsum("mij,mi->mj", self.turn, offset)
+        yx = torch.linalg.solve(self.turn, offset[..., None])[..., 0]
         return torch.cat([yx, positions[:, 2:] - self.additive], dim=1)
 
 
@@ -140,6 +158,8 @@ class ViewMaker:
         Which views are drawn.
     generator
         Source of all randomness; its device is where the views live.
+    canvas
+        The snapshot's own background, for part of the crowded views.
     """
 
     def __init__(
@@ -148,14 +168,17 @@ class ViewMaker:
         settings: ViewSettings,
         *,
         generator: torch.Generator,
+        canvas: Canvas | None = None,
     ) -> None:
         self.settings = settings
+        self.canvas = canvas
         self.generator = generator
         self.device = generator.device
         self._size_px = particles[0].size_px
         self._margin_px = self._size_px // 2
         fine = [upsample(self._source(p)).astype(np.float32) for p in particles]
         self._signals = [torch.from_numpy(f)[None, None].to(self.device) for f in fine]
+        self._noise = particles[0].noise
         self._gain = particles[0].gain / particles[0].noise
         self._contrast = max(p.contrast / p.noise for p in particles)
         self.radius_px = max(p.radius_px for p in particles)
@@ -191,10 +214,39 @@ class ViewMaker:
         level = self._draw_noise_levels(n * batches)
         images, pull = self._add_noise(total, level, signal, view)
         is_lone = (torch.arange(n, device=self.device) < n - n_crowded).repeat(batches)
+        away = None
+        if self.canvas is not None:
+            first = shift.view(batches, -1, 2)[:, :n].reshape(-1, 2)
+            is_on = ~is_lone & (self._uniform(n * batches) < ON_CANVAS)
+            away = self._paste(self.canvas, images, total, first, is_on)
+            if torch.is_tensor(pull):
+                pull = torch.where(is_on[view][:, None], 0.0, pull)
         images = self._add_hot_pixels(images, level, ~is_lone)
         additive = shift.new_zeros(len(view), 0)
         place = shift + pull
-        return Views(images[:, None], view, turn, place, level, is_lone, additive, crop)
+        return Views(
+            images[:, None], view, turn, place, level, is_lone, additive, crop, away
+        )
+
+    def _paste(
+        self, canvas: Canvas, images: Tensor, total: Tensor, first: Tensor, on: Tensor
+    ) -> Tensor:
+        """Show the views `on` (n,) on the snapshot's background; return `Views.away`.
+
+        Half of them with more noise than it has.
+        """
+        side, n = self.settings.side_px, int(on.sum())
+        patches, apart = canvas.cut(first[on], side, self.generator)
+        low, high = self.settings.contrast
+        contrast = low * (high / low) ** self._uniform(n, 1, 1)
+        more = MORE_NOISE[0] * (MORE_NOISE[1] / MORE_NOISE[0]) ** self._uniform(n, 1, 1)
+        more = torch.where(self._uniform(n, 1, 1) < 0.5, 0.0, more)
+        white = torch.randn(patches.shape, generator=self.generator, device=self.device)
+        pasted = patches + contrast * (self._noise / canvas.noise) * total[on]
+        images[on] = (pasted + more * white) / (1 + more**2).sqrt()
+        away = images.new_full(images.shape, torch.inf)
+        away[on] = apart
+        return away
 
     def _draw_noise_levels(self, n: int) -> Tensor:
         if self.settings.noise is None:
@@ -223,7 +275,17 @@ class ViewMaker:
         mirror = torch.where(self._uniform(m) < 0.5, -1.0, 1.0)
         cos, sin = angle.cos(), angle.sin()
         rows = torch.stack([cos * mirror, -sin], -1)
-        return torch.stack([rows, torch.stack([sin * mirror, cos], -1)], -2)
+        turn = torch.stack([rows, torch.stack([sin * mirror, cos], -1)], -2)
+        if self.settings.stretch is None:
+            return turn
+        low, high = self.settings.stretch
+        factors = low * (high / low) ** self._uniform(m, 1, 2)
+        angle = math.pi * self._uniform(m)
+        cos, sin = angle.cos(), angle.sin()
+        axes = torch.stack(
+            [torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2
+        )
+        return (axes * factors) @ axes.transpose(1, 2) @ turn
 
     def _draw_shifts(self, n: int, n_crowded: int, batches: int) -> Tensor:
         """Lone particles near the centre; neighbours all around, touching to far."""
@@ -236,6 +298,8 @@ class ViewMaker:
         angle = self._uniform(batches, 1, n_crowded) + (sector + jitter) / k
         angle = 2 * math.pi * angle
         near = 2 * self.radius_px
+        if self.settings.stretch is not None:  # small ones, and long ones side by side
+            near *= max(CLOSEST, self.settings.stretch[0])
         far = max(1.5 * near, 0.75 * side)
         distance = near + (far - near) * self._uniform(batches, k, n_crowded, 1)
         step = torch.stack([angle.sin(), angle.cos()], -1) * distance
@@ -250,6 +314,8 @@ class ViewMaker:
         centre = (self._size_px - 1) / 2 + self._margin_px
         fine = self._signals[0].shape[-1]
         back = turn.transpose(1, 2)
+        if self.settings.stretch is not None:
+            back = torch.linalg.inv(turn)
         start = centre - (back @ shift_px[..., None])
         matrix = torch.cat([back, start], dim=2) * (2 * _UPSAMPLING / fine)
         matrix[..., 2] += 1 / fine - 1

@@ -7,7 +7,7 @@ snapshot's noise say how often noise alone is mistaken for a particle.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,13 @@ from scipy.spatial.distance import cdist
 
 from lodestar_live.data import Pixels, Rows
 from lodestar_live.detection import Detector
+from lodestar_live.detection.detector import NOISE_FLOOR
 from lodestar_live.detection.model.writer import write_model
+from lodestar_live.detection.run.noise_tail import NoiseTail
 from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.model_card import CardDraft
+from lodestar_live.training.calibrate.noise import NoiseTexture
+from lodestar_live.training.calibrate.snapshot import learn_threshold
 from lodestar_live.training.calibrate.synthetic_frames import (
     blank_frame,
     crowded_frames,
@@ -27,6 +31,7 @@ from lodestar_live.training.calibrate.synthetic_frames import (
 )
 from lodestar_live.training.model import LOOK_RADII, Model
 from lodestar_live.training.particle.measure import Particle
+from lodestar_live.training.particle.suspects import Suspects
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -35,8 +40,11 @@ CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to c
 FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
 GAP_SHARE = 0.85  # of a gap that may be given up to keep those out
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
+ONE_MARK_RADII, VARIED_MARK_RADII = 0.8, (0.5, 1.0)
+SMALL_PAIR = 1.3  # radii between the smallest of varying particles
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 560
 _BLANK_SIDE_PX, _N_BLANK = 256, 32
+_FEW_MAXIMA = 200  # fewer of them have no tail to fit
 _EVERYTHING = -1e30  # a threshold every local maximum passes
 _SPREAD_MARGIN = 1.25  # real particles are not copies of one
 _MATCH_SHARE = 0.975  # of the correlation that real particles have at least
@@ -44,7 +52,9 @@ _LEAST_ROWS = 5  # of a level, to say what is usual there
 _NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones are alone
 
 
-def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any]:
+def calibrate(
+    model: Model, snapshot: Pixels, suspects: Suspects, *, seed: int = 0
+) -> dict[str, Any]:
     """Measure what the model's card says about detections.
 
     Parameters
@@ -53,6 +63,8 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         A freshly trained model.
     snapshot
         The image it was trained on, (y, x).
+    suspects
+        What may be particles there.
     seed
         Fixes the practice frames.
 
@@ -60,7 +72,8 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
     -------
     Card entries: ``centre_px`` (the point of the first crop that detections name,
     (y, x)), ``crops`` (with that of each),
-    ``threshold`` (log score), ``sigma`` (factors of the predicted error),
+    ``threshold`` (log score), ``apart_px`` (nearer marks are of one particle),
+    ``sigma`` (factors of the predicted error),
     ``like`` (limits of the shape filter) and ``calibration`` (how they came about).
     """
     rng = np.random.default_rng([seed, 77])
@@ -69,11 +82,33 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
         threshold=_EVERYTHING,
         least_contrast=0.0,
     )
-    practice, centres = _practise(detector, model, rng)
-    noise = _noise_scores(detector, model.particle, rng)
-    ghosts = _ghost_scores(detector, model, rng)
-    seen = detector(snapshot).rows["score"]
-    threshold, facts = choose_threshold(practice, noise, ghosts, seen)
+    stretch = suspects.stretch
+    practice, centres = _practise(detector, model, rng, stretch)
+    texture = NoiseTexture.of(snapshot, suspects, model.particle)
+    noise, heights = _noise_scores(detector, model.particle, texture, rng)
+    company, ghosts = _scores_in_company(detector, model, rng, stretch)
+    seen = detector(snapshot).rows
+    noise_floor = 1.0
+    if texture is not None:
+        unit = detector.levels(snapshot).noise
+        noise_floor = _noise_floor(heights, np.abs(seen["intensity"]) / unit, suspects)
+    visible = noise[heights >= noise_floor * NOISE_FLOOR]
+    threshold, facts = choose_threshold(
+        practice,
+        noise,
+        ghosts,
+        seen["score"],
+        company=company,
+        noise_score=_noise_score(noise, visible),
+    )
+    radius_px = max(particle.radius_px for particle in model.particles)
+    learnt = learn_threshold(seen, suspects, radius_px, facts["noise_score"])
+    if learnt is not None:
+        threshold = learnt
+        facts["n_snapshot"] = int((seen["score"] >= threshold).sum())
+        tail = NoiseTail(**facts["noise_tail"])
+        facts["false_alarms_per_mpx"] = tail.rate_per_mpx(threshold)
+    facts["from_snapshot"] = learnt is not None
     return {
         "centre_px": centres[0],
         "crops": [
@@ -81,6 +116,8 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
             for crop, centre in zip(model.card.crops, centres, strict=True)
         ],
         "threshold": threshold,
+        "apart_px": least_distance_px(radius_px, stretch),
+        "noise_floor": noise_floor,
         "sigma": fit_sigma(practice),
         "like": like_limits(practice),
         "calibration": facts,
@@ -90,6 +127,17 @@ def calibrate(model: Model, snapshot: Pixels, *, seed: int = 0) -> dict[str, Any
 def _at_network_scale(card: CardDraft) -> CardDraft:
     """Return a card whose detector takes pictures as small as the network sees."""
     return card.updated(downsample=1)
+
+
+def least_distance_px(radius_px: float, stretch: tuple[float, float] | None) -> float:
+    """Return how near two marks may be to each other.
+
+    Touching particles of one size are 2 radii apart, but long ones lie side by side,
+    and the smallest of varying size are nearer to each other.
+    """
+    if stretch is None:
+        return ONE_MARK_RADII * radius_px
+    return radius_px * float(np.clip(SMALL_PAIR * stretch[0], *VARIED_MARK_RADII))
 
 
 def noise_levels(particle: Particle) -> FloatArray:
@@ -107,7 +155,10 @@ PRACTICE_DTYPE = np.dtype(
 
 
 def _practise(
-    detector: Detector, model: Model, rng: np.random.Generator
+    detector: Detector,
+    model: Model,
+    rng: np.random.Generator,
+    stretch: tuple[float, float] | None,
 ) -> tuple[Rows, list[list[float]]]:
     """Practise each crop's particle, at noise levels of its own.
 
@@ -118,7 +169,7 @@ def _practise(
     for index, (particle, centre) in enumerate(
         zip(model.particles, _centres(model), strict=True)
     ):
-        practice, offset = _practise_one(detector, particle, centre, rng)
+        practice, offset = _practise_one(detector, particle, centre, rng, stretch)
         practice["crop"] = index
         blocks.append(practice)
         centres.append([float(c) for c in centre + offset])
@@ -135,6 +186,7 @@ def _practise_one(
     particle: Particle,
     centre: tuple[float, float],
     rng: np.random.Generator,
+    stretch: tuple[float, float] | None,
 ) -> tuple[Rows, FloatArray]:
     """Locate copies of one particle at every noise level; the nearest maximum counts.
 
@@ -143,10 +195,15 @@ def _practise_one(
     """
     gate_px = max(0.5 * particle.radius_px, 2.0)
     n_side = int(np.clip(_PRACTICE_SIDE_PX // particle.size_px, 3, 8))
-    blocks, offsets, seen = [], [], []
+    blocks, offsets, errors, turns, seen = [], [], [], [], []
     for level in noise_levels(particle):
         frame = practice_frame(
-            particle, centre, n_side=n_side, noise_level=level, rng=rng
+            particle,
+            centre,
+            n_side=n_side,
+            noise_level=level,
+            rng=rng,
+            stretch=stretch,
         )
         rows = detector(frame.pixels).rows
         found = np.column_stack([rows["y_px"], rows["x_px"]])
@@ -157,7 +214,10 @@ def _practise_one(
         ok = np.isfinite(ranked.max(axis=1))
         best = rows[chosen[ok]]
         error = found[chosen[ok]] - frame.positions_px[ok]
-        offsets.append(np.einsum("nij,ni->nj", frame.turns[ok], error))
+        turned_back = np.linalg.solve(frame.turns[ok], error[..., None])[..., 0]
+        offsets.append(turned_back)
+        errors.append(error)
+        turns.append(frame.turns[ok])
         block = np.zeros(len(best), PRACTICE_DTYPE)
         block["consistency_px"] = best["consistency_px"]
         # As a detector measures it: light particles raise the noise of a full frame.
@@ -169,7 +229,8 @@ def _practise_one(
     practice, offset = np.concatenate(blocks), np.concatenate(offsets)
     calm = offset[practice["noise_level"] <= 1.0]
     mean = calm.mean(axis=0) if len(calm) else np.zeros(2)
-    practice["error2_px2"] = ((offset - mean) ** 2).sum(axis=1) / 2
+    usual = np.concatenate(turns) @ mean
+    practice["error2_px2"] = ((np.concatenate(errors) - usual) ** 2).sum(axis=1) / 2
     practice["match"] = np.concatenate(_matches(particle, centre + mean, seen))
     return practice, mean
 
@@ -187,21 +248,63 @@ def _matches(
 
 
 def _noise_scores(
-    detector: Detector, particle: Particle, rng: np.random.Generator
-) -> FloatArray:
-    """Return the scores of all maxima in blank frames, highest first."""
+    detector: Detector,
+    particle: Particle,
+    texture: NoiseTexture | None,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the scores of all maxima in blank frames, highest first.
+
+    Then their contrasts, in units of the frame's noise.
+    """
     frames = (
         blank_frame(particle, _BLANK_SIDE_PX, noise_level=1.0, rng=rng)
+        if texture is None
+        else particle.background + texture.draw(_BLANK_SIDE_PX, rng)
         for _ in range(_N_BLANK)
     )
-    scores = np.concatenate([detector(frame).rows["score"] for frame in frames])
-    return np.sort(scores)[::-1]
+    scores, heights = [], []
+    for frame in frames:
+        rows = detector(frame).rows
+        scores.append(rows["score"])
+        heights.append(np.abs(rows["intensity"]) / detector.levels(frame).noise)
+    score, height = np.concatenate(scores), np.concatenate(heights)
+    order = np.argsort(-score, kind="stable")
+    return score[order], height[order]
 
 
-def _ghost_scores(
-    detector: Detector, model: Model, rng: np.random.Generator
-) -> FloatArray:
-    """Return the scores of maxima that lie on no particle of crowded frames."""
+def _noise_floor(noise: FloatArray, seen: FloatArray, suspects: Suspects) -> float:
+    """Return the contrast that correlated noise hardly ever reaches.
+
+    At most half of what all but few particles of the snapshot have: these come first.
+    """
+    n_allowed = int(FALSE_ALARMS_PER_MPX * _N_BLANK * _BLANK_SIDE_PX**2 / 1e6)
+    floor = float(np.sort(noise)[::-1][min(n_allowed, len(noise) - 1)])
+    n_particles = int(suspects.is_particle.sum())
+    if n_particles:
+        strongest = np.sort(seen)[::-1][: max(1, int(0.9 * n_particles))]
+        floor = min(floor, 0.5 * float(strongest[-1]))
+    return max(floor, 1.0)
+
+
+def _noise_score(noise: FloatArray, visible: FloatArray) -> float:
+    """Return the score that noise, as visible in a run, exceeds as often as allowed."""
+    mpx = _N_BLANK * _BLANK_SIDE_PX**2 / 1e6
+    n_allowed = int(FALSE_ALARMS_PER_MPX * mpx)
+    if len(visible) <= n_allowed:  # the least contrast keeps it out
+        return float(np.median(noise))
+    if len(visible) < _FEW_MAXIMA:
+        return float(visible[n_allowed])
+    return NoiseTail.fit(visible, mpx).score_at(FALSE_ALARMS_PER_MPX)
+
+
+def _scores_in_company(
+    detector: Detector,
+    model: Model,
+    rng: np.random.Generator,
+    stretch: tuple[float, float] | None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the scores in crowded frames: of particles, and of marks on none."""
     radius_px = max(particle.radius_px for particle in model.particles)
     side_px = int(np.clip(70 * radius_px, 256, 768))  # some 700 copies
     frames = crowded_frames(
@@ -210,18 +313,29 @@ def _ghost_scores(
         side_px=side_px,
         noise_levels=(0.5, 1.0, 2.0),
         rng=rng,
+        stretch=stretch,
     )
-    scores = []
+    gate_px = max(0.5 * radius_px, 2.0)
+    scores, ghosts = [], []
     for frame in frames:
         rows = detector(frame.pixels).rows
         found = np.column_stack([rows["y_px"], rows["x_px"]])
-        away = cdist(found, frame.positions_px).min(axis=1) > radius_px
-        scores.append(rows["score"][away])
-    return np.concatenate(scores)
+        distance = cdist(frame.positions_px, found)
+        ghosts.append(rows["score"][distance.min(axis=0) > radius_px])
+        near = np.where(distance <= gate_px, rows["score"], _EVERYTHING)
+        best = near.max(axis=1, initial=_EVERYTHING)
+        depth = np.minimum(frame.positions_px, side_px - 1 - frame.positions_px)
+        scores.append(best[depth.min(axis=1) > radius_px])
+    return np.concatenate(scores), np.concatenate(ghosts)
 
 
 def choose_threshold(
-    practice: Rows, noise: FloatArray, ghosts: FloatArray, seen: FloatArray
+    practice: Rows,
+    noise: FloatArray,
+    ghosts: FloatArray,
+    seen: FloatArray,
+    company: FloatArray | None = None,
+    noise_score: float | None = None,
 ) -> tuple[float, dict[str, Any]]:
     """Choose the least score of a detection and say what it means.
 
@@ -245,15 +359,26 @@ def choose_threshold(
         Scores of the maxima on no particle of the crowded frames.
     seen
         Scores of all maxima of the snapshot.
+    company
+        Scores of particles in the crowded frames: 95 % of them pass as well, if that is
+        not below the lowest.
+    noise_score
+        What noise exceeds as often as allowed; None: by its scores.
     """
     tail = NoiseTail.fit(noise, _N_BLANK * _BLANK_SIDE_PX**2 / 1e6)
     ghost = float(ghosts.max(initial=-np.inf))
-    lowest = max(tail.score_at(FALSE_ALARMS_PER_MPX), ghost)
+    if noise_score is None:
+        noise_score = tail.score_at(FALSE_ALARMS_PER_MPX)
+    lowest = max(noise_score, ghost)
     usual = _usual(practice)
     highest = min(
         float(np.percentile(usual["score"][usual["crop"] == crop], 2))
         for crop in np.unique(usual["crop"])
     )
+    alone = highest
+    if company is not None and len(company):
+        among_others = float(np.percentile(company, 5))
+        highest = min(alone, max(among_others, lowest + CLEARANCE * (alone - lowest)))
     threshold = highest
     if highest > lowest:
         inside = seen[(seen > lowest) & (seen < highest)]
@@ -268,48 +393,14 @@ def choose_threshold(
             threshold = lowest + CLEARANCE * (highest - lowest)
     return threshold, {
         "false_alarms_per_mpx": tail.rate_per_mpx(threshold),
-        "noise_score": tail.score_at(FALSE_ALARMS_PER_MPX),
+        "noise_score": noise_score,
         "ghost_score": ghost if np.isfinite(ghost) else None,
-        "particle_score": highest,
+        "particle_score": alone,
         "practised_snr": [float(v) for v in practised_snr(practice)],
         "n_snapshot": int((seen >= threshold).sum()),
-        "separated": bool(highest > lowest),
+        "separated": bool(alone > lowest),
+        "noise_tail": asdict(tail),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseTail:
-    """How often noise exceeds a high score: a generalised Pareto tail.
-
-    ``rate(s) = start_rate (1 - shape (s - start) / scale)^(1 / shape)`` per million
-    pixels; shape 0 is the exponential tail, larger ones end at ``start + scale /
-    shape`` (log scores are bounded above). Fitted by moments to the excesses.
-    """
-
-    start: float
-    scale: float
-    shape: float
-    start_rate: float
-
-    @classmethod
-    def fit(cls, scores: FloatArray, mpx: float, n_tail: int = 60) -> NoiseTail:
-        """Fit to the scores of all maxima, highest first, of `mpx` million pixels."""
-        n_tail = min(n_tail, len(scores) // 4)
-        excess = scores[:n_tail] - scores[n_tail]
-        mean = max(float(excess.mean()), 1e-3)
-        ratio = mean**2 / max(float(excess.var()), 1e-9)
-        shape = float(np.clip((ratio - 1) / 2, 1e-3, 0.5))
-        return cls(float(scores[n_tail]), mean * (1 + shape), shape, n_tail / mpx)
-
-    def score_at(self, rate_per_mpx: float) -> float:
-        """Return the score that noise exceeds at a rate."""
-        fraction = float((rate_per_mpx / self.start_rate) ** self.shape)
-        return self.start + self.scale / self.shape * (1 - fraction)
-
-    def rate_per_mpx(self, score: float) -> float:
-        """Return the rate at which noise exceeds a score (at or above the start)."""
-        left = 1 - self.shape * max(score - self.start, 0.0) / self.scale
-        return self.start_rate * float(max(left, 0.0) ** (1 / self.shape))
 
 
 def _usual(practice: Rows) -> Rows:

@@ -6,6 +6,7 @@ threshold and uncertainty from them. Torch-free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from scipy import ndimage
 from lodestar_live.training.particle.measure import Particle
 
 FloatArray = npt.NDArray[np.float64]
+Stretch = tuple[float, float] | None
+TOUCHING_RADII = 2.0  # between the centres of touching particles, of 90 % of the energy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +26,7 @@ class PracticeFrame:
     """A frame (y, x), camera counts, and its copies.
 
     `positions_px` (n, 2): the tracked points. `turns` (n, 2, 2): how each copy is
-    turned and mirrored, crop offset -> frame offset.
+    turned, mirrored and stretched, crop offset -> frame offset.
     """
 
     pixels: FloatArray
@@ -38,6 +41,7 @@ def practice_frame(
     n_side: int,
     noise_level: float,
     rng: np.random.Generator,
+    stretch: Stretch = None,
 ) -> PracticeFrame:
     """Draw `n_side`² rotated, mirrored and shifted copies of a particle, well apart.
 
@@ -49,12 +53,16 @@ def practice_frame(
         The tracked point in the crop, (y, x).
     noise_level
         Noise in units of the crop's own.
+    stretch
+        Range of the copies' sizes along any axis; None: the particle's own.
     """
-    pitch = particle.size_px + 4
+    pitch = int(np.ceil(particle.size_px * _largest(stretch))) + 4
     cells = np.argwhere(np.ones((n_side, n_side)))
     places = np.asarray(pitch * (cells + 0.5) - 0.5, dtype=np.float64)
     places += rng.uniform(-1.5, 1.5, places.shape)
-    signal, *where = _draw([particle], [centre_px], places, pitch * n_side, rng)
+    signal, *where = _draw(
+        [particle], [centre_px], places, pitch * n_side, rng, stretch
+    )
     return PracticeFrame(_add_noise(particle, signal, noise_level, rng), *where)
 
 
@@ -65,18 +73,19 @@ def crowded_frames(
     side_px: int,
     noise_levels: Sequence[float],
     rng: np.random.Generator,
+    stretch: Stretch = None,
 ) -> list[PracticeFrame]:
-    """Draw copies of the particles in turn, from nearly touching to alone; see above.
+    """Draw copies of the particles in turn, from touching to alone; see above.
 
     One arrangement, for drawing it takes longest, at every noise level.
     """
-    apart = 2.2 * max(particle.radius_px for particle in particles)
+    apart = TOUCHING_RADII * max(particle.radius_px for particle in particles)
     places = np.empty((0, 2))
     for _ in range(int(0.6 * (side_px / apart) ** 2)):
         trial = rng.uniform(0, side_px, 2)
         if not len(places) or np.hypot(*(places - trial).T).min() > apart:
             places = np.vstack([places, trial])
-    signal, *where = _draw(particles, centres_px, places, side_px, rng)
+    signal, *where = _draw(particles, centres_px, places, side_px, rng, stretch)
     return [
         PracticeFrame(_add_noise(particles[0], signal, level, rng), *where)
         for level in noise_levels
@@ -89,29 +98,45 @@ def _draw(
     places: FloatArray,
     side_px: int,
     rng: np.random.Generator,
+    stretch: Stretch,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Put turned copies of the crops' centres, in turn, at `places`, (n, 2).
 
     Returns the signal (side, side), then what a `PracticeFrame` says of the copies.
     """
     size = particles[0].size_px
-    margin = size  # copies may hang over the frame's edge
+    patch = int(np.ceil(size * _largest(stretch))) + 4
+    margin = patch  # copies may hang over the frame's edge
     signal = np.zeros((side_px + 2 * margin,) * 2)
     splines = [ndimage.spline_filter(np.pad(p.signal, 4)) for p in particles]
     middle = (size - 1) / 2
-    patch = size + 4
     pixels = np.indices((patch, patch)).reshape(2, -1)
     positions, turns = np.empty_like(places), np.empty((len(places), 2, 2))
     for index, place in enumerate(places):
-        turn = turns[index] = _random_turn(rng)
+        turn = turns[index] = _random_stretch(rng, stretch) @ _random_turn(rng)
         top, left = (int(np.floor(c)) + margin - patch // 2 for c in place)
         shift = place + margin - (top, left)
-        where = turn.T @ (pixels - shift[:, None]) + (middle + 4)
+        where = np.linalg.inv(turn) @ (pixels - shift[:, None]) + (middle + 4)
         crop = index % len(particles)
         copy = ndimage.map_coordinates(splines[crop], where, order=3, prefilter=False)
         signal[top : top + patch, left : left + patch] += copy.reshape(patch, patch)
         positions[index] = turn @ np.subtract(centres_px[crop], middle) + place
     return signal[margin:-margin, margin:-margin], positions, turns
+
+
+def _largest(stretch: Stretch) -> float:
+    return 1.0 if stretch is None else max(1.0, stretch[1])
+
+
+def _random_stretch(rng: np.random.Generator, stretch: Stretch) -> FloatArray:
+    """Return a stretch along a random direction and across it, (2, 2)."""
+    if stretch is None:
+        return np.eye(2)
+    factors = np.exp(rng.uniform(math.log(stretch[0]), math.log(stretch[1]), 2))
+    angle = rng.uniform(0, np.pi)
+    cos, sin = np.cos(angle), np.sin(angle)
+    axes = np.array([[cos, -sin], [sin, cos]])
+    return np.asarray((axes * factors) @ axes.T)
 
 
 def blank_frame(

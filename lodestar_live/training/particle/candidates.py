@@ -26,7 +26,12 @@ _FINEST_PX, _STEP = 1.4, 1.26  # scales of the search: 1.4 px up, three per octa
 _MIN_SIGNIFICANCE = 8.0  # answers this many times the noise's: no blank frame has any
 _OUTLINE = 0.25  # an object ends where its contrast falls to this part of its peak
 _ROUND = 0.7  # an object whose rings explain this much of its variance is round
+_HALF_WAY = 0.55  # of the distance to a rival; a little more, for it may be smaller
 _SADDLE = 0.65  # objects joined by less than this part of their peak are two
+_WHOLE_LEVELS = (0.08, 0.15, 0.3)  # of the strongest contrast: outlines of wholes
+_SMALLEST_WHOLE_PX = 14.0
+_COMPACT = 0.65  # share of its circle that a whole fills
+_PART = 0.6  # of a whole's radius, up to which what lies in it is a part
 _MAX_PEAKS, _MAX_CANDIDATES = 4000, 400
 
 
@@ -182,6 +187,61 @@ def find_candidates(contrast: Contrast) -> list[Candidate]:
     return sorted(found, key=lambda c: -c.response)
 
 
+def find_wholes(contrast: Contrast, parts: list[Candidate]) -> list[Candidate]:
+    """Return compact objects that are much larger than what was found in them.
+
+    A large cell is rough inside: the search by scale finds its grains and vacuoles,
+    each brighter than the cell. Its outline, filled, is found by level instead.
+    """
+    smooth = ndimage.gaussian_filter(contrast.magnitude, 2.0)
+    top = float(np.percentile(smooth, 99.5))
+    places = np.array([part.at_px for part in parts]).reshape(-1, 2)
+    radii = np.array([part.radius_px for part in parts])
+    wholes: list[tuple[float, Candidate]] = []
+    for level in _WHOLE_LEVELS:
+        least = max(level * top, 2.0 * contrast.noise)
+        filled = ndimage.binary_fill_holes(smooth > least)
+        labels, _ = ndimage.label(ndimage.binary_opening(filled, iterations=2))
+        for index, window in enumerate(ndimage.find_objects(labels), 1):
+            piece = labels[window] == index
+            whole = _whole(contrast, piece, window)
+            if whole is None:
+                continue
+            apart = np.hypot(*(places - whole.at_px).T)
+            inside = apart < whole.radius_px
+            is_rough = inside.sum() > 1 or (apart[inside] > 0.3 * whole.radius_px).all()
+            if is_rough and (radii[inside] < _PART * whole.radius_px).all():
+                wholes.append((piece.sum() / whole.radius_px**2, whole))
+    found: list[Candidate] = []
+    for _, whole in sorted(wholes, key=lambda pair: -pair[0]):  # the most compact first
+        if not any(_is_same(whole, other) for other in found):
+            found.append(whole)
+    return found
+
+
+def _whole(
+    contrast: Contrast, piece: Mask, window: tuple[slice, slice]
+) -> Candidate | None:
+    """Return a filled outline as a candidate, if it is large and compact."""
+    y, x = np.nonzero(piece)
+    if len(y) < np.pi * _SMALLEST_WHOLE_PX**2:
+        return None
+    middle = float(y.mean()), float(x.mean())
+    radius = float(np.hypot(y - middle[0], x - middle[1]).max()) + 0.5
+    if len(y) < _COMPACT * np.pi * radius**2:
+        return None
+    origin = window[0].start, window[1].start
+    response = float(contrast.magnitude[window][piece].mean())
+    edge = _touches_edge(piece, origin, contrast.shape)
+    at_px = (round(middle[0] + origin[0], 2), round(middle[1] + origin[1], 2))
+    return Candidate(at_px, radius, response, edge)
+
+
+def _is_same(one: Candidate, other: Candidate) -> bool:
+    apart = float(np.hypot(*np.subtract(one.at_px, other.at_px)))
+    return apart < 0.5 * max(one.radius_px, other.radius_px)
+
+
 def candidate_at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | None:
     """Return the object under a click, or None if nothing stands out there."""
 
@@ -251,6 +311,10 @@ def _trace(
     weights = np.where(piece, smooth, 0.0)
     centre = [float((weights * axis).sum() / weights.sum()) for axis in (y, x)]
     radius = float(np.hypot(y - centre[0], x - centre[1])[piece].max()) + 0.5
+    if peak.symmetry >= _ROUND:
+        # Round objects do not overlap: each ends half way to the next one.
+        to_rival = float(distance[tuple(rivals)].min(initial=np.inf))
+        radius = min(radius, max(1.5 * peak.scale, _HALF_WAY * to_rival))
     at_px = (round(centre[0] + origin[0], 2), round(centre[1] + origin[1], 2))
     edge = _touches_edge(piece, origin, contrast.shape)
     return Candidate(at_px, radius, peak.response, edge), window, piece

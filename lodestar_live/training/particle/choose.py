@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from lodestar_live.data import FloatArray, Pixels
-from lodestar_live.errors import InputError
+from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.training.particle.candidates import (
     Candidate,
     Contrast,
     candidate_at,
     find_candidates,
+    find_wholes,
 )
+from lodestar_live.training.particle.measure import cut_crop, measure_particle
+from lodestar_live.training.particle.suspects import find_suspects, shrink
 
 _ALIKE = 0.1  # candidates whose looks agree less than this are different kinds
 _SMALLEST_CROP_PX, _LEAST_CROP_PX = 24, 16
+_N_COMPARED = 6  # kinds whose marks are compared
+_COMPARED_PX = 14.0  # diameter at which that is done
+_GRAIN, _PART, _CLUSTER = 0.28, 0.6, 4  # so many of so large a part make a group
+_FAR_MORE = 1.4  # contrast that another than the first must explain
+_ASIDE = 0.4  # radii that a particle may lie from the middle of its crop
+_LIKE, _LIKE_CONTRAST = 0.7, 0.4  # least of both, to count as marked
 _MARGIN = 2.0  # side of the crop in particle diameters: room for shifted views
 
 
@@ -53,12 +63,26 @@ class Proposal:
 def choose_particle(image: Pixels) -> Proposal:
     """Return the best particle of a snapshot to train on.
 
+    The best of the most common kind, unless the likes of another, at any scale, explain
+    far more of the snapshot's contrast: a whole object rather than its parts, a typical
+    one rather than a rare one or a group.
+
     Raises
     ------
     InputError
         Nothing in the image stands out of its background.
     """
-    return choose_particles(image, 1)[0]
+    proposals = _proposals(Contrast(image), _N_COMPARED)
+    pixels = np.asarray(image)
+    if len(proposals) == 1 or np.iscomplexobj(pixels):
+        return proposals[0]
+    found = [_marks(pixels, proposal) for proposal in proposals]
+    explained = [
+        0.0 if _is_cluster(p, proposals, found) else marks.explained
+        for p, marks in zip(proposals, found, strict=True)
+    ]
+    best = int(np.argmax(explained))
+    return proposals[best if explained[best] > _FAR_MORE * explained[0] else 0]
 
 
 def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
@@ -76,8 +100,13 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
     InputError
         Nothing in the image stands out of its background.
     """
-    contrast = Contrast(image)
-    candidates = find_candidates(contrast)
+    return _proposals(Contrast(image), n)
+
+
+def _proposals(contrast: Contrast, n: int) -> list[Proposal]:
+    parts = find_candidates(contrast)
+    wholes = find_wholes(contrast, parts)
+    candidates = parts + wholes
     if not candidates:
         raise InputError(
             f"image of {contrast.shape[0]} x {contrast.shape[1]} px: no particle "
@@ -96,7 +125,52 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
             _proposal(contrast, candidates, best, float(scores[best]), n_alike)
         )
         free &= alike[best] < _ALIKE
+    if wholes and n > 1:  # few, so never typical, but what the snapshot may be of
+        best = max(range(len(parts), len(candidates)), key=lambda i: scores[i])
+        proposals.append(_proposal(contrast, candidates, best, float(scores[best]), 1))
     return proposals
+
+
+class _Marks(NamedTuple):
+    """What is like a proposed particle: where, and how much contrast that explains."""
+
+    positions_px: FloatArray
+    explained: float
+
+
+def _marks(image: Pixels, proposal: Proposal) -> _Marks:
+    """Find what a proposal would mark in its snapshot, before any training."""
+    try:
+        crop = cut_crop(image, proposal.at_px, proposal.size_px)
+        factor = max(1, int(proposal.diameter_px / _COMPARED_PX))
+        small = shrink(np.asarray(image, dtype=float), factor)
+        particle = measure_particle(shrink(crop, factor).astype(np.float64))
+    except LodestarError:  # no particle to learn from
+        return _Marks(np.empty((0, 2)), 0.0)
+    aside = np.subtract(particle.centre_px, (particle.size_px - 1) / 2)
+    if np.hypot(*aside) > _ASIDE * particle.radius_px:  # that of something beside it
+        return _Marks(np.empty((0, 2)), 0.0)
+    suspects = find_suspects(small, [particle], sizes=False)
+    is_like = suspects.is_particle & (suspects.likeness >= _LIKE)
+    is_like &= suspects.contrast >= _LIKE_CONTRAST
+    worth = suspects.likeness[is_like] ** 2 * np.clip(suspects.contrast[is_like], 0, 2)
+    height = np.sqrt((particle.signal**2).sum()) * factor
+    explained = float(worth.sum() * height * np.sqrt(particle.radius_px * factor))
+    places = suspects.positions_px[is_like] * factor + (factor - 1) / 2
+    return _Marks(places, explained)
+
+
+def _is_cluster(
+    proposal: Proposal, others: list[Proposal], found: list[_Marks]
+) -> bool:
+    """Say whether a proposal holds many particles of another kind proposed."""
+    for other, marks in zip(others, found, strict=True):
+        share = other.diameter_px / proposal.diameter_px
+        if _GRAIN < share < _PART and len(marks.positions_px):
+            apart = np.hypot(*(marks.positions_px - proposal.at_px).T)
+            if (apart < proposal.diameter_px / 2).sum() >= _CLUSTER:
+                return True
+    return False
 
 
 def refine_click(image: Pixels, at_px: tuple[float, float]) -> tuple[float, float]:
@@ -124,6 +198,24 @@ def estimate_size(image: Pixels, at_px: tuple[float, float]) -> int:
     return _crop_size(contrast, candidate)
 
 
+def _whole_at(
+    contrast: Contrast, candidate: Candidate, at_px: tuple[float, float]
+) -> Candidate:
+    """Return the whole object around a click, unless it is a group of alike parts."""
+    for whole in find_wholes(contrast, [candidate]):
+        apart = float(np.hypot(*np.subtract(whole.at_px, at_px)))
+        if apart > whole.radius_px:
+            continue
+        if candidate.radius_px < _GRAIN * whole.radius_px:
+            return whole
+        part = _as_proposal(contrast, candidate, 1.0, "")
+        marks = _marks(contrast.signed, part)
+        inside = np.hypot(*(marks.positions_px - whole.at_px).T) < whole.radius_px
+        if inside.sum() < _CLUSTER:
+            return whole
+    return candidate
+
+
 def _at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | None:
     height, width = contrast.shape
     if not (0 <= at_px[0] <= height - 1 and 0 <= at_px[1] <= width - 1):
@@ -131,7 +223,8 @@ def _at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | None:
             f"at = ({at_px[0]:g}, {at_px[1]:g}): outside the image of {height} x "
             f"{width} px; expected (y, x) with (0, 0) the centre of the first pixel."
         )
-    return candidate_at(contrast, at_px)
+    candidate = candidate_at(contrast, at_px)
+    return None if candidate is None else _whole_at(contrast, candidate, at_px)
 
 
 def _crop_size(contrast: Contrast, candidate: Candidate) -> int:
@@ -194,7 +287,9 @@ def _scores(
     """Return 0-1 per candidate: product of typical, isolated, sharp and inside."""
     # the sum counts companions; its root keeps a rare, perfect particle in the race
     responses = np.array([c.response for c in candidates])
-    typical = (alike * np.sqrt(responses)[None]).sum(axis=1)
+    # and large objects are what a snapshot is of, however many specks it holds
+    weights = np.sqrt(responses) * np.array([c.radius_px for c in candidates])
+    typical = (alike * weights[None]).sum(axis=1)
     typical = np.sqrt(typical / typical.max())
     sharp = np.array([_sharpness(contrast, c) for c in candidates])
     rivals = alike > _ALIKE
@@ -256,12 +351,18 @@ def _proposal(
     n_alike: int,
 ) -> Proposal:
     candidate = candidates[best]
-    size = _crop_size(contrast, candidate)
-    y, x = candidate.at_px
     reason = (
         f"one of {n_alike} alike among {len(candidates)} objects, "
         f"{2 * candidate.radius_px:.0f} px across"
     )
+    return _as_proposal(contrast, candidate, score, reason)
+
+
+def _as_proposal(
+    contrast: Contrast, candidate: Candidate, score: float, reason: str
+) -> Proposal:
+    size = _crop_size(contrast, candidate)
+    y, x = candidate.at_px
     sign = _sign(contrast, candidate)
     return Proposal((y, x), size, sign, score, reason, 2 * candidate.radius_px)
 

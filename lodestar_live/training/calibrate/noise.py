@@ -1,0 +1,98 @@
+"""The snapshot's noise as it is: how its pixels hang together.
+
+Smoothed, resampled or median-filtered images have noise whose neighbours agree. Its
+blobs look like faint particles, far more often than white noise does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.training.particle.measure import Particle
+from lodestar_live.training.particle.suspects import Suspects, distance_from
+
+_PATCH_PX, _LAG_PX = 48, 12
+_CLEAR_RADII = 2.0  # a quiet patch is so far from all that may be particles
+_LEAST_PATCHES = 6
+_QUIETEST = 0.25  # share of the patches that is taken
+_WHITE = 0.08  # correlation of neighbours up to which noise counts as white
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoiseTexture:
+    """Gaussian noise with a measured autocovariance.
+
+    Parameters
+    ----------
+    covariance
+        (2 k + 1, 2 k + 1), camera counts squared, by lag (y, x) from -k to k.
+    """
+
+    covariance: FloatArray
+
+    @classmethod
+    def of(cls, image: Pixels, suspects: Suspects, particle: Particle) -> Self | None:
+        """Measure the noise between the suspects of an image; None if it is white."""
+        patches = _quiet_patches(
+            np.asarray(image, float), suspects, _CLEAR_RADII * particle.radius_px
+        )
+        if not len(patches):
+            return None
+        covariance = np.median([_autocovariance(patch) for patch in patches], axis=0)
+        middle = covariance[_LAG_PX, _LAG_PX]
+        beside = covariance[_LAG_PX, _LAG_PX + 1] + covariance[_LAG_PX + 1, _LAG_PX]
+        if middle <= 0 or beside / 2 <= _WHITE * middle:
+            return None
+        lag = np.arange(-_LAG_PX, _LAG_PX + 1) / (_LAG_PX + 1)
+        taper = np.cos(np.pi / 2 * np.minimum(np.hypot(*np.meshgrid(lag, lag)), 1)) ** 2
+        return cls(covariance * taper)
+
+    def draw(self, side_px: int, rng: np.random.Generator) -> FloatArray:
+        """Return noise of mean 0, (side, side), camera counts."""
+        kernel = np.zeros((side_px, side_px))
+        k = len(self.covariance) // 2
+        kernel[: 2 * k + 1, : 2 * k + 1] = self.covariance
+        power = np.fft.fft2(np.roll(kernel, (-k, -k), (0, 1))).real
+        white = np.fft.fft2(rng.normal(size=kernel.shape))
+        return np.asarray(np.fft.ifft2(white * np.sqrt(np.clip(power, 0, None))).real)
+
+
+def _quiet_patches(
+    image: FloatArray, suspects: Suspects, clear_px: float
+) -> list[FloatArray]:
+    """Return the quietest patches, without particles where there are such."""
+    away = distance_from(suspects.positions_px[suspects.may_be], image.shape)
+    patches, clear = [], []
+    for top in range(0, image.shape[0] - _PATCH_PX + 1, _PATCH_PX // 2):
+        for left in range(0, image.shape[1] - _PATCH_PX + 1, _PATCH_PX // 2):
+            window = slice(top, top + _PATCH_PX), slice(left, left + _PATCH_PX)
+            patches.append(_flat(image[window]))
+            clear.append(away[window].min() > clear_px)
+    if sum(clear) >= _LEAST_PATCHES:
+        patches = [patch for patch, ok in zip(patches, clear, strict=True) if ok]
+    n = max(1, int(_QUIETEST * len(patches)))  # walls and dirt are no noise
+    return sorted(patches, key=lambda patch: float(patch.var()))[:n]
+
+
+def _flat(patch: FloatArray) -> FloatArray:
+    """Return a patch without its mean and slopes."""
+    y, x = np.indices(patch.shape) - (len(patch) - 1) / 2
+    flat = patch - patch.mean()
+    for slope in (y, x):
+        flat = flat - slope * (flat * slope).sum() / (slope**2).sum()
+    return np.asarray(flat)
+
+
+def _autocovariance(patch: FloatArray) -> FloatArray:
+    """Return the mean product of pixels by lag, up to `_LAG_PX`."""
+    side = 2 * len(patch)
+    spectrum = np.abs(np.fft.fft2(patch, (side, side))) ** 2
+    lags = np.fft.fftshift(np.fft.ifft2(spectrum).real)
+    k, middle = _LAG_PX, len(patch)
+    near = lags[middle - k : middle + k + 1, middle - k : middle + k + 1]
+    overlap = len(patch) - np.abs(np.arange(-k, k + 1))
+    return np.asarray(near / np.outer(overlap, overlap))

@@ -1,0 +1,155 @@
+"""What is like the chosen particle, how it varies, and the threshold that follows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lodestar_live.data import DETECTION_DTYPE, blank_rows
+from lodestar_live.training.augment.canvas import Canvas
+from lodestar_live.training.calibrate.noise import NoiseTexture
+from lodestar_live.training.calibrate.snapshot import (
+    Judged,
+    fewest_errors,
+    learn_threshold,
+)
+from lodestar_live.training.particle.measure import cut_crop, measure_particle
+from lodestar_live.training.particle.suspects import (
+    BACKGROUND,
+    CERTAIN,
+    Suspects,
+    find_suspects,
+    search_area,
+)
+
+SIDE, PITCH = 400, 50
+
+
+def _places(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    cells = np.argwhere(np.ones((7, 7)))
+    return PITCH * (cells + 1.0) + rng.uniform(-5, 5, cells.shape)
+
+
+def _nucleus(place, radius, aspect, angle):
+    y, x = np.indices((SIDE, SIDE)) - np.reshape(place, (2, 1, 1))
+    u, v = y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
+    q = np.hypot(u / (radius * np.sqrt(aspect)), v / (radius / np.sqrt(aspect)))
+    return 1 / (1 + np.exp((q - 1) * radius / 1.5))
+
+
+def _field(*, spread: float, seed: int = 0, noise: float = 0.05):
+    """Return a field of nuclei, and their places; the first is a middle one."""
+    rng = np.random.default_rng(seed)
+    places, image = _places(seed), np.zeros((SIDE, SIDE))
+    for index, place in enumerate(places):
+        size, aspect = (np.exp(rng.uniform(-spread, spread)) for _ in range(2))
+        if index == 0:
+            size = aspect = 1.0
+        image += _nucleus(place, 9 * size, aspect, rng.uniform(0, np.pi))
+    return image + rng.normal(0, noise, image.shape), places
+
+
+def _found(image, place, size=40):
+    particle = measure_particle(cut_crop(image, tuple(place), size))
+    return particle, find_suspects(image, [particle])
+
+
+def test_every_particle_of_a_field_is_certain_and_nothing_else() -> None:
+    image, places = _field(spread=0.0)
+    _, found = _found(image, places[0])
+    certain = found.positions_px[found.is_particle]
+    apart = np.hypot(*(places[:, None] - certain[None]).transpose(2, 0, 1))
+    assert (apart.min(axis=1) < 3).all()
+    assert (apart.min(axis=0) < 3).all()
+
+
+def test_alike_particles_do_not_vary_and_varied_ones_do() -> None:
+    image, places = _field(spread=0.0)
+    assert _found(image, places[0])[1].stretch is None
+    image, places = _field(spread=0.35)
+    stretch = _found(image, places[0])[1].stretch
+    assert stretch is not None
+    # sizes along an axis: exp(+-(0.35 + 0.175)) at most, half of that usually
+    assert 0.5 < stretch[0] < 0.85
+    assert 1.15 < stretch[1] < 2.0
+
+
+def test_a_wall_is_background_where_particles_are_many() -> None:
+    image, places = _field(spread=0.0)
+    columns = np.arange(SIDE)
+    for left in (25, 375):
+        image[:, np.abs(columns - left) < 3] += 0.5
+    _, found = _found(image, places[24])
+    on_wall = np.abs(found.positions_px[:, 1] - 200) > 160
+    assert on_wall.any()
+    assert not found.is_particle[on_wall].any()
+    assert (found.kind[on_wall] == BACKGROUND).mean() > 0.5
+    assert found.is_particle.sum() == len(places)
+
+
+def test_a_large_snapshot_is_searched_around_the_crop_only() -> None:
+    area = search_area(np.zeros((3000, 2000), np.uint8), np.array([2900.0, 10.0]))
+    assert area.size <= 1_300_000
+    assert area.shape[0] == area.shape[1]
+
+
+def test_patches_say_how_far_the_next_particle_is() -> None:
+    image, places = _field(spread=0.0)
+    canvas = Canvas.of(image, places, 9.0, 48)
+    assert canvas is not None
+    generator = torch.Generator().manual_seed(0)
+    images, away = canvas.cut(torch.full((50, 2), 24.0), 48, generator)
+    assert images.shape == away.shape == (50, 48, 48)
+    assert float(images[away < 4].median()) > 5  # in units of noise, 0.05
+    assert abs(float(images[away > 18].median())) < 0.5
+    # Copies lie on free places mostly: away from every particle.
+    assert float((away[:, 24, 24] > 1.5 * 9).float().mean()) > 0.6
+
+
+def test_a_small_snapshot_is_no_canvas() -> None:
+    image = np.random.default_rng(0).normal(size=(60, 60))
+    assert Canvas.of(image, _places(), 9.0, 48) is None
+
+
+def test_the_threshold_errs_least_between_particles_and_the_rest() -> None:
+    judged = Judged(np.array([1.0, 1.2, -0.2, 0.9, 1.1]), np.array([-3.0, -2.0, -0.5]))
+    assert fewest_errors(judged, -10.0) == pytest.approx(-0.35)
+    assert fewest_errors(judged, -0.3) >= -0.3  # never where noise passes
+
+
+def _suspects(n: int) -> tuple[Suspects, np.ndarray]:
+    places = 40.0 * np.arange(1, n + 1)[:, None] * [0, 1] + [50, 0]
+    ones = np.ones(n)
+    found = Suspects(places, ones, ones, np.full(n, CERTAIN))
+    rows = blank_rows(DETECTION_DTYPE, 2 * n)
+    rows["y_px"], rows["x_px"] = np.tile(places, (2, 1)).T
+    rows["y_px"][n:] += 60  # as many maxima beside them
+    rows["score"] = np.where(np.arange(2 * n) < n, -1.0, -4.0)
+    rows["intensity"] = 10.0
+    return found, rows
+
+
+def test_few_suspects_do_not_set_a_threshold() -> None:
+    found, rows = _suspects(3)
+    assert learn_threshold(rows, found, 9.0, -9.0) is None
+    found, rows = _suspects(20)
+    assert learn_threshold(rows, found, 9.0, -9.0) == pytest.approx(-2.5)
+
+
+def test_noise_keeps_its_autocovariance() -> None:
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(3)
+    image = 5 * gaussian_filter(rng.normal(size=(SIDE, SIDE)), 1.5, mode="wrap")
+    particle = measure_particle(20 * _nucleus((200, 200), 9, 1, 0)[180:221, 180:221])
+    none = Suspects(np.empty((0, 2)), *(np.empty(0),) * 2, np.empty(0, np.int64))
+    texture = NoiseTexture.of(image, none, particle)
+    assert texture is not None
+    drawn = texture.draw(256, rng)
+    for lag in (1, 2, 4):
+        wanted, got = (float((p[:, lag:] * p[:, :-lag]).mean()) for p in (image, drawn))
+        assert got == pytest.approx(wanted, abs=0.1 * image.var())
+    white = rng.normal(size=(SIDE, SIDE))
+    assert NoiseTexture.of(white, none, particle) is None
