@@ -106,8 +106,9 @@ def calibrate(
     if learnt is not None:
         threshold = learnt
         facts["n_snapshot"] = int((seen["score"] >= threshold).sum())
-        tail = NoiseTail(**facts["noise_tail"])
-        facts["false_alarms_per_mpx"] = tail.rate_per_mpx(threshold)
+    tail = _visible_tail(NoiseTail(**facts["noise_tail"]), noise, visible)
+    facts["noise_tail"] = asdict(tail)
+    facts["false_alarms_per_mpx"] = tail.rate_per_mpx(threshold)
     facts["from_snapshot"] = learnt is not None
     return {
         "centre_px": centres[0],
@@ -285,6 +286,20 @@ def _noise_floor(noise: FloatArray, seen: FloatArray, suspects: Suspects) -> flo
         strongest = np.sort(seen)[::-1][: max(1, int(0.9 * n_particles))]
         floor = min(floor, 0.5 * float(strongest[-1]))
     return max(floor, 1.0)
+
+
+def _visible_tail(
+    every: NoiseTail, noise: FloatArray, visible: FloatArray
+) -> NoiseTail:
+    """Return the tail of the maxima whose contrast a run does not leave out.
+
+    Few have the shape of all; none counts as half a one.
+    """
+    mpx = _N_BLANK * _BLANK_SIDE_PX**2 / 1e6
+    if len(visible) >= _FEW_MAXIMA:
+        return NoiseTail.fit(visible, mpx)
+    start = float(visible[-1]) if len(visible) else float(np.median(noise))
+    return NoiseTail(start, every.scale, every.shape, max(len(visible), 0.5) / mpx)
 
 
 def _noise_score(noise: FloatArray, visible: FloatArray) -> float:
