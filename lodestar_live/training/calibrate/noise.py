@@ -18,7 +18,8 @@ from lodestar_live.training.particle.suspects import Suspects, distance_from
 _PATCH_PX, _LAG_PX = 48, 12
 _CLEAR_RADII = 2.0  # a quiet patch is so far from all that may be particles
 _LEAST_PATCHES = 6
-_QUIETEST = 0.25  # share of the patches that is taken
+_QUIETEST = 0.25  # share of the patches that are surely noise alone
+_EVEN = 1.6  # times their variance: so much have others, if noise is even
 _WHITE = 0.08  # correlation of neighbours up to which noise counts as white
 
 
@@ -74,8 +75,11 @@ def _quiet_patches(
             clear.append(away[window].min() > clear_px)
     if sum(clear) >= _LEAST_PATCHES:
         patches = [patch for patch, ok in zip(patches, clear, strict=True) if ok]
-    n = max(1, int(_QUIETEST * len(patches)))  # walls and dirt are no noise
-    return sorted(patches, key=lambda patch: float(patch.var()))[:n]
+    if not patches:
+        return []
+    power = np.array([patch.var() for patch in patches])
+    most = _EVEN * np.quantile(power, _QUIETEST)  # walls and dirt are no noise
+    return [patch for patch, p in zip(patches, power, strict=True) if p <= most]
 
 
 def _flat(patch: FloatArray) -> FloatArray:
