@@ -17,13 +17,16 @@ from lodestar_live.control.driver import DeviceDriver
 from lodestar_live.control.moves import StageResponse
 from lodestar_live.control.sharpness import FocusCurve
 from lodestar_live.data import FloatArray
-from lodestar_live.errors import CalibrationError
+from lodestar_live.errors import CalibrationError, shown
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.settings import ControlSettings
 
 logger = logging.getLogger(__name__)
 MAX_RESIDUAL_PX = 0.5
 MAX_CONTRADICTION = 0.10
+MAX_TIME_S = 60.0
+MAX_BACKLASH_UM = 100.0  # worn stages have 10
+MAX_FUTURE_S = 3600.0  # clocks of two computers differ; not by days
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +52,27 @@ class Calibration:
     z_sign: int = 0
     focus: FocusCurve | None = None
     optics: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no microscope has: it would steer as if it had been measured."""
+        response = self.response
+        for name, value, low, high in (
+            ("dead_s", response.dead_s, 0.0, MAX_TIME_S),
+            ("tau_s", response.tau_s, 0.0, MAX_TIME_S),
+            ("speed_um_per_s", response.speed_um_per_s, 1e-6, np.inf),
+            ("backlash_um (y)", self.backlash_um[0], 0.0, MAX_BACKLASH_UM),
+            ("backlash_um (x)", self.backlash_um[1], 0.0, MAX_BACKLASH_UM),
+        ):
+            if not low <= value <= high:  # NaN is in no range
+                raise CalibrationError(
+                    f"calibration: {name} = {value}, expected {low:g} to {high:g}. Run "
+                    "lodestar-live calibrate."
+                )
+        if self.z_sign not in (-1, 0, 1):
+            raise CalibrationError(
+                f"calibration: z_sign = {shown(self.z_sign)}, expected 1, -1, or 0: "
+                "not measured. Run lodestar-live calibrate --z."
+            )
 
     def save(self, path: str | Path) -> None:
         """Write the file that `control.calibration` names."""
@@ -158,6 +182,12 @@ class Calibration:
                 "lodestar-live calibrate with this one."
             )
         age_days = ((now or datetime.now(UTC)) - self.measured).total_seconds() / 86400
+        if age_days * 86400 < -MAX_FUTURE_S:
+            raise CalibrationError(
+                f"calibration of {self.measured:%Y-%m-%d %H:%M} UTC lies in the future: "
+                "a clock was wrong, so its age is unknown. Set this computer's clock, "
+                "or run lodestar-live calibrate."
+            )
         if age_days > max_age_days:
             raise CalibrationError(
                 f"calibration of {self.measured:%Y-%m-%d} is {age_days:.0f} days old; "
@@ -218,7 +248,7 @@ def load_calibration(path: str | Path) -> Calibration:
             backlash_um=(float(data["backlash_um"][0]), float(data["backlash_um"][1])),
             particles_px=float(data["particles_px"]),
             microscope_um_per_px=None if theirs is None else np.array(theirs),
-            z_sign=int(data["z_sign"]),
+            z_sign=_whole(data["z_sign"]),
             focus=_read_focus(data),
             optics={str(k): str(v) for k, v in data.get("optics", {}).items()},
         )
@@ -227,10 +257,22 @@ def load_calibration(path: str | Path) -> Calibration:
             f"{path}: cannot be read ({error.strerror}); expected a file made by "
             "lodestar-live calibrate."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except CalibrationError as error:
+        raise CalibrationError(f"{path}: {error}") from error
+    except (
+        ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+        RecursionError,
+    ) as error:  # fmt: skip
         raise CalibrationError(
-            f"{path}: not a calibration file ({error}). Run lodestar-live calibrate."
+            f"{path}: not a calibration file ({str(error)[:200]}). Run lodestar-live "
+            "calibrate."
         ) from error
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"z_sign = {shown(value)}, expected a whole number")
+    return value
 
 
 def _read_focus(data: dict[str, Any]) -> FocusCurve | None:

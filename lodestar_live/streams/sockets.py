@@ -33,7 +33,7 @@ _IDLE_S, _PROBE_S, _PROBES = 10, 3, 3  # TCP keepalive: an unplugged peer
 _MAX_SUBSCRIPTION_BYTES = 1024  # a handshake with keys takes 600
 _SUBSCRIPTIONS_AT_ONCE = 2000
 _FLOOD_ROUNDS = 10  # so many times in a row there were more
-_MOST_USELESS = 10_000  # subscriptions to what does not exist
+_MOST_USELESS = 10_000  # different subscriptions to what does not exist
 _REOPEN_WITHIN_S = 5.0
 
 Options = Mapping[int, int]
@@ -166,7 +166,8 @@ class Subscriptions:
     def __init__(self, socket: zmq.Socket[bytes], topics: tuple[str, ...]) -> None:
         self._socket, self._topics = socket, topics
         self._prefixes: set[str] = set()
-        self._n_useless = self._n_full_rounds = 0
+        self._useless: set[str] = set()  # each costs the socket memory as well
+        self._n_full_rounds = 0
         self.wanted: frozenset[str] = frozenset()
         self.is_flooded = False
 
@@ -181,7 +182,7 @@ class Subscriptions:
         else:
             self._n_full_rounds += 1
         self.is_flooded = (
-            self._n_full_rounds >= _FLOOD_ROUNDS or self._n_useless > _MOST_USELESS
+            self._n_full_rounds >= _FLOOD_ROUNDS or len(self._useless) > _MOST_USELESS
         )
         self.wanted = frozenset(
             t for t in self._topics if t.startswith(tuple(self._prefixes))
@@ -195,7 +196,8 @@ class Subscriptions:
             self._prefixes.add(prefix)
             return topics
         if verb == b"\x01":
-            self._n_useless += 1
+            self._useless.add(prefix)
         elif verb == b"\x00":
             self._prefixes.discard(prefix)
+            self._useless.discard(prefix)
         return set()

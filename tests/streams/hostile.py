@@ -41,7 +41,7 @@ PING = command(b"PING", struct.pack(">H", 0))
 
 def connect(port: int, source: str = "127.0.0.1") -> socket.socket:
     """Return a connection from an address of this machine: each has its own ports."""
-    return socket.create_connection(("127.0.0.1", port), 10, (source, 0))
+    return socket.create_connection(("127.0.0.1", port), 3, (source, 0))
 
 
 def greet(peer: socket.socket, kind: bytes, identity: bytes = b"") -> None:
