@@ -184,7 +184,7 @@ class Calibration:
         age_days = ((now or datetime.now(UTC)) - self.measured).total_seconds() / 86400
         if age_days * 86400 < -MAX_FUTURE_S:
             raise CalibrationError(
-                f"calibration of {self.measured:%Y-%m-%d %H:%M} UTC lies in the future: "
+                f"calibration of {self.measured:%Y-%m-%d %H:%M} lies in the future; "
                 "a clock was wrong, so its age is unknown. Set this computer's clock, "
                 "or run lodestar-live calibrate."
             )
