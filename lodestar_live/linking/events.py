@@ -78,6 +78,8 @@ def suspected_swaps(
     -------
     Indices of both tracks, shape (n, 2), and how many times likelier the choice was.
     """
+    if len(pairs) == np.count_nonzero(chosen >= 0):  # nobody had a choice
+        return np.zeros((0, 2), np.int64), np.zeros(0)
     owner = np.full(n_detections, -1)
     matched = np.flatnonzero(chosen >= 0)
     owner[chosen[matched]] = matched

@@ -16,6 +16,7 @@ from lodestar_live.data import FloatArray
 IntArray = npt.NDArray[np.signedinteger[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
+FEW_PAIRS = 4096  # so few are compared directly
 MOST_PAIRS = 3_000_000  # looked at in one frame, however crowded one place is
 
 
@@ -38,6 +39,14 @@ def pairs_within(
     reaching = np.flatnonzero(radius_px >= 0)
     if not len(reaching) or not len(detections_px):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if len(reaching) * len(detections_px) <= FEW_PAIRS:
+        off = tracks_px[reaching][:, None] - detections_px
+        near = (
+            np.einsum("nma,nma->nm", off, off)
+            <= np.square(radius_px[reaching])[:, None]
+        )
+        track, found = np.nonzero(near)
+        return reaching[track], found
     y, x, r = tracks_px[reaching, 0], tracks_px[reaching, 1], radius_px[reaching]
     grid = _Grid(detections_px, cell_px=float(np.sort(r)[len(r) // 2]))
     near, detection = grid.around(y, x, r)

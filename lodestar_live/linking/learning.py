@@ -23,6 +23,7 @@ LAGS = 6  # displacements remembered per track
 MEMORY_FRAMES = 60.0  # after as many frames an observation weighs 1/e
 KEEP = float(np.exp(-1 / MEMORY_FRAMES))
 SLOW = 0.02  # of the variance of mobile particles, where nothing tells of slow ones
+NEWS = 0.05  # share of new displacements that is worth fitting again
 SAME_INTERVAL = 0.2  # intervals that differ by less are taken for the same
 PLENTY, MOST_FRAMES = 100, 6  # particles and frames that the first guess is made from
 TWO_KINDS = 3.0  # log likelihood that two kinds of particles must gain
@@ -68,6 +69,7 @@ class Population:
     ) -> None:
         self.kinds = KINDS if n_axes == 2 else (DIRECTED,)
         self._dt = 1.0
+        self._unfitted = 0.0
         self._other_dt = 0
         k = len(self.kinds)
         self._weight = np.zeros((k, LAGS))
@@ -145,7 +147,7 @@ class Population:
         """
         if not self._accepts(dt):
             return
-        keep = np.exp(-dt / MEMORY_FRAMES)
+        keep = float(np.exp(-dt / MEMORY_FRAMES))
         self._prior_weight = max(self._prior_weight * keep, LEAST_PRIOR_WEIGHT)
         # einsum, not @: BLAS would wake threads for these sums, and wait for them.
         newest = steps[0][:, :, None] * belief[:, None]  # (n, axes, laws)
@@ -159,9 +161,13 @@ class Population:
         ) + counts.sum(axis=0)
         known = noise_variance[np.isfinite(noise_variance)]
         if len(known):  # the median: one hopeless particle must not widen all
-            self._noise_sum = self._noise_sum * keep + np.median(known) * len(known)
+            self._noise_sum = self._noise_sum * keep + float(np.median(known)) * len(
+                known
+            )
             self._noise_weight = self._noise_weight * keep + len(known)
-        self._fit()
+        self._unfitted += float(counts.sum())
+        if self._unfitted > NEWS * float(self._weight[:, 0].sum()):
+            self._fit()
 
     def _accepts(self, dt: float) -> bool:
         """Learn at one frame interval only; move to another that has come to stay."""
@@ -175,6 +181,7 @@ class Population:
 
     def _fit(self) -> None:
         dt = self._dt
+        self._unfitted = 0.0
         weight = self._weight + self._prior_weight
         drift = self._sum / weight[:, :1] / dt
         c = (self._products + self._guess * (self._prior_weight * dt)) / weight

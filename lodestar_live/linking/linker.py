@@ -27,7 +27,8 @@ from lodestar_live.linking.frame_time import FrameTime
 from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.model import MotionModel
 from lodestar_live.linking.nearest import NearestModel
-from lodestar_live.linking.states import States, track_rows, usable
+from lodestar_live.linking.physics import SUMMARY_DTYPE, estimate, fill
+from lodestar_live.linking.states import States, measured_variance, track_rows, usable
 
 KEPT_EVENTS = 1000  # if nobody takes them
 
@@ -164,6 +165,31 @@ class Linker:
         if is_late and self._frame is not None:
             late = events.FrameLate(newest=self._frame)
             self._events.append(late.at(self._clock(), frame_index))
+
+    def summary(self) -> Rows:
+        """Return what each live track's motion is known to be, with 1-sigma.
+
+        Rows of `physics.SUMMARY_DTYPE`: diffusion, exponent, drift, localisation and
+        state; lengths in px (z in µm), times in frames.
+        """
+        states = self._states
+        rows = blank_rows(SUMMARY_DTYPE, len(states))
+        rows["track_id"], rows["first_frame"] = states.track_id, states.born
+        rows["last_frame"], rows["n_seen"] = states.seen, states.n_seen
+        weight = self._model.laws(states)
+        rows["state"] = states.law
+        known = np.flatnonzero(states.law >= 0)
+        rows["p_state"][known] = weight[known, states.law[known]]
+        px, um = (
+            estimate(
+                states.filtered[unit].sums,
+                n_axes,
+                measured_variance(states.measured, unit),
+            )
+            for unit, n_axes in (("px", 2), ("um", 1))
+        )
+        fill(rows, px, um)
+        return rows
 
     def take_events(self) -> tuple[Event, ...]:
         """Return what was noticed since the last call."""

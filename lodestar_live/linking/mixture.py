@@ -10,12 +10,14 @@ A belief about n tracks under k laws has arrays (n, k) and (n, k, axes).
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from lodestar_live.data import FloatArray
 from lodestar_live.linking.gate import IntArray
 from lodestar_live.linking.learning import Population
-from lodestar_live.linking.states import Filtered, overall
+from lodestar_live.linking.states import Filtered, overall, whereabouts
 from lodestar_live.motion import Belief, Motion, born, predict, update
 
 CHANGE = 0.01  # probability per frame
@@ -49,9 +51,9 @@ def _mix(part: Filtered, law: Population, change: float) -> None:
     weight = stayed + change * share
     a = stayed / weight  # of law k now, the part that followed it before
     b = 1 - a
-    all_ = overall(part)
+    centre, variance = whereabouts(part)
     drift = np.broadcast_to(law.motion.drift, old.velocity.shape)
-    off = old.position - all_.position[:, None]
+    off = old.position - centre[:, None]
     off_v = old.velocity - drift
     n_axes = off.shape[2]
     ab = a * b / n_axes
@@ -61,7 +63,7 @@ def _mix(part: Filtered, law: Population, change: float) -> None:
         old.position - b[..., None] * off,
         old.velocity - b[..., None] * off_v,
         a * old.variance
-        + b * all_.variance[:, None]
+        + b * variance[:, None]
         + ab * np.einsum("nka,nka->nk", off, off),
         a * old.covariance + ab * np.einsum("nka,nka->nk", off, off_v),
         a * old.velocity_variance
@@ -70,13 +72,26 @@ def _mix(part: Filtered, law: Population, change: float) -> None:
     )
 
 
-def log_density(
-    part: Filtered,
-    track: IntArray,
-    points: FloatArray,
-    noise: FloatArray,
-) -> FloatArray:
-    """Return the log density of detections under their tracks, most steps usual.
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """How well detections fit their tracks; one entry per pair.
+
+    `each`: log of weight times density under each law, (m, laws); `usual`: log density
+    of a usual step, `wide`: that of a jump, (m,).
+    """
+
+    each: FloatArray
+    usual: FloatArray
+    wide: FloatArray
+
+    @property
+    def log_density(self) -> FloatArray:
+        """Log density of the detection under its track."""
+        return np.asarray(np.logaddexp(self.usual, self.wide))
+
+
+def fit(part: Filtered, track: IntArray, points: FloatArray, noise: FloatArray) -> Fit:
+    """Return how well detections fit their tracks.
 
     Parameters
     ----------
@@ -85,14 +100,6 @@ def log_density(
     points, noise
         Where its detection lies (m, axes), and the variance of that, (m, laws).
     """
-    usual, wide = _log_densities(part, track, points, noise)
-    return np.asarray(np.logaddexp(usual, wide))
-
-
-def _log_densities(
-    part: Filtered, track: IntArray, points: FloatArray, noise: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return the log density of usual steps, and that of jumps, of every pair."""
     each, total, squared = _by_law(part, track, points, noise)
     peak = each.max(axis=1)
     usual = peak + np.log(np.exp(each - peak[:, None]).sum(axis=1))
@@ -100,12 +107,12 @@ def _log_densities(
     n_axes = points.shape[1]
     width = JUMP_WIDTH**2 * np.einsum("mk,mk->m", weight, total)
     distance = np.einsum("mk,mk->m", weight, squared)
-    log_wide = (
+    wide = (
         np.log(JUMP_SHARE)
         - 0.5 * n_axes * np.log(2 * np.pi * width)
         - distance / (2 * width)
     )
-    return usual, log_wide
+    return Fit(each, usual, wide)
 
 
 def _by_law(
@@ -121,11 +128,15 @@ def _by_law(
     return each, total, squared
 
 
-def reach(part: Filtered, worth: FloatArray, noise: FloatArray) -> FloatArray:
+def reach(
+    part: Filtered, centre: FloatArray, worth: FloatArray, noise: FloatArray
+) -> FloatArray:
     """Return how far from its mean position a detection may lie to be worth linking.
 
     Parameters
     ----------
+    centre
+        The mean positions, (n, axes).
     worth
         What a pair gains beyond its log density, (n,).
     noise
@@ -138,7 +149,6 @@ def reach(part: Filtered, worth: FloatArray, noise: FloatArray) -> FloatArray:
     worth = worth + np.log(n_laws + 1.0)
     weight = np.maximum(part.weight, LEAST_WEIGHT)
     most = worth[:, None] + np.log(weight) - 0.5 * n_axes * np.log(2 * np.pi * total)
-    centre = np.einsum("nk,nka->na", part.weight, part.belief.position)
     off = np.sqrt(np.square(part.belief.position - centre[:, None]).sum(axis=2))
     usual = np.where(most > 0, off + np.sqrt(2 * total * np.maximum(most, 0.0)), -1.0)
     width = JUMP_WIDTH**2 * np.einsum("nk,nk->n", part.weight, total)
@@ -148,17 +158,16 @@ def reach(part: Filtered, worth: FloatArray, noise: FloatArray) -> FloatArray:
 
 
 def correct(
-    part: Filtered, hit: IntArray, points: FloatArray, noise: FloatArray
+    part: Filtered, hit: IntArray, points: FloatArray, noise: FloatArray, fit: Fit
 ) -> None:
-    """Take the detections of the tracks `hit`; `noise`: (m, laws)."""
-    usual, wide = _log_densities(part, hit, points, noise)
+    """Take the detections of the tracks `hit`, which fit them as `fit` says."""
     now = part.belief.take(hit)
-    each, _, _ = _by_law(part, hit, points, noise)
-    weight = np.exp(each - usual[:, None])
-    jumped = wide > usual
-    # A prediction that a detection contradicts is widened before it is corrected.
-    now.variance[jumped] *= JUMP_WIDTH**2
-    weight[jumped] = part.weight[hit[jumped]]
+    weight = np.exp(fit.each - fit.usual[:, None])
+    jumped = fit.wide > fit.usual
+    if jumped.any():
+        # A prediction that a detection contradicts is widened before it is corrected.
+        now.variance[jumped] *= JUMP_WIDTH**2
+        weight[jumped] = part.weight[hit[jumped]]
     part.belief.put(hit, update(now, points[:, None], noise))
     part.weight[hit] = weight
 
@@ -166,4 +175,4 @@ def correct(
 def ahead(part: Filtered, motion: Motion, dt: float) -> Belief:
     """Return one Gaussian per track, `dt` frames later."""
     later = predict(part.belief, motion, dt)
-    return overall(Filtered(later, part.weight, part.steps, part.has_step))
+    return overall(replace(part, belief=later))

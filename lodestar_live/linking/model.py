@@ -18,6 +18,7 @@ from lodestar_live.linking import mixture, visibility
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray, pairs_within
 from lodestar_live.linking.learning import (
+    LAGS,
     Newcomers,
     Opening,
     Population,
@@ -29,6 +30,7 @@ from lodestar_live.linking.states import (
     measured_position,
     measured_variance,
     overall,
+    whereabouts,
 )
 from lodestar_live.motion import Belief, Motion
 
@@ -93,16 +95,18 @@ class MotionModel:
         points = measured_position(rows, "px")
         self._start(states, points)
         part = states.filtered["px"]
-        now = overall(part)
-        inside = self.newcomers.inside(now.position, now.variance)
+        centre, variance = whereabouts(part)
+        inside = self.newcomers.inside(centre, variance)
         states.visibility = visibility.leave(states.visibility, inside)
         worth = self._worth(states)
         most = worth + self._most_from_depth(states, rows)
         noise = self._noise(rows, "px")
         usual = np.sort(noise, axis=0)[9 * len(noise) // 10]
-        radius = mixture.reach(part, most, usual)
-        track, found = pairs_within(now.position, radius, points)
-        gain = worth[track] + self._log_density(states, track, rows, found)
+        radius = mixture.reach(part, centre, most, usual)
+        track, found = pairs_within(centre, radius, points)
+        fit = mixture.fit(part, track, points[found], noise[found])
+        gain = worth[track] + fit.log_density
+        gain += self._from_depth(states, track, rows, found)
         keep = np.flatnonzero(gain > 0)
         return Pairs(track[keep], found[keep], gain[keep])
 
@@ -115,7 +119,10 @@ class MotionModel:
         if "px" not in self.motion:  # nothing has been linked yet
             return
         self._learn_visibility(states, hit)
-        density = self._log_density(states, hit, rows, np.arange(len(rows)))
+        points, noise = measured_position(rows, "px"), self._noise(rows, "px")
+        fit = mixture.fit(states.filtered["px"], hit, points, noise)
+        density = fit.log_density
+        density += self._from_depth(states, hit, rows, np.arange(len(rows)))
         ratio = np.exp(np.minimum(density, 100.0)) / self.newcomers.new_per_px2
         states.visibility[hit] = visibility.after_hit(known[hit], ratio)
         for unit in AXES:
@@ -214,25 +221,22 @@ class MotionModel:
         ratio = self.newcomers.depth_um**2 / (2 * np.pi * max(float(least), 1e-12))
         return max(0.5 * float(np.log(ratio)), 0.0)
 
-    def _log_density(
+    def _from_depth(
         self, states: States, track: IntArray, rows: Rows, found: IntArray
     ) -> FloatArray:
-        """Return the log density (per px²) of detections under their tracks.
+        """Return what z adds to the log density (per px²) of pairs.
 
-        z, where both sides have it, multiplies this by its density relative to that of
-        new detections, which may lie anywhere in the depth.
+        Where both sides have z, that is its density relative to the density of new
+        detections, which may lie anywhere in the depth.
         """
-        points = measured_position(rows, "px")[found]
-        noise = self._noise(rows, "px")[found]
-        density = mixture.log_density(states.filtered["px"], track, points, noise)
-        if "um" in self.motion:
-            now = states.filtered["um"].belief
-            total = now.variance[track, 0] + self._noise(rows, "um")[found, 0]
-            dz = rows["z_um"][found] - now.position[track, 0, 0]
-            ratio = self.newcomers.depth_um**2 / (2 * np.pi * total)
-            gain = 0.5 * np.log(ratio) - dz * dz / (2 * total)
-            density += np.where(np.isfinite(gain), gain, 0.0)
-        return density
+        if "um" not in self.motion:
+            return np.zeros(len(track))
+        now = states.filtered["um"].belief
+        total = now.variance[track, 0] + self._noise(rows, "um")[found, 0]
+        dz = rows["z_um"][found] - now.position[track, 0, 0]
+        ratio = self.newcomers.depth_um**2 / (2 * np.pi * total)
+        gain = 0.5 * np.log(ratio) - dz * dz / (2 * total)
+        return np.where(np.isfinite(gain), gain, 0.0)
 
     def _noise(self, rows: Rows, unit: str) -> FloatArray:
         """Return the variance of measured positions under each law, (n, laws)."""
@@ -268,7 +272,8 @@ class MotionModel:
             hit, points, rows = hit[known], points[known], rows[known]
         noise = self._noise(rows, unit)
         is_fresh = ~np.isfinite(part.belief.position[hit, 0, 0])
-        mixture.correct(part, hit, points, noise)
+        fit = mixture.fit(part, hit, points, noise)
+        mixture.correct(part, hit, points, noise, fit)
         if is_fresh.any():
             fresh = part.take(hit[is_fresh])
             mixture.begin(fresh, points[is_fresh], noise[is_fresh], self.motion[unit])
@@ -294,6 +299,10 @@ class MotionModel:
         has_step[hit[twice]] = 1.0
         part.steps = np.concatenate([step[None], part.steps[:-1]])
         part.has_step = np.concatenate([has_step[None], part.has_step[:-1]])
+        steps = part.steps
+        part.sums[:, :LAGS] += np.einsum("lna,na->nl", steps, step) / step.shape[1]
+        part.sums[:, LAGS : 2 * LAGS] += (part.has_step * has_step).T
+        part.sums[:, 2 * LAGS :] += step
 
     def _start_depth(self, states: States, part: Filtered) -> None:
         squares = part.steps[0][part.has_step[0] > 0] ** 2

@@ -32,13 +32,15 @@ class Filtered:
 
     `belief`: one for each law of motion, arrays (n, laws, ...); `weight`: probability
     that a track follows each law, (n, laws). `steps`: shape (LAGS, n, axes), newest
-    first, 0 where there is none; `has_step`: shape (LAGS, n), 1.0 or 0.0.
+    first, 0 where there is none; `has_step`: shape (LAGS, n), 1.0 or 0.0. `sums`: over
+    a track's whole life, as of `physics.covariances`, (n, 2 LAGS + axes).
     """
 
     belief: Belief
     weight: FloatArray
     steps: FloatArray
     has_step: FloatArray
+    sums: FloatArray
 
     @classmethod
     def unknown(cls, n: int, unit: str) -> Filtered:
@@ -47,8 +49,13 @@ class Filtered:
         nothing = Belief(
             *np.full((2, n, n_laws, n_axes), np.nan), *np.full((3, n, n_laws), np.nan)
         )
-        steps = np.zeros((LAGS, n, n_axes))
-        return cls(nothing, np.full((n, n_laws), np.nan), steps, np.zeros((LAGS, n)))
+        return cls(
+            nothing,
+            np.full((n, n_laws), np.nan),
+            np.zeros((LAGS, n, n_axes)),
+            np.zeros((LAGS, n)),
+            np.zeros((n, 2 * LAGS + n_axes)),
+        )
 
     def take(self, index: IntArray) -> Filtered:
         """Return the chosen tracks."""
@@ -57,6 +64,7 @@ class Filtered:
             self.weight[index],
             self.steps[:, index],
             self.has_step[:, index],
+            self.sums[index],
         )
 
     def join(self, other: Filtered) -> Filtered:
@@ -66,6 +74,7 @@ class Filtered:
             np.concatenate([self.weight, other.weight]),
             np.concatenate([self.steps, other.steps], axis=1),
             np.concatenate([self.has_step, other.has_step], axis=1),
+            np.concatenate([self.sums, other.sums]),
         )
 
 
@@ -147,6 +156,8 @@ class States:
 def overall(part: Filtered) -> Belief:
     """Return one Gaussian per track with the mean and variance of all its laws'."""
     belief, weight = part.belief, part.weight
+    if weight.shape[1] == 1:
+        return Belief(*(getattr(belief, name)[:, 0] for name in belief.__slots__))
     position = np.einsum("nk,nka->na", weight, belief.position)
     velocity = np.einsum("nk,nka->na", weight, belief.velocity)
     off, off_v = (
@@ -166,6 +177,15 @@ def overall(part: Filtered) -> Belief:
         spread(belief.covariance, off, off_v),
         spread(belief.velocity_variance, off_v, off_v),
     )
+
+
+def whereabouts(part: Filtered) -> tuple[FloatArray, FloatArray]:
+    """Return the mean position (n, axes) and its variance (n,) over all laws."""
+    belief, weight = part.belief, part.weight
+    position = np.einsum("nk,nka->na", weight, belief.position)
+    off = belief.position - position[:, None]
+    between = np.einsum("nka,nka->nk", off, off) / position.shape[1]
+    return position, np.einsum("nk,nk->n", weight, belief.variance + between)
 
 
 _COLUMNS = tuple(name for name in States.__slots__ if name != "filtered")

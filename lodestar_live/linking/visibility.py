@@ -45,6 +45,7 @@ class Visibility:
         self._looks, self._lost = 0.0, 0.0
         self._returned = np.zeros(LONGEST)
         self._ended = np.zeros(LONGEST)
+        self._has_gap = False
         self._powers: dict[int, FloatArray] = {}
 
     def transition(self, n_frames: int = 1) -> FloatArray:
@@ -90,6 +91,7 @@ class Visibility:
         self._lost = self._lost * KEEP + lost
         self._returned *= KEEP
         self._ended *= KEEP
+        self._has_gap |= len(returned) + len(ended) > 0
         for total, gaps in ((self._returned, returned), (self._ended, ended)):
             if len(gaps):
                 total += np.bincount(np.minimum(gaps, LONGEST) - 1, minlength=LONGEST)
@@ -98,11 +100,14 @@ class Visibility:
         """Fit the rates; `unseen`: missed frames of the tracks unseen at present."""
         self.mu = (self._lost + PRIOR_MU * PRIOR_LOOKS) / (self._looks + PRIOR_LOOKS)
         self.mu = min(max(self.mu, 0.002), 0.8)
+        self._powers = {}
+        if not len(unseen) and not self._has_gap:
+            return
+        self._has_gap = False
         still = np.bincount(np.clip(unseen, 1, LONGEST) - 1, minlength=LONGEST)
         waiting = self._ended + still
         for _ in range(2):
             self._improve(self._returned, waiting)
-        self._powers = {}
 
     def _improve(self, returned: FloatArray, waiting: FloatArray) -> None:
         stay = (1 - self.back)[:, None]
