@@ -12,6 +12,7 @@ from lodestar_live.data import (
     Detections,
     FloatArray,
     Rows,
+    blank_rows,
 )
 from lodestar_live.linking import visibility
 from lodestar_live.linking.gate import BoolArray, IntArray
@@ -227,7 +228,7 @@ def usable(detections: Detections) -> tuple[IntArray, Rows]:
 def track_rows(states: States, frame_index: int) -> Rows:
     """Return the tracks as the world sees them: measured when seen, else predicted."""
     n = len(states)
-    out = np.empty(n, TRACK_DTYPE)
+    out = blank_rows(TRACK_DTYPE, n)  # columns of later rooms: not measured
     as_bytes = out.view(np.uint8).reshape(n, TRACK_DTYPE.itemsize)
     measured = np.ascontiguousarray(states.measured).view(np.uint8)
     as_bytes[:, :N_MEASURED_BYTES] = measured.reshape(n, N_MEASURED_BYTES)
