@@ -93,7 +93,7 @@ class DriverCalls:
         deadline_s = time.monotonic() + within_s
         if threading.current_thread() is self._thread:
             return do()  # a driver that calls back
-        if self.is_hung or not self._turn.acquire(timeout=within_s):
+        if not self._is_free(within_s) or not self._turn.acquire(timeout=within_s):
             raise NoReplyError("the driver still works on an earlier call.")
         try:
             call = _Call(do, self._afterwards)
@@ -110,6 +110,17 @@ class DriverCalls:
             raise call.error
         result: T = call.result
         return result
+
+    def _is_free(self, within_s: float) -> bool:
+        """Wait for a call that was given up early, as long as it may take by now."""
+        call = self._hung
+        if call is None or not self.is_hung:
+            return True
+        left_s = call.began_s + within_s - time.monotonic()
+        if left_s <= 0 or not call.is_over.acquire(timeout=left_s):
+            return False
+        call.is_over.release()
+        return True
 
     def _start(self) -> None:
         if self._thread is None:

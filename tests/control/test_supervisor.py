@@ -175,6 +175,21 @@ def test_a_driver_that_hangs_is_a_halt_and_its_late_move_is_stopped() -> None:
     assert stage.n_stops == n_stops + 1  # the move came through after all
 
 
+def test_a_reading_that_was_given_up_early_is_no_hang() -> None:
+    """After a stop there are 5 ms for a reading; the next one has all its time."""
+    stage, supervisor, events = supervised()
+    answers = stage.position_um
+
+    def slow():
+        time.sleep(0.2)
+        return answers()
+
+    stage.position_um = slow
+    assert not supervisor.look_quickly()
+    supervisor.look()
+    assert supervisor.halted is None and events == []
+
+
 @pytest.mark.parametrize("fault", ["", "deaf to stop"])
 def test_stop_answers_and_close_ends_whatever_the_driver_does(fault) -> None:
     """It hung as long as the driver did before: 5.6 s for stop, 16 s for close.

@@ -167,6 +167,7 @@ def test_f10_a_signal_that_ends_a_script_stops_its_stage_first(
             child.send_signal(number)
             break
     after = child.stdout.read().split()
+    child.stdout.close()
     watchdog.cancel()
     assert child.wait(30) == -number  # it ends as it would have
     assert "STOPPED" in after
