@@ -113,7 +113,7 @@ class Linker:
             self._model = NearestModel(self.search_radius_px)
             if self.max_gap_frames is None:
                 self.max_gap_frames = 0
-        self._states = States.begin(
+        self._states = self._nobody = States.begin(
             blank_rows(DETECTION_DTYPE, 0),
             np.zeros(0, np.int64),
             frame=0,
@@ -250,14 +250,16 @@ class Linker:
         states.see(hit, rows[found], index[found], frame=frame_index, now=now)
         is_new = np.ones(len(rows), np.bool_)
         is_new[found] = False
-        births = States.begin(
-            rows[is_new],
-            index[is_new],
-            frame=frame_index,
-            now=now,
-            next_id=self._next_id,
-        )
-        self._model.birth(births, is_first=is_first)
+        births = self._nobody  # in most frames: making an empty table costs as much
+        if is_new.any():
+            births = States.begin(
+                rows[is_new],
+                index[is_new],
+                frame=frame_index,
+                now=now,
+                next_id=self._next_id,
+            )
+            self._model.birth(births, is_first=is_first)
         over = self._model.is_over(states)
         if self.max_gap_frames is not None:
             # The user's gap is kept: a confirmed track does not end before it.
@@ -314,8 +316,9 @@ class Linker:
             self._events.append(swap.at(self._clock(), frame_index))
 
     def _count(self, **more: int) -> None:
-        counted = {name: getattr(self.counts, name) + n for name, n in more.items()}
-        self.counts = replace(self.counts, **counted)
+        if any(more.values()):
+            counted = {k: getattr(self.counts, k) + n for k, n in more.items()}
+            self.counts = replace(self.counts, **counted)
 
 
 def _check(

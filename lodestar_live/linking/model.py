@@ -125,8 +125,8 @@ class MotionModel:
         density += self._from_depth(states, hit, rows, np.arange(len(rows)))
         ratio = np.exp(np.minimum(density, 100.0)) / self.newcomers.new_per_px2
         states.visibility[hit] = visibility.after_hit(known[hit], ratio)
-        for unit in AXES:
-            self._correct(states, hit, rows, unit)
+        self._correct(states, hit, rows, "px", fit)
+        self._correct(states, hit, rows, "um")
 
     def birth(self, births: States, *, is_first: bool) -> None:
         """Fill in what is known of tracks that have just begun."""
@@ -257,8 +257,18 @@ class MotionModel:
             ended=np.zeros(0, np.int64),
         )
 
-    def _correct(self, states: States, hit: IntArray, rows: Rows, unit: str) -> None:
-        """Filter one unit's positions and learn from the displacements."""
+    def _correct(
+        self,
+        states: States,
+        hit: IntArray,
+        rows: Rows,
+        unit: str,
+        fit: mixture.Fit | None = None,
+    ) -> None:
+        """Filter one unit's positions and learn from the displacements.
+
+        `fit` is that of these rows, where it is known already.
+        """
         points = measured_position(rows, unit)
         known = np.isfinite(points[:, 0])
         if unit not in self.motion and not known.any():
@@ -270,9 +280,11 @@ class MotionModel:
             return
         if not known.all():
             hit, points, rows = hit[known], points[known], rows[known]
+            fit = None
         noise = self._noise(rows, unit)
         is_fresh = ~np.isfinite(part.belief.position[hit, 0, 0])
-        fit = mixture.fit(part, hit, points, noise)
+        if fit is None:
+            fit = mixture.fit(part, hit, points, noise)
         mixture.correct(part, hit, points, noise, fit)
         if is_fresh.any():
             fresh = part.take(hit[is_fresh])
