@@ -282,7 +282,8 @@ def fit(walk: Walk) -> Calibration:
         map=PixelToStage(matrix),
         residual_px=float(np.sqrt(np.mean(misfit**2)) / scale),
         measured=datetime.now(UTC),
-        backlash_um=(float(backlash[0]), float(backlash[1])),
+        # Play is not negative; where there is none, its fit scatters about zero.
+        backlash_um=(max(float(backlash[0]), 0.0), max(float(backlash[1]), 0.0)),
         particles_px=disagreement,
     )
 
