@@ -8,6 +8,8 @@ from lodestar_live.data import Detections, Event, FloatArray, Frame, Rows, Track
 from lodestar_live.geometry import PixelToStage, sample_positions_um
 from lodestar_live.linking import Linker
 
+SHARE_OF_INTERVAL = 0.1  # more uncertain than that, times say less than frame numbers
+
 
 class LinkStep:
     """Link in the sample's frame, so that moves of our own stage are no motion.
@@ -47,6 +49,7 @@ class LinkStep:
         self.model_version = 0  # of the detector in use, written into every row
         self.pixel_size_um = float("nan")
         self.knows_stage = False
+        self._last_s = -np.inf  # exposure of the frame before
         self._stage_start_um: FloatArray | None = None
         self._view: tuple[tuple[int, ...], tuple[int, int]] | None = None
 
@@ -57,8 +60,7 @@ class LinkStep:
         tracks = self.linker(
             Detections(_shifted(detections.rows, shift_px)),
             frame.index,
-            # Arrival times jitter with the machine: frame numbers are better.
-            frame.t_exposure_s if np.isfinite(frame.sigma_t_s) else None,
+            self._instant_s(frame),
         )
         rows = _shifted(tracks.rows, -shift_px).copy()
         rows["model_version"] = self.model_version
@@ -91,6 +93,18 @@ class LinkStep:
             stage_um=frame.stage_um[1:] if self.knows_stage else None,
             shape_px=frame.pixels.shape[:2],
         )
+
+    def _instant_s(self, frame: Frame) -> float | None:
+        """Return the exposure's instant; None where frame numbers are the better clock.
+
+        That is so where the instant is not known to a small part of the interval: an
+        arrival jitters with the machine, and frames that come in a burst are dated by
+        their arrivals.
+        """
+        interval_s = frame.t_exposure_s - self._last_s
+        self._last_s = frame.t_exposure_s
+        is_exact = frame.sigma_t_s < SHARE_OF_INTERVAL * interval_s
+        return frame.t_exposure_s if is_exact else None
 
     def _meet(self, frame: Frame) -> None:
         view = (frame.pixels.shape, frame.origin_px)
