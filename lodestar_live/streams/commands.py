@@ -36,7 +36,7 @@ _LAST_REPLY_MS = 200  # how long the end waits for the last reply to leave
 _MAX_ID_LENGTH = 64
 _REMEMBERED = 256  # requests whose replies are kept, for clients that ask again ...
 _REMEMBERED_S = 30.0  # ... within so long
-_PATIENCE = 256  # requests in one go that are read with care; then only `stop` is
+_PATIENCE = 256  # requests in one go that are all read; then those with the token
 _FLOOD = 20_000  # requests in one go after which the socket is opened anew
 _BREATH_EVERY, _BREATH_S = 64, 0.0005  # the tracker wants the interpreter as well
 _MOST_WAITING = 64
@@ -346,13 +346,18 @@ class CommandServer:
                 parts = self._receive()
             except zmq.Again:
                 return
-            if n < _PATIENCE or b"stop" in parts[-1]:
+            if n < _PATIENCE or self._is_worth_it(parts[-1]):
                 self._take(parts)
             if n % _BREATH_EVERY == _BREATH_EVERY - 1:
                 self._send_replies()
                 time.sleep(_BREATH_S)
         _log.warning("control socket: flooded with requests; connections are cut")
         self._socket = self._reopen(self._socket)
+
+    def _is_worth_it(self, body: bytes) -> bool:
+        """Tell whether a request in a flood is read: a stop, or one of our user's."""
+        token = self._commands.token
+        return b"stop" in body or (token is not None and token.text.encode() in body)
 
     def _receive(self) -> list[bytes]:
         """Return the parts of a request; none of a client whose key was withdrawn."""

@@ -354,3 +354,26 @@ def test_clients_that_send_much_and_leave_do_not_end_the_process() -> None:
         process.kill()
         process.wait()
     assert (process.returncode, told.strip()) == (0, "ended well"), errors
+
+
+def test_a_flood_without_the_token_takes_nobody_elses_request(
+    publisher: Publisher,
+) -> None:
+    endpoint, port = publisher.endpoints["control"], port_of(publisher, "control")
+    flooding = threading.Event()
+    flooding.set()
+
+    def flood() -> None:
+        while flooding.is_set():
+            hurried_client(port, b"DEALER", n=5000)
+
+    threads = [threading.Thread(target=flood) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert request(endpoint, "ping", timeout_s=20.0) == {"pong": True}
+    finally:
+        flooding.clear()
+        for thread in threads:
+            thread.join()
