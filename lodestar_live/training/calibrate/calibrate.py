@@ -23,7 +23,7 @@ from lodestar_live.detection.run.noise_tail import NoiseTail
 from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.model_card import CardDraft
 from lodestar_live.training.calibrate.noise import NoiseTexture
-from lodestar_live.training.calibrate.snapshot import learn_threshold
+from lodestar_live.training.calibrate.snapshot import FAR_BELOW, learn_threshold
 from lodestar_live.training.calibrate.synthetic_frames import (
     blank_frame,
     crowded_frames,
@@ -37,7 +37,6 @@ FloatArray = npt.NDArray[np.float64]
 
 FALSE_ALARMS_PER_MPX = 1.0  # expected in pure noise, at the lowest allowed threshold
 CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to count
-FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
 GAP_SHARE = 0.85  # of a gap that may be given up to keep those out
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 ONE_MARK_RADII, VARIED_MARK_RADII = 0.8, (0.5, 1.0)

@@ -18,6 +18,7 @@ from lodestar_live.data import FloatArray, Rows
 from lodestar_live.detection.detector import LEAST_CONTRAST
 from lodestar_live.training.particle.suspects import Suspects
 
+FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
 FEWEST = 8  # certain particles from which a snapshot decides
 _NEAR_RADII, _NEAR_PX = 0.7, 3.0  # from a suspect: a maximum belongs to it
 _ASIDE_RADII = 1.5  # up to there it may be another mark on it: not judged
@@ -53,6 +54,8 @@ def learn_threshold(
         found = judged.particles[judged.particles > _UNFOUND]
         faintest = float(np.percentile(found, _PASS_PERCENT)) if len(found) else lowest
         threshold = fewest_errors(judged, min(lowest, faintest))
+        if len(found):  # what lies far below has not been seen yet, but may come
+            threshold = max(threshold, float(np.percentile(found, 2)) - FAR_BELOW)
         passed = contrast[rows["score"] >= threshold]
         least = LEAST_CONTRAST * float(np.percentile(passed, 75)) if len(passed) else 0
     return threshold
