@@ -15,9 +15,9 @@ from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.training.particle.measure import Particle
 from lodestar_live.training.particle.suspects import Suspects, distance_from
 
-_PATCH_PX, _LAG_PX = 48, 12
+_PATCH_PX, _LAG_PX = 24, 8
 _CLEAR_RADII = 2.0  # a quiet patch is so far from all that may be particles
-_LEAST_PATCHES = 6
+_LEAST_PATCHES = 4  # fewer say nothing: then noise counts as white
 _QUIETEST = 0.25  # share of the patches that are surely noise alone
 _EVEN = 1.6  # times their variance: so much have others, if noise is even
 _WHITE = 0.08  # correlation of neighbours up to which noise counts as white
@@ -65,17 +65,15 @@ class NoiseTexture:
 def _quiet_patches(
     image: FloatArray, suspects: Suspects, clear_px: float
 ) -> list[FloatArray]:
-    """Return the quietest patches, without particles where there are such."""
+    """Return patches without particles, without the rough ones."""
     away = distance_from(suspects.positions_px[suspects.may_be], image.shape)
-    patches, clear = [], []
+    patches = []
     for top in range(0, image.shape[0] - _PATCH_PX + 1, _PATCH_PX // 2):
         for left in range(0, image.shape[1] - _PATCH_PX + 1, _PATCH_PX // 2):
             window = slice(top, top + _PATCH_PX), slice(left, left + _PATCH_PX)
-            patches.append(_flat(image[window]))
-            clear.append(away[window].min() > clear_px)
-    if sum(clear) >= _LEAST_PATCHES:
-        patches = [patch for patch, ok in zip(patches, clear, strict=True) if ok]
-    if not patches:
+            if away[window].min() > clear_px:
+                patches.append(_flat(image[window]))
+    if len(patches) < _LEAST_PATCHES:
         return []
     power = np.array([patch.var() for patch in patches])
     most = _EVEN * np.quantile(power, _QUIETEST)  # walls and dirt are no noise
