@@ -37,7 +37,10 @@ class NoiseTexture:
 
     @classmethod
     def of(cls, image: Pixels, suspects: Suspects, particle: Particle) -> Self | None:
-        """Measure the noise between the suspects of an image; None if it is white."""
+        """Measure the noise between the suspects of an image; None if it is white.
+
+        What varies over more than a patch is background, not noise.
+        """
         patches = _quiet_patches(
             np.asarray(image, float), suspects, _CLEAR_RADII * particle.radius_px
         )
