@@ -98,14 +98,16 @@ def calibrate(
         ghosts,
         seen["score"],
         company=company,
-        noise_score=_noise_score(noise, visible),
+        noise_score=None if texture is None else _noise_score(noise, visible),
     )
     radius_px = max(particle.radius_px for particle in model.particles)
     learnt = learn_threshold(seen, suspects, radius_px, facts["noise_score"])
     if learnt is not None:
         threshold = learnt
         facts["n_snapshot"] = int((seen["score"] >= threshold).sum())
-    tail = _visible_tail(NoiseTail(**facts["noise_tail"]), noise, visible)
+    tail = NoiseTail(**facts["noise_tail"])
+    if texture is not None:
+        tail = _visible_tail(tail, noise, visible)
     facts["noise_tail"] = asdict(tail)
     facts["false_alarms_per_mpx"] = tail.rate_per_mpx(threshold)
     facts["from_snapshot"] = learnt is not None

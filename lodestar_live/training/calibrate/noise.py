@@ -46,7 +46,8 @@ class NoiseTexture:
         )
         if not len(patches):
             return None
-        covariance = np.median([_autocovariance(patch) for patch in patches], axis=0)
+        measured = np.mean([_autocovariance(patch) for patch in patches], axis=0)
+        covariance = _with_what_was_flattened(measured)
         middle = covariance[_LAG_PX, _LAG_PX]
         beside = covariance[_LAG_PX, _LAG_PX + 1] + covariance[_LAG_PX + 1, _LAG_PX]
         if middle <= 0 or beside / 2 <= _WHITE * middle:
@@ -90,6 +91,22 @@ def _flat(patch: FloatArray) -> FloatArray:
     for slope in (y, x):
         flat = flat - slope * (flat * slope).sum() / (slope**2).sum()
     return np.asarray(flat)
+
+
+def _with_what_was_flattened(measured: FloatArray) -> FloatArray:
+    """Return a covariance with the share of it that `_flat` took out of a patch.
+
+    That share is the same at every short lag, and follows from the covariance itself.
+    """
+    y, x = np.indices((_PATCH_PX, _PATCH_PX)) - (_PATCH_PX - 1) / 2
+    planes = [plane / np.linalg.norm(plane) for plane in (np.ones_like(y), y, x)]
+    overlap = _PATCH_PX - np.abs(np.arange(-_LAG_PX, _LAG_PX + 1))
+    pairs = np.outer(overlap, overlap)  # of pixels, by lag
+    taken = sum(_autocovariance(plane) * pairs for plane in planes)
+    covariance = measured
+    for _ in range(4):
+        covariance = measured + (covariance * taken).sum() / _PATCH_PX**2
+    return covariance
 
 
 def _autocovariance(patch: FloatArray) -> FloatArray:
