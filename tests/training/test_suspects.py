@@ -133,9 +133,9 @@ def _suspects(n: int) -> tuple[Suspects, np.ndarray]:
 
 def test_few_suspects_do_not_set_a_threshold() -> None:
     found, rows = _suspects(3)
-    assert learn_threshold(rows, found, 9.0, -9.0) is None
+    assert learn_threshold(rows, found, 9.0, -9.0, (900, 900)) is None
     found, rows = _suspects(20)
-    assert learn_threshold(rows, found, 9.0, -9.0) == pytest.approx(-2.5)
+    assert learn_threshold(rows, found, 9.0, -9.0, (900, 900)) == pytest.approx(-2.5)
 
 
 def test_noise_keeps_its_autocovariance() -> None:

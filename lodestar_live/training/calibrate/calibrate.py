@@ -101,7 +101,9 @@ def calibrate(
         noise_score=None if texture is None else _noise_score(noise, visible),
     )
     radius_px = max(particle.radius_px for particle in model.particles)
-    learnt = learn_threshold(seen, suspects, radius_px, facts["noise_score"])
+    learnt = learn_threshold(
+        seen, suspects, radius_px, facts["noise_score"], snapshot.shape
+    )
     if learnt is not None:
         threshold = learnt
         facts["n_snapshot"] = int((seen["score"] >= threshold).sum())

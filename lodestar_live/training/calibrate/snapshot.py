@@ -23,11 +23,16 @@ FEWEST = 8  # certain particles from which a snapshot decides
 _NEAR_RADII, _NEAR_PX = 0.7, 3.0  # from a suspect: a maximum belongs to it
 _ASIDE_RADII = 1.5  # up to there it may be another mark on it: not judged
 _PASS_PERCENT = 10.0  # of the particles may be lost to keep noise out
+_USUAL_PERCENT = 5.0
 _UNFOUND = -1e30
 
 
 def learn_threshold(
-    rows: Rows, suspects: Suspects, radius_px: float, lowest: float
+    rows: Rows,
+    suspects: Suspects,
+    radius_px: float,
+    lowest: float,
+    shape: tuple[int, ...],
 ) -> float | None:
     """Return the snapshot's own threshold; None if it has few particles.
 
@@ -42,12 +47,16 @@ def learn_threshold(
         What may be particles there.
     radius_px
         Of the training particle.
+    lowest
+        Score that noise hardly ever reaches.
+    shape
+        Of the snapshot; particles that its edge cuts say nothing.
     """
     threshold = None
     contrast = np.abs(rows["intensity"])
     least = 0.0
     for _ in range(3):  # the least contrast follows from what the threshold passes
-        judged = judge(rows[contrast >= least], suspects, radius_px)
+        judged = judge(rows[contrast >= least], suspects, radius_px, shape)
         if not judged.decides:
             return threshold
         # Where noise and particles overlap, particles come first.
@@ -55,7 +64,8 @@ def learn_threshold(
         faintest = float(np.percentile(found, _PASS_PERCENT)) if len(found) else lowest
         threshold = fewest_errors(judged, min(lowest, faintest))
         if len(found):  # what lies far below has not been seen yet, but may come
-            threshold = max(threshold, float(np.percentile(found, 2)) - FAR_BELOW)
+            usual = float(np.percentile(found, _USUAL_PERCENT))
+            threshold = max(threshold, usual - FAR_BELOW)
         passed = contrast[rows["score"] >= threshold]
         least = LEAST_CONTRAST * float(np.percentile(passed, 75)) if len(passed) else 0
     return threshold
@@ -78,7 +88,9 @@ class Judged:
         return len(self.particles) >= FEWEST
 
 
-def judge(rows: Rows, suspects: Suspects, radius_px: float) -> Judged:
+def judge(
+    rows: Rows, suspects: Suspects, radius_px: float, shape: tuple[int, ...]
+) -> Judged:
     """Tell a snapshot's maxima, as a detector without threshold marks them, apart."""
     places = np.column_stack([rows["y_px"], rows["x_px"]])
     if not len(places) or not len(suspects.positions_px):
