@@ -14,6 +14,7 @@ from lodestar_live.training.calibrate.snapshot import (
     fewest_errors,
     learn_threshold,
 )
+from lodestar_live.training.particle.choose import estimate_size, refine_click
 from lodestar_live.training.particle.measure import cut_crop, measure_particle
 from lodestar_live.training.particle.suspects import (
     BACKGROUND,
@@ -155,3 +156,24 @@ def test_noise_keeps_its_autocovariance() -> None:
         assert got == pytest.approx(wanted, abs=0.1 * image.var())
     white = rng.normal(size=(SIDE, SIDE))
     assert NoiseTexture.of(white, none, particle) is None
+
+
+def test_a_click_on_a_rough_cell_finds_the_whole_and_in_a_crowd_the_one() -> None:
+    rng = np.random.default_rng(1)
+    y, x = np.indices((300, 300))
+    cell = 0.4 / (1 + np.exp((np.hypot(y - 150, x - 140) - 50) / 1.5))
+    for angle in rng.uniform(0, 2 * np.pi, 5):
+        at = 150 + 30 * np.sin(angle), 140 + 30 * np.cos(angle)
+        width = rng.uniform(3, 7)
+        cell -= np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * width**2))
+    image = cell + rng.normal(0, 0.02, cell.shape)
+    assert estimate_size(image, (150.0, 140.0)) >= 110
+    found = refine_click(image, (170.0, 150.0))  # weighted by contrast: the holes pull
+    assert np.hypot(found[0] - 150, found[1] - 140) < 50 / 3
+    crowd = np.zeros((300, 300))
+    for row in range(-3, 4):
+        for column in range(-3, 4):
+            at = 150 + 12 * row, 150 + 12 * column + 6 * (row % 2)
+            if np.hypot(at[0] - 150, at[1] - 150) < 38:
+                crowd += np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * 3.0**2))
+    assert estimate_size(crowd + rng.normal(0, 0.02, crowd.shape), (150, 150)) <= 28

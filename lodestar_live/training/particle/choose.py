@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -23,12 +22,9 @@ from lodestar_live.training.particle.suspects import find_suspects, shrink
 
 _ALIKE = 0.1  # candidates whose looks agree less than this are different kinds
 _SMALLEST_CROP_PX, _LEAST_CROP_PX = 24, 16
-_N_COMPARED = 6  # kinds whose marks are compared
-_COMPARED_PX = 14.0  # diameter at which that is done
-_GRAIN, _PART, _CLUSTER = 0.28, 0.6, 4  # so many of so large a part make a group
-_FAR_MORE = 1.4  # contrast that another than the first must explain
-_ASIDE = 0.4  # radii that a particle may lie from the middle of its crop
-_LIKE, _LIKE_CONTRAST = 0.7, 0.4  # least of both, to count as marked
+_COMPARED_PX = 14.0  # diameter at which parts of a whole are compared
+_CLUSTER, _FILLED = 4, 0.2  # alike parts, and share they fill, that make a group
+_LIKE, _LIKE_CONTRAST = 0.85, 0.4  # least of both, to count as marked
 _MARGIN = 2.0  # side of the crop in particle diameters: room for shifted views
 
 
@@ -63,26 +59,12 @@ class Proposal:
 def choose_particle(image: Pixels) -> Proposal:
     """Return the best particle of a snapshot to train on.
 
-    The best of the most common kind, unless the likes of another, at any scale, explain
-    far more of the snapshot's contrast: a whole object rather than its parts, a typical
-    one rather than a rare one or a group.
-
     Raises
     ------
     InputError
         Nothing in the image stands out of its background.
     """
-    proposals = _proposals(Contrast(image), _N_COMPARED)
-    pixels = np.asarray(image)
-    if len(proposals) == 1 or np.iscomplexobj(pixels):
-        return proposals[0]
-    found = [_marks(pixels, proposal) for proposal in proposals]
-    explained = [
-        0.0 if _is_cluster(p, proposals, found) else marks.explained
-        for p, marks in zip(proposals, found, strict=True)
-    ]
-    best = int(np.argmax(explained))
-    return proposals[best if explained[best] > _FAR_MORE * explained[0] else 0]
+    return choose_particles(image, 1)[0]
 
 
 def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
@@ -100,13 +82,8 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
     InputError
         Nothing in the image stands out of its background.
     """
-    return _proposals(Contrast(image), n)
-
-
-def _proposals(contrast: Contrast, n: int) -> list[Proposal]:
-    parts = find_candidates(contrast)
-    wholes = find_wholes(contrast, parts)
-    candidates = parts + wholes
+    contrast = Contrast(image)
+    candidates = find_candidates(contrast)
     if not candidates:
         raise InputError(
             f"image of {contrast.shape[0]} x {contrast.shape[1]} px: no particle "
@@ -125,52 +102,22 @@ def _proposals(contrast: Contrast, n: int) -> list[Proposal]:
             _proposal(contrast, candidates, best, float(scores[best]), n_alike)
         )
         free &= alike[best] < _ALIKE
-    if wholes and n > 1:  # few, so never typical, but what the snapshot may be of
-        best = max(range(len(parts), len(candidates)), key=lambda i: scores[i])
-        proposals.append(_proposal(contrast, candidates, best, float(scores[best]), 1))
     return proposals
 
 
-class _Marks(NamedTuple):
-    """What is like a proposed particle: where, and how much contrast that explains."""
-
-    positions_px: FloatArray
-    explained: float
-
-
-def _marks(image: Pixels, proposal: Proposal) -> _Marks:
-    """Find what a proposal would mark in its snapshot, before any training."""
+def _alike_at(image: Pixels, proposal: Proposal) -> FloatArray:
+    """Return where something is like a proposed particle, (n, 2), before training."""
     try:
         crop = cut_crop(image, proposal.at_px, proposal.size_px)
         factor = max(1, int(proposal.diameter_px / _COMPARED_PX))
-        small = shrink(np.asarray(image, dtype=float), factor)
         particle = measure_particle(shrink(crop, factor).astype(np.float64))
     except LodestarError:  # no particle to learn from
-        return _Marks(np.empty((0, 2)), 0.0)
-    aside = np.subtract(particle.centre_px, (particle.size_px - 1) / 2)
-    if np.hypot(*aside) > _ASIDE * particle.radius_px:  # that of something beside it
-        return _Marks(np.empty((0, 2)), 0.0)
-    suspects = find_suspects(small, [particle], sizes=False)
-    is_like = suspects.is_particle & (suspects.likeness >= _LIKE)
-    is_like &= suspects.contrast >= _LIKE_CONTRAST
-    worth = suspects.likeness[is_like] ** 2 * np.clip(suspects.contrast[is_like], 0, 2)
-    height = np.sqrt((particle.signal**2).sum()) * factor
-    explained = float(worth.sum() * height * np.sqrt(particle.radius_px * factor))
-    places = suspects.positions_px[is_like] * factor + (factor - 1) / 2
-    return _Marks(places, explained)
-
-
-def _is_cluster(
-    proposal: Proposal, others: list[Proposal], found: list[_Marks]
-) -> bool:
-    """Say whether a proposal holds many particles of another kind proposed."""
-    for other, marks in zip(others, found, strict=True):
-        share = other.diameter_px / proposal.diameter_px
-        if _GRAIN < share < _PART and len(marks.positions_px):
-            apart = np.hypot(*(marks.positions_px - proposal.at_px).T)
-            if (apart < proposal.diameter_px / 2).sum() >= _CLUSTER:
-                return True
-    return False
+        return np.empty((0, 2))
+    small = shrink(np.asarray(image, dtype=float), factor)
+    found = find_suspects(small, [particle], sizes=False)
+    is_like = found.is_particle & (found.likeness >= _LIKE)
+    is_like &= found.contrast >= _LIKE_CONTRAST
+    return found.positions_px[is_like] * factor + (factor - 1) / 2
 
 
 def refine_click(image: Pixels, at_px: tuple[float, float]) -> tuple[float, float]:
@@ -206,12 +153,11 @@ def _whole_at(
         apart = float(np.hypot(*np.subtract(whole.at_px, at_px)))
         if apart > whole.radius_px:
             continue
-        if candidate.radius_px < _GRAIN * whole.radius_px:
-            return whole
         part = _as_proposal(contrast, candidate, 1.0, "")
-        marks = _marks(contrast.signed, part)
-        inside = np.hypot(*(marks.positions_px - whole.at_px).T) < whole.radius_px
-        if inside.sum() < _CLUSTER:
+        alike = _alike_at(contrast.signed, part)
+        inside = np.hypot(*(alike - whole.at_px).T) < whole.radius_px
+        share = (candidate.radius_px / whole.radius_px) ** 2
+        if inside.sum() < _CLUSTER or inside.sum() * share < _FILLED:
             return whole
     return candidate
 
@@ -287,9 +233,7 @@ def _scores(
     """Return 0-1 per candidate: product of typical, isolated, sharp and inside."""
     # the sum counts companions; its root keeps a rare, perfect particle in the race
     responses = np.array([c.response for c in candidates])
-    # and large objects are what a snapshot is of, however many specks it holds
-    weights = np.sqrt(responses) * np.array([c.radius_px for c in candidates])
-    typical = (alike * weights[None]).sum(axis=1)
+    typical = (alike * np.sqrt(responses)[None]).sum(axis=1)
     typical = np.sqrt(typical / typical.max())
     sharp = np.array([_sharpness(contrast, c) for c in candidates])
     rivals = alike > _ALIKE
