@@ -209,7 +209,7 @@ def find_wholes(contrast: Contrast, parts: list[Candidate]) -> list[Candidate]:
                 continue
             apart = np.hypot(*(places - whole.at_px).T)
             inside = apart < whole.radius_px
-            is_rough = inside.sum() > 1 or (apart[inside] > 0.3 * whole.radius_px).all()
+            is_rough = inside.sum() > 1 or (apart[inside] > 0.15 * whole.radius_px).all()
             if is_rough and (radii[inside] < _PART * whole.radius_px).all():
                 wholes.append((piece.sum() / whole.radius_px**2, whole))
     found: list[Candidate] = []
