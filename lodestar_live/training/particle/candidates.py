@@ -31,6 +31,7 @@ _SADDLE = 0.65  # objects joined by less than this part of their peak are two
 _WHOLE_LEVELS = (0.08, 0.15, 0.3)  # of the strongest contrast: outlines of wholes
 _SMALLEST_WHOLE_PX = 14.0
 _COMPACT = 0.65  # share of its circle that a whole fills
+_ASIDE = 0.15  # radii from its middle, from which a single part is none of it all
 _PART = 0.6  # of a whole's radius, up to which what lies in it is a part
 _MAX_PEAKS, _MAX_CANDIDATES = 4000, 400
 
@@ -209,7 +210,8 @@ def find_wholes(contrast: Contrast, parts: list[Candidate]) -> list[Candidate]:
                 continue
             apart = np.hypot(*(places - whole.at_px).T)
             inside = apart < whole.radius_px
-            is_rough = inside.sum() > 1 or (apart[inside] > 0.15 * whole.radius_px).all()
+            is_aside = apart[inside] > _ASIDE * whole.radius_px
+            is_rough = inside.sum() > 1 or is_aside.all()
             if is_rough and (radii[inside] < _PART * whole.radius_px).all():
                 wholes.append((piece.sum() / whole.radius_px**2, whole))
     found: list[Candidate] = []
