@@ -138,6 +138,8 @@ def assemble(
     )
     if settings.holography is not None:
         _require_field_model(settings, detect)
+        if is_controlling(settings.control):
+            _require_camera_pixels(settings)
         parts.prepare = HologramPreparer(settings.holography)
         parts.link.pixel_factor = parts.prepare.factor
     if detect is None and settings.detection.model is not None:
@@ -156,7 +158,6 @@ def assemble(
     if parts.prepare is not None:  # positions are in pixels of the field
         parts.pixel_size_um = parts.prepare.field_pixel_size_um(parts.pixel_size_um)
     if is_controlling(settings.control):
-        _require_camera_pixels(settings)
         parts.controller = _make_controller(
             parts, _stage_of(parts.access), calibration, clock=clock, tell=tell
         )
