@@ -57,8 +57,16 @@ def main() -> None:
         code = 1
     except SystemExit as end:
         code = end.code
-    _end_anyway(code)
     sys.exit(code)
+
+
+def script() -> None:
+    """Run the command line as a process of its own, which ends with it."""
+    try:
+        main()
+    except SystemExit as end:
+        _end_anyway(end.code)
+        raise
 
 
 def _end_anyway(code: str | int | None) -> None:

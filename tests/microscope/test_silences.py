@@ -173,7 +173,7 @@ def test_the_process_ends_with_an_exit_code_when_micro_manager_dies(
     )
     code = (
         "import sys; sys.argv = ['lodestar-live', 'run', sys.argv[1]]; "
-        "from lodestar_live.cli import main; main()"
+        "from lodestar_live.cli import script; script()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(config)],
