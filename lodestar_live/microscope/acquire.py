@@ -248,8 +248,13 @@ class _Feeder:
             try:
                 engine.finish(finish_within_s)
             except MicroscopeError as error:
-                on_error(str(error))
-                raise
+                # A stop that meets a stall fails with what the stall led to.
+                cause = self._find_cause()
+                if not cause:
+                    on_error(str(error))
+                    raise
+                on_error(cause)
+                raise MicroscopeError(f"{self._microscope.name}: {cause}") from error
             return
 
     def _is_survived(

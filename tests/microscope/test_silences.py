@@ -28,7 +28,9 @@ PATIENCE_S = 15.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def end_of_run(running, folder, *, act, sequence=False, after=10) -> tuple[str, float]:
+def end_of_run(
+    running, folder, *, act, sequence=False, after=10, stop=None
+) -> tuple[str, float]:
     """Run, do something to Micro-Manager after some frames; return the end's words.
 
     And the seconds from what was done to the end of the run.
@@ -43,7 +45,7 @@ def end_of_run(running, folder, *, act, sequence=False, after=10) -> tuple[str, 
             done_s.append(time.perf_counter())
             threading.Thread(target=act, daemon=True).start()
 
-    stop = threading.Event()
+    stop = stop or threading.Event()
     timer = threading.Timer(PATIENCE_S, stop.set)
     timer.start()
     microscope = open_microscope(MicroscopeSettings(port=running.port))
@@ -86,6 +88,22 @@ def test_each_ends_with_its_first_cause(
     assert re.search(words, said), said
     assert f"port {micro_manager.port}" in said
     assert len(said) < 300 and "\n" not in said
+    assert seconds < PATIENCE_S
+
+
+def test_a_stop_that_meets_a_stall_names_it(micro_manager, tmp_path) -> None:
+    stop = threading.Event()
+
+    def act() -> None:
+        micro_manager.pause()
+        stop.set()
+
+    try:
+        said, seconds = end_of_run(micro_manager, tmp_path, act=act, stop=stop)
+    finally:
+        micro_manager.resume()
+    assert "does not answer" in said
+    assert f"port {micro_manager.port}" in said
     assert seconds < PATIENCE_S
 
 

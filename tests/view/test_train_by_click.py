@@ -130,4 +130,4 @@ def test_the_demo_tracks_what_was_clicked(
     facts = json.loads(said)
     assert facts["summary"]["counts"]["processed"] > 0 and facts["summary"]["n_tracks"]
     crop = Recording(Path(facts["run_folder"])).info.model["crop"]
-    np.testing.assert_allclose(crop.at_px, place, atol=1.5)
+    np.testing.assert_allclose(crop["at_px"], place, atol=1.5)
