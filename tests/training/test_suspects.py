@@ -177,3 +177,25 @@ def test_a_click_on_a_rough_cell_finds_the_whole_and_in_a_crowd_the_one() -> Non
             if np.hypot(at[0] - 150, at[1] - 150) < 38:
                 crowd += np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * 3.0**2))
     assert estimate_size(crowd + rng.normal(0, 0.02, crowd.shape), (150, 150)) <= 28
+
+
+def test_what_the_user_said_is_none_is_none() -> None:
+    rng = np.random.default_rng(0)
+    places, image = _places(), rng.normal(0, 0.05, (SIDE, SIDE))
+    for index, place in enumerate(places):  # every second one is a little longer
+        aspect = 1.15 if index % 2 else 1.0
+        image += _nucleus(place, 9, aspect, rng.uniform(0, np.pi))
+    wanted, unwanted = (
+        measure_particle(cut_crop(image, tuple(place), 40)) for place in places[:2]
+    )
+
+    def may_be(**more: object) -> np.ndarray:
+        found = find_suspects(image, [wanted], **more)
+        where = found.positions_px[found.may_be]
+        apart = np.hypot(*(places[:, None] - where[None]).transpose(2, 0, 1))
+        return apart.min(axis=1) < 4
+
+    assert may_be().all()
+    judged = may_be(lures=(unwanted,))
+    assert judged[::2].all()
+    assert not judged[1::2].any()
