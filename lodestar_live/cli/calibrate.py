@@ -1,4 +1,4 @@
-"""``lodestar-live calibrate``: measured on the microscope: the stage, or the focus."""
+"""``lodestar-live calibrate``: the stage, the focus, or a scale of polarizability."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lodestar_live.cli._population import calibrate_polarizability
 from lodestar_live.cli._stage_map import WalkPlan, calibrate_stage
 from lodestar_live.cli._z_sweep import calibrate_z_drive
 from lodestar_live.resources import find
@@ -53,6 +54,27 @@ SharpAt = Annotated[
     float | None,
     typer.Option("--sharp-at", help="With --z: drive reading where it looks sharp."),
 ]
+Known = Annotated[
+    Path | None,
+    typer.Option(
+        "--polarizability",
+        help="Instead, no microscope: a recorded RUN of spheres that are known; "
+        "measures polarizability_scale.",
+    ),
+]
+RadiusNm = Annotated[
+    float | None, typer.Option("--radius-nm", help="Of the known spheres.")
+]
+NParticle = Annotated[float | None, typer.Option(help="Their refractive index.")]
+NMedium = Annotated[
+    float | None, typer.Option(help="Around them; left out: as the run's settings say.")
+]
+Between = Annotated[
+    str, typer.Option(help="Only tracks from LOW,HIGH um3, as the run reports them.")
+]
+OfClass = Annotated[
+    int | None, typer.Option("--class", help="Only tracks of this class (`classify`).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -72,9 +94,27 @@ def run_calibrate(
     z_um: ZRange = None,
     at: At = "",
     sharp_at_um: SharpAt = None,
+    known: Known = None,
+    radius_nm: RadiusNm = None,
+    n_particle: NParticle = None,
+    n_medium: NMedium = None,
+    between: Between = "",
+    of_class: OfClass = None,
     as_json: AsJson = False,
 ) -> None:
     """Move the stage, watch the image, store the map; the stage comes back."""
+    if known is not None:
+        calibrate_polarizability(
+            known,
+            radius_nm=radius_nm,
+            n_particle=n_particle,
+            n_medium=n_medium,
+            between=between,
+            track_class=of_class,
+            out=out,
+            as_json=as_json,
+        )
+        return
     settings = (
         Settings() if config is None else load_settings(find("config", str(config)))
     )

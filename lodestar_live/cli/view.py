@@ -122,6 +122,9 @@ def plot(
     polarizability: Annotated[
         bool, typer.Option("--polarizability", help="The same of polarizability.")
     ] = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="One histogram per class (`classify`).")
+    ] = False,
 ) -> None:
     """Draw trajectories, MSD, speed and latency; of holograms fields, z and more."""
     from lodestar_live.recording import Recording
@@ -130,6 +133,7 @@ def plot(
     from lodestar_live.view.figures.run_files import field_of, snapshot_of
 
     folder = run if run.is_dir() else run.parent
+    diffusion |= classes and not polarizability
     chosen = {"diffusion": diffusion, "polarizability": polarizability}
     kinds = [name for name, is_asked in chosen.items() if is_asked]
     name = "control" if control else "_".join(kinds) or "plots"
@@ -138,7 +142,7 @@ def plot(
         if not len(recording.tracks()):
             raise InputError(f"{run}: holds no tracks; there is nothing to plot.")
         if kinds:
-            path = write_populations(recording, out, kinds)
+            path = write_populations(recording, out, kinds, by_class=classes)
         elif control:
             path = write_control(recording, out, snapshot=snapshot_of(folder))
         elif recording.info.settings.get("holography"):

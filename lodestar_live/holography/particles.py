@@ -20,6 +20,9 @@ from lodestar_live.holography.radial import RadialWaves
 from lodestar_live.model_card import CardDraft, ReferenceField
 from lodestar_live.settings import HolographySettings
 
+_POLARIZABILITIES = (
+    "polarizability_um3", "sigma_polarizability_um3", "scale_polarizability_um3",
+)  # fmt: skip
 _DISAGREE_SIGMAS = 3.0
 _DISAGREE_SHARE = 0.25
 _NEAR_UM = 1.5
@@ -144,6 +147,8 @@ class ParticleRefiner:
             _write_polarizability(
                 rows, alpha, sigma * focus.excess, scale_error=self._scale_error
             )
+            for name in _POLARIZABILITIES:
+                rows[name] *= self.settings.polarizability_scale
         return Detections(rows)
 
     def _adapt_to(self, pixel_size_um: float) -> None:

@@ -12,6 +12,7 @@ from lodestar_live.diffusion import (
     fit_diffusion,
     mean_squared_displacement,
 )
+from lodestar_live.recording.classes import read_classes
 from lodestar_live.recording.recording import Recording
 from lodestar_live.recording.trajectories import Trajectories, read_trajectories
 
@@ -39,6 +40,10 @@ SUMMARY_COLUMNS = {
     "velocity_error": ("{length}/{time}", "its standard error per axis"),
     "polarizability_um3": ("um^3", "mean over the track"),
     "polarizability_error_um3": ("um^3", "its standard error"),
+    "class": (
+        "1",
+        "by a second channel: 1 co-located, 0 not, -1 undecided; NaN not classified",
+    ),
     "z_min_um": ("um", "lowest z measured"),
     "z_max_um": ("um", "highest z measured"),
 }
@@ -58,7 +63,12 @@ def track_summary(recording: Recording, *, min_frames: int = _LEAST_FRAMES) -> R
     min_frames
         Leave out tracks measured in fewer frames.
     """
-    return summarise(read_trajectories(recording, min_frames=min_frames))
+    table = summarise(read_trajectories(recording, min_frames=min_frames))
+    classes = read_classes(recording.path.parent)
+    table["class"] = [
+        classes.get(track, np.nan) for track in table["track_id"].tolist()
+    ]
+    return table
 
 
 def summarise(runs: Trajectories) -> Rows:

@@ -53,6 +53,11 @@ class HolographySettings(Section):
         "`calibrate --z`. 1: true distance in the medium.",
     )
     z_offset_um: float = Field(0.0, description="Added to z after scaling.")
+    polarizability_scale: PositiveFloat = Field(
+        1.0,
+        description="By which polarizabilities are multiplied; measured on known "
+        "particles by `calibrate --polarizability`.",
+    )
     reference_z_um: float | None = Field(
         None, description="z of the training particle. None: measured on its crop."
     )
