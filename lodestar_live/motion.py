@@ -98,26 +98,55 @@ def born(position: FloatArray, noise_variance: FloatArray, motion: Motion) -> Be
     )
 
 
-def predict(belief: Belief, motion: Motion, dt: FloatArray | float) -> Belief:
-    """Return the belief `dt` later; `dt` is a scalar or one value per particle."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Transition:
+    """The law of motion over one time step, exactly.
+
+    A velocity keeps its part `forget` and adds its part `reach` to the position;
+    `added`, `added_both`, `added_v` are what chance adds to the variance of the
+    position, to its covariance with the velocity and to the velocity's variance.
+    """
+
+    forget: FloatArray
+    reach: FloatArray
+    added: FloatArray
+    added_both: FloatArray
+    added_v: FloatArray
+
+
+def transition(motion: Motion, dt: FloatArray | float) -> Transition:
+    """Return the step of `dt`, a scalar or one value per particle."""
     dt = np.asarray(dt, dtype=float)
     tau = np.asarray(motion.persistence, dtype=float)
     forget = np.exp(-dt / tau)
     reach = tau * (1 - forget)  # what a unit of velocity adds to the position
     spread = np.square(motion.velocity_sd)
+    diffusive = 2 * np.asarray(motion.diffusion) * dt
+    return Transition(
+        forget,
+        reach,
+        diffusive + spread * (2 * tau * (dt - reach) - reach**2),
+        spread * reach * (1 - forget),
+        spread * (1 - forget**2),
+    )
+
+
+def predict(belief: Belief, motion: Motion, dt: FloatArray | float) -> Belief:
+    """Return the belief `dt` later; `dt` is a scalar or one value per particle."""
+    step = transition(motion, dt)
+    forget, reach = step.forget, step.reach
     deviation = belief.velocity - motion.drift
-    column = _column(reach), _column(forget), _column(dt)
+    column = _column(reach), _column(forget), _column(np.asarray(dt, dtype=float))
     return Belief(
         belief.position + motion.drift * column[2] + deviation * column[0],
         motion.drift + deviation * column[1],
         belief.variance
         + 2 * reach * belief.covariance
         + reach**2 * belief.velocity_variance
-        + 2 * np.asarray(motion.diffusion) * dt
-        + spread * (2 * tau * (dt - reach) - reach**2),
+        + step.added,
         forget * (belief.covariance + reach * belief.velocity_variance)
-        + spread * reach * (1 - forget),
-        forget**2 * belief.velocity_variance + spread * (1 - forget**2),
+        + step.added_both,
+        forget**2 * belief.velocity_variance + step.added_v,
     )
 
 

@@ -36,12 +36,14 @@ SECONDS_PER_ROW_EDGE = 2.5e-9
 class Pairs:
     """Candidate pairs, sorted by (track, detection), without repetition.
 
-    `track`, `detection`: int64, shape (n,). `gain`: float, shape (n,), > 0.
+    `track`, `detection`: int64, shape (n,). `gain`: float, shape (n,), > 0. `number`:
+    what the maker of the pairs calls each, where that is of use.
     """
 
     track: IntArray
     detection: IntArray
     gain: FloatArray
+    number: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -53,8 +55,12 @@ class Pairs:
 
     def take(self, selected: IntArray | BoolArray) -> Pairs:
         """Return the selected pairs; the selection must keep their order."""
+        number = self.number
         return Pairs(
-            self.track[selected], self.detection[selected], self.gain[selected]
+            self.track[selected],
+            self.detection[selected],
+            self.gain[selected],
+            None if number is None else number[selected],
         )
 
 
@@ -90,6 +96,9 @@ def assign(
     Assignment of largest total gain, unless `n_fallbacks` > 0.
     """
     chosen = np.full(n_tracks, -1, np.int64)
+    if _is_free_of_conflict(pairs, n_detections):
+        chosen[pairs.track] = pairs.detection
+        return Assignment(chosen)
     if n_tracks * n_detections <= DENSE:
         _match_densely(pairs, chosen, n_detections)
         return Assignment(chosen)
@@ -103,6 +112,14 @@ def assign(
             _settle(_without_ties(batch), chosen, n_detections, greedy=True)
             n_fallbacks += 1
     return Assignment(chosen, n_fallbacks)
+
+
+def _is_free_of_conflict(pairs: Pairs, n_detections: int) -> bool:
+    if len(pairs) < 2:
+        return True
+    if (pairs.track[1:] == pairs.track[:-1]).any():
+        return False
+    return int(np.bincount(pairs.detection, minlength=n_detections).max()) == 1
 
 
 def _match_densely(pairs: Pairs, chosen: IntArray, n_detections: int) -> None:

@@ -30,11 +30,11 @@ def news(
     index = np.flatnonzero(which)
     if not len(index):
         return []
-    position = overall(states.filtered["px"].take(index)).position
+    position = overall(states.filtered["px"].belief[:, :, index], 2).position
     details = kind(
         track_ids=states.track_id[index].tolist(),
-        y_px=position[:, 0].tolist(),
-        x_px=position[:, 1].tolist(),
+        y_px=position[0].tolist(),
+        x_px=position[1].tolist(),
         last_seen=states.seen[index].tolist(),
     )
     return [details.at(t_s, frame)]
@@ -45,13 +45,15 @@ def changes_of_motion(
 ) -> list[Event]:
     """Note which law each track is sure to follow; tell where that is a new one.
 
-    `weight`: probability of each of `LAW_NAMES`, (n, laws).
+    `weight`: probability of each of `LAW_NAMES`, (laws, n).
     """
     if not len(states):
         return []
-    law = weight.argmax(axis=1)
-    sure = states.is_confirmed & (weight.max(axis=1) > SURE_OF_LAW)
-    new = np.flatnonzero(sure & (law != states.law))
+    law = weight.argmax(axis=0)
+    new = (law != states.law) & states.is_confirmed
+    if not new.any():
+        return []
+    new = (new & (weight.max(axis=0) > SURE_OF_LAW)).nonzero()[0]
     changed = new[states.law[new] >= 0]
     was, now = states.law[changed].tolist(), law[changed].tolist()
     states.law[new] = law[new]
@@ -61,7 +63,7 @@ def changes_of_motion(
         track_ids=states.track_id[changed].tolist(),
         was=[LAW_NAMES[k] for k in was],
         now=[LAW_NAMES[k] for k in now],
-        probability=weight[changed, law[changed]].tolist(),
+        probability=weight[law[changed], changed].tolist(),
     )
     return [details.at(t_s, frame)]
 

@@ -28,7 +28,7 @@ def pairs_within(
     Parameters
     ----------
     tracks_px, detections_px
-        Finite positions, shape (n, 2) and (m, 2), px.
+        Finite positions, shape (2, n) and (2, m), px.
     radius_px
         Shape (n,), px; a track with a radius below 0 reaches nothing.
 
@@ -36,25 +36,24 @@ def pairs_within(
     -------
     Track and detection of every pair, sorted by (track, detection).
     """
+    n, m = len(radius_px), detections_px.shape[1]
+    if n * m <= FEW_PAIRS:
+        off = tracks_px[:, :, None] - detections_px[:, None]
+        off *= off
+        near = off[0] + off[1] <= (radius_px * np.abs(radius_px))[:, None]
+        track, detection = near.nonzero()
+        return track, detection
     reaching = np.flatnonzero(radius_px >= 0)
-    if not len(reaching) or not len(detections_px):
+    if not len(reaching):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if len(reaching) * len(detections_px) <= FEW_PAIRS:
-        off = tracks_px[reaching][:, None] - detections_px
-        near = (
-            np.einsum("nma,nma->nm", off, off)
-            <= np.square(radius_px[reaching])[:, None]
-        )
-        track, found = np.nonzero(near)
-        return reaching[track], found
-    y, x, r = tracks_px[reaching, 0], tracks_px[reaching, 1], radius_px[reaching]
+    (y, x), r = tracks_px.take(reaching, axis=1), radius_px[reaching]
     grid = _Grid(detections_px, cell_px=float(np.sort(r)[len(r) // 2]))
     near, detection = grid.around(y, x, r)
-    dy = y[near] - detections_px[detection, 0]
-    dx = x[near] - detections_px[detection, 1]
+    dy = y[near] - detections_px[0].take(detection)
+    dx = x[near] - detections_px[1].take(detection)
     keep = np.flatnonzero(dy * dy + dx * dx <= (r * r)[near])
     near, detection = near[keep], detection[keep]
-    order = np.argsort(near * len(detections_px) + detection, kind="stable")
+    order = np.argsort(near * m + detection, kind="stable")
     return reaching[near[order]], detection[order]
 
 
@@ -62,17 +61,18 @@ class _Grid:
     """Points sorted into square cells, with a table of where each cell starts."""
 
     def __init__(self, points_px: FloatArray, cell_px: float) -> None:
-        self.low = points_px.min(axis=0)
-        extent = points_px.max(axis=0) - self.low
+        n = points_px.shape[1]
+        self.low = points_px.min(axis=1)
+        extent = points_px.max(axis=1) - self.low
         # Never many more cells than points, however far apart they lie.
         smallest = max(
-            float(np.sqrt(extent[0] * extent[1] / (4 * len(points_px) + 64))),
-            float(extent.max()) / (4 * len(points_px) + 64),
+            float(np.sqrt(extent[0] * extent[1] / (4 * n + 64))),
+            float(extent.max()) / (4 * n + 64),
         )
         self.cell = max(cell_px, smallest, 1e-9)
         self.n_y, self.n_x = ((extent / self.cell).astype(np.int64) + 1).tolist()
-        cells = ((points_px - self.low) / self.cell).astype(np.int64)
-        key = cells[:, 0] * self.n_x + cells[:, 1]
+        cells = ((points_px - self.low[:, None]) / self.cell).astype(np.int64)
+        key = cells[0] * self.n_x + cells[1]
         self.order = np.argsort(key, kind="stable")
         self.start = np.zeros(self.n_y * self.n_x + 1, np.int64)
         counts = np.bincount(key, minlength=self.n_y * self.n_x)

@@ -12,12 +12,16 @@ so four numbers follow from the measured C_k by least squares.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 from scipy.special import ndtr
 
-from lodestar_live.data import FloatArray, Rows
-from lodestar_live.linking.gate import pairs_within
-from lodestar_live.motion import Motion
+from lodestar_live.data import FloatArray
+from lodestar_live.linking.gate import BoolArray, pairs_within
+from lodestar_live.linking.products import summed
+from lodestar_live.motion import Motion, transition
 
 LAGS = 6  # displacements remembered per track
 MEMORY_FRAMES = 60.0  # after as many frames an observation weighs 1/e
@@ -69,12 +73,13 @@ class Population:
     ) -> None:
         self.kinds = KINDS if n_axes == 2 else (DIRECTED,)
         self._dt = 1.0
+        self._step_dt: float | None = None
+        self._step: tuple[FloatArray, FloatArray]
         self._unfitted = 0.0
         self._other_dt = 0
         k = len(self.kinds)
-        self._weight = np.zeros((k, LAGS))
-        self._products = np.zeros((k, LAGS))
-        self._sum = np.zeros((k, n_axes))
+        # Sums over displacements, in the columns of `observe`.
+        self._sums = np.zeros((k, 2 * LAGS + n_axes))
         self._noise_sum, self._noise_weight = 0.0, 0.0
         self._share = PRIOR_SHARE[list(self.kinds)] * PRIOR_TRACKS
         self._share_prior = self._share.copy()
@@ -99,18 +104,18 @@ class Population:
     @property
     def share(self) -> FloatArray:
         """Share of tracks that follow each law, shape (laws,)."""
-        share = self._share / self._share.sum()
-        return np.asarray(share)
+        return np.asarray(self._share / np.add.reduce(self._share))
 
     def named(self, weight: FloatArray) -> FloatArray:
-        """Return the probability of each of `LAW_NAMES`, (n, laws), from the laws'.
+        """Return the probability of each of `LAW_NAMES`, (laws, n), from the laws'.
 
         A velocity forgotten at once is Brownian motion by another name.
         """
+        if not self._is_forgetful:
+            return weight
         weight = weight.copy()
-        if float(np.asarray(self.motion.persistence)[-1]) < 2 * self._dt:
-            weight[:, FREE] += weight[:, DIRECTED]
-            weight[:, DIRECTED] = 0.0
+        weight[FREE] += weight[DIRECTED]
+        weight[DIRECTED] = 0.0
         return weight
 
     def average(self) -> Motion:
@@ -123,25 +128,54 @@ class Population:
             drift=share @ law.drift,
         )
 
+    def step(self, dt: float) -> tuple[FloatArray, FloatArray]:
+        """Return the matrices (laws, f, f) and offsets (laws, f, 1) of a prediction.
+
+        Multiplied with and added to a belief as in `states.Filtered`.
+        """
+        if self._step_dt != dt:
+            self._step_dt, self._step = dt, self._make_step(dt)
+        return self._step
+
+    def _make_step(self, dt: float) -> tuple[FloatArray, FloatArray]:
+        law, a = transition(self.motion, dt), self._sums.shape[1] - 2 * LAGS
+        k, velocities = len(self.kinds), slice(a + 2, 2 * a + 2)
+        forget, reach = law.forget[:, None], law.reach[:, None]
+        matrix, offset = np.zeros((k, 2 * a + 4, 2 * a + 4)), np.zeros((k, 2 * a + 4))
+        for axis in range(a):
+            matrix[:, axis, axis] = 1.0
+            matrix[:, axis, a + 2 + axis] = law.reach
+            matrix[:, a + 2 + axis, a + 2 + axis] = law.forget
+        offset[:, :a] = self.motion.drift * (dt - reach)
+        offset[:, velocities] = self.motion.drift * (1 - forget)
+        matrix[:, a, a] = matrix[:, a + 1, a + 1] = 1.0
+        matrix[:, a, -2], matrix[:, a, -1] = 2 * law.reach, law.reach**2
+        matrix[:, -2, -2], matrix[:, -2, -1] = law.forget, law.forget * law.reach
+        matrix[:, -1, -1] = law.forget**2
+        offset[:, a], offset[:, -2] = law.added, law.added_both
+        offset[:, -1] = law.added_v
+        return matrix, offset[:, :, None]
+
     def observe(
         self,
-        steps: FloatArray,
-        has_step: FloatArray,
+        moments: FloatArray,
         belief: FloatArray,
-        noise_variance: FloatArray,
+        noise_variance: FloatArray | None,
         dt: float,
     ) -> None:
         """Take the latest displacements of all tracks.
 
         Parameters
         ----------
-        steps, has_step
-            Shapes (LAGS, n, axes) and (LAGS, n), newest first, each over `dt` frames;
-            both are 0 where a track has none.
+        moments
+            Shape (2 LAGS + axes, n): products of the latest displacement with itself
+            and the ones before it (mean over the axes), which of these there are (1.0
+            or 0.0), and the displacement, over `dt` frames.
         belief
-            Probability that each track follows each law, (n, laws).
+            Probability that each track follows each law, (laws, n).
         noise_variance
-            Of the positions measured in this frame, shape (m,), NaN = not measured.
+            Of the positions measured in this frame, shape (m,), NaN = not measured;
+            None: of none.
         dt
             Frames since the frame before.
         """
@@ -149,24 +183,19 @@ class Population:
             return
         keep = float(np.exp(-dt / MEMORY_FRAMES))
         self._prior_weight = max(self._prior_weight * keep, LEAST_PRIOR_WEIGHT)
-        # einsum, not @: BLAS would wake threads for these sums, and wait for them.
-        newest = steps[0][:, :, None] * belief[:, None]  # (n, axes, laws)
-        products = np.einsum("lna,nak->kl", steps, newest) / steps.shape[2]
-        self._products = self._products * keep + products
-        counts = has_step[0][:, None] * belief
-        self._weight = self._weight * keep + np.einsum("ln,nk->kl", has_step, counts)
-        self._sum = self._sum * keep + newest.sum(axis=0).T
-        self._share = (
-            self._share_prior + (self._share - self._share_prior) * keep
-        ) + counts.sum(axis=0)
-        known = noise_variance[np.isfinite(noise_variance)]
-        if len(known):  # the median: one hopeless particle must not widen all
-            self._noise_sum = self._noise_sum * keep + float(np.median(known)) * len(
-                known
-            )
-            self._noise_weight = self._noise_weight * keep + len(known)
-        self._unfitted += float(counts.sum())
-        if self._unfitted > NEWS * float(self._weight[:, 0].sum()):
+        new = summed(belief, moments)
+        self._sums *= keep
+        self._sums += new
+        counts = new[:, LAGS]
+        prior = self._share_prior
+        self._share = prior + (self._share - prior) * keep + counts
+        if noise_variance is not None:
+            known = noise_variance[np.isfinite(noise_variance)]
+            if n := len(known):  # the median: one hopeless particle must not widen all
+                self._noise_sum = self._noise_sum * keep + float(np.median(known)) * n
+                self._noise_weight = self._noise_weight * keep + n
+        self._unfitted += float(np.add.reduce(counts))
+        if self._unfitted > NEWS * float(np.add.reduce(self._sums[:, LAGS])):
             self._fit()
 
     def _accepts(self, dt: float) -> bool:
@@ -174,77 +203,109 @@ class Population:
         is_usual = abs(dt - self._dt) < SAME_INTERVAL * self._dt
         self._other_dt = 0 if is_usual else self._other_dt + 1
         if self._other_dt > 2 * LAGS:
-            self._products *= dt / self._dt
-            self._sum *= dt / self._dt
+            self._sums[:, :LAGS] *= dt / self._dt
+            self._sums[:, 2 * LAGS :] *= dt / self._dt
             self._dt, self._other_dt, is_usual = dt, 0, True
         return is_usual
 
     def _fit(self) -> None:
         dt = self._dt
         self._unfitted = 0.0
-        weight = self._weight + self._prior_weight
-        drift = self._sum / weight[:, :1] / dt
-        c = (self._products + self._guess * (self._prior_weight * dt)) / weight
-        c[:, :] -= (dt**2 * np.mean(drift**2, axis=1))[:, None]
+        weight = self._sums[:, LAGS : 2 * LAGS] + self._prior_weight
+        drift = self._sums[:, 2 * LAGS :] / (weight[:, :1] * dt)
+        c = (self._sums[:, :LAGS] + self._guess * (self._prior_weight * dt)) / weight
+        c -= (dt**2 * np.square(drift).mean(axis=1))[:, None]
         given = self._noise_sum / self._noise_weight if self._noise_weight else None
         laws = [
             _directed(c[k], weight[k], given, dt)
             if kind == DIRECTED
-            else _brownian(c[k], given, dt, still=kind == STILL)
+            else _brownian(
+                float(c[k, 0]), float(c[k, 1]), given, dt, still=kind == STILL
+            )
             for k, kind in enumerate(self.kinds)
         ]
         diffusion, spread, tau, noise = np.array(laws).T
-        self.noise_variance = noise
+        self.noise_variance: FloatArray = noise[:, None]
         self.motion = Motion(diffusion, np.sqrt(spread), tau, drift)
+        self.drift, self.spread = drift[:, :, None], spread[:, None]
+        self._is_forgetful = laws[-1][2] < 2 * dt
+        self._step_dt = None
 
 
 def _brownian(
-    c: FloatArray, given: float | None, dt: float, *, still: bool
+    c_0: float, c_1: float, given: float | None, dt: float, *, still: bool
 ) -> tuple[float, float, float, float]:
     """Return D, 0, any tau and r of displacements without memory."""
-    variance = max(float(c[0]), 1e-12)
-    noise = min(max(-float(c[1]), 0.0), variance / 2) if given is None else given
+    variance = max(c_0, 1e-12)
+    noise = min(max(-c_1, 0.0), variance / 2) if given is None else given
     if still and given is None:
         noise = 0.45 * variance
     least = 0.02 * variance
     return max(variance - 2 * noise, least) / (2 * dt), 0.0, dt, noise
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grid:
+    """What follows from `FORGET_GRID` and a frame interval alone."""
+
+    tau: FloatArray
+    rho2: FloatArray  # rho squared
+    share: FloatArray  # of C_0 that s² rho² gives
+    shape: FloatArray  # of C_1, C_2 ..., (grid, LAGS - 1)
+    weight: FloatArray  # least squares of C_1 ... on the shape, the same
+    weight_later: FloatArray  # of C_2 ...
+    is_lasting: BoolArray
+
+
+@lru_cache(maxsize=16)
+def _grid(dt: float) -> _Grid:
+    tau = dt / -np.log(np.maximum(FORGET_GRID, 1e-6))
+    rho = tau * (1 - FORGET_GRID)
+    shape = FORGET_GRID[:, None] ** np.arange(LAGS - 1.0)
+    later = (shape[:, 1:] ** 2).sum(axis=1)
+    return _Grid(
+        tau,
+        rho**2,
+        2 * tau * (dt - rho) / rho**2,
+        shape,
+        shape / (shape**2).sum(axis=1)[:, None],
+        shape[:, 1:] / np.maximum(later, 1e-12)[:, None],
+        later > 1e-9,
+    )
+
+
 def _directed(
     c: FloatArray, weight: FloatArray, given: float | None, dt: float
 ) -> tuple[float, float, float, float]:
     """Return D, s squared, tau and r of displacements that may persist."""
-    tau = dt / -np.log(np.maximum(FORGET_GRID, 1e-6))
-    rho = tau * (1 - FORGET_GRID)
-    shape = FORGET_GRID[:, None] ** np.arange(LAGS - 1.0)
-    noise, power = _noise_and_power(c, shape, given)
+    grid, c_0 = _grid(dt), float(c[0])
+    noise, power = _noise_and_power(c, grid, given)
     # Velocities cannot explain more than what is there.
-    most = np.maximum(c[0] - 2 * noise, 0.0) / (2 * tau * (dt - rho)) * rho**2
-    power = np.minimum(power, most)
-    model = power[:, None] * shape
+    power = np.minimum(power, np.maximum(c_0 - 2 * noise, 0.0) / grid.share)
+    model = power[:, None] * grid.shape
     model[:, 0] -= noise
-    best = int(np.argmin((weight[1:] * (c[1:] - model) ** 2).sum(axis=1)))
-    spread = power[best] / rho[best] ** 2
-    directed = 2 * spread * tau[best] * (dt - rho[best])
-    rest = max(c[0] - 2 * noise[best] - directed, 0.02 * c[0], 1e-12)
-    return rest / (2 * dt), float(spread), float(tau[best]), float(noise[best])
+    model -= c[1:]
+    model *= model
+    best = int((model @ weight[1:]).argmin())
+    r, most = float(noise[best]), float(power[best])
+    rest = max(c_0 - 2 * r - most * float(grid.share[best]), 0.02 * c_0, 1e-12)
+    return rest / (2 * dt), most / float(grid.rho2[best]), float(grid.tau[best]), r
 
 
 def _noise_and_power(
-    c: FloatArray, shape: FloatArray, given: float | None
+    c: FloatArray, grid: _Grid, given: float | None
 ) -> tuple[FloatArray, FloatArray]:
     """Return r and s² rho² for every candidate e; least squares, neither negative."""
     if given is not None:
-        lagged = c[1:] + given * (np.arange(LAGS - 1) == 0)
-        power = shape @ lagged / (shape**2).sum(axis=1)
-        return np.full(len(shape), given), np.maximum(power, 0.0)
-    later = shape[:, 1:]
-    scale = np.maximum((later**2).sum(axis=1), 1e-12)
-    power = np.where(scale > 1e-9, np.maximum(later @ c[2:] / scale, 0.0), 0.0)
+        lagged = c[1:].copy()
+        lagged[0] += given
+        power = np.maximum(grid.weight @ lagged, 0.0)
+        return np.full(len(power), given), power
+    power = np.where(grid.is_lasting, np.maximum(grid.weight_later @ c[2:], 0.0), 0.0)
     noise = power - c[1]
-    without = np.maximum(shape @ c[1:] / (shape**2).sum(axis=1), 0.0)
+    without = np.maximum(grid.weight @ c[1:], 0.0)
     power = np.where(noise < 0, without, power)
-    return np.clip(noise, 0.0, max(c[0], 0.0) / 2), power
+    return np.clip(noise, 0.0, max(float(c[0]), 0.0) / 2), power
 
 
 class Newcomers:
@@ -254,13 +315,12 @@ class Newcomers:
         self._real, self._judged = 2.5, 5.0
         self._new, self._frames = 0.0, 0.0
         self._n = 0  # births
-        self._low = np.full(3, np.inf)  # y_px, x_px, z_um
-        self._high = np.full(3, -np.inf)
+        self._low, self._high = [np.inf] * 3, [-np.inf] * 3  # y_px, x_px, z_um
 
     @property
     def p_real(self) -> float:
         """Share of new detections that turn out to be particles."""
-        return float(np.clip(self._real / self._judged, 0.05, 0.95))
+        return min(max(self._real / self._judged, 0.05), 0.95)
 
     @property
     def new_per_px2(self) -> float:
@@ -270,40 +330,53 @@ class Newcomers:
     @property
     def area_px2(self) -> float:
         """Area of the field of view, as far as detections have shown it."""
-        extent = np.maximum(self._high - self._low, 0.0)[:2]
-        return float(np.prod(np.maximum(extent + 2 * self._beyond, MARGIN_PX)))
+        area = 1.0
+        for low, high, beyond in self._sides():
+            area *= max(high - low + 2 * beyond, MARGIN_PX)
+        return area
 
-    @property
-    def _beyond(self) -> FloatArray:
-        """How far the field of view reaches beyond what was seen, on each side.
+    def _sides(self) -> list[tuple[float, float, float]]:
+        """Return along y and x from where to where, and how far the field goes on.
 
         n uniform points span (n - 1) / (n + 1) of their interval on average; points of
         one track are one point.
         """
-        extent = np.maximum(self._high - self._low, 0.0)[:2]
-        return np.asarray(extent / max(self._n - 1, 1e-9))
+        return [
+            (low, max(high, low), max(high - low, 0.0) / max(self._n - 1, 1e-9))
+            if np.isfinite(low)
+            else (0.0, 0.0, 0.0)
+            for low, high in zip(self._low[:2], self._high[:2], strict=True)
+        ]
 
-    def inside(self, position: FloatArray, variance: FloatArray) -> FloatArray:
-        """Return the probability that particles are in the field of view, (n,)."""
+    def inside(self, position: FloatArray, variance: FloatArray) -> FloatArray | None:
+        """Return the probability that particles are in the field of view, (n,).
+
+        None: of all of them 1, as far as is known. `position`: (2, n).
+        """
         if self._n < FEW:
-            return np.ones(len(position))
-        sd = np.sqrt(variance)[:, None]
-        low, high = (self._low[:2] - self._beyond), (self._high[:2] + self._beyond)
-        within = ndtr((high - position) / sd) - ndtr((low - position) / sd)
-        return np.asarray(np.maximum(within.prod(axis=1), 1e-3))
+            return None
+        low, high, beyond = np.array(self._sides()).T[:, :, None]
+        sd = np.sqrt(variance)
+        within = ndtr((high + beyond - position) / sd)
+        within -= ndtr((low - beyond - position) / sd)
+        return np.asarray(np.maximum(within[0] * within[1], 1e-3))
 
     @property
     def depth_um(self) -> float:
         """Range of z in which detections have been found so far."""
-        return float(max(self._high[2] - self._low[2], 1e-3))
+        return max(self._high[2] - self._low[2], 1e-3)
 
-    def look(self, rows: Rows) -> None:
-        """Note where detections are."""
-        for axis, name in enumerate(("y_px", "x_px", "z_um")):
-            values = rows[name][np.isfinite(rows[name])]
-            if len(values):
-                self._low[axis] = min(self._low[axis], values.min())
-                self._high[axis] = max(self._high[axis], values.max())
+    def look(self, position_px: FloatArray, z_um: FloatArray | None) -> None:
+        """Note where detections are, (2, m), and their depth (1, m) where measured."""
+        if not position_px.shape[1]:
+            return
+        low, high = position_px.min(axis=1).tolist(), position_px.max(axis=1).tolist()
+        if z_um is not None:
+            low.append(float(np.nanmin(z_um)))
+            high.append(float(np.nanmax(z_um)))
+        for axis, (least, most) in enumerate(zip(low, high, strict=True)):
+            self._low[axis] = min(self._low[axis], least)
+            self._high[axis] = max(self._high[axis], most)
 
     def expect_new(self, n: float) -> None:
         """Guess, before it is known, how many new detections a frame brings."""
@@ -354,23 +427,23 @@ class Opening:
         return self._n_seen >= PLENTY or self._n_frames >= MOST_FRAMES
 
     def add(self, before_px: FloatArray, after_px: FloatArray) -> None:
-        """Take the positions of two successive frames, (n, 2) and (m, 2)."""
-        n = len(before_px) + len(after_px)
-        extent = np.ptp(np.concatenate([before_px, after_px]), axis=0)
+        """Take the positions of two successive frames, (2, n) and (2, m)."""
+        both = np.concatenate([before_px, after_px], axis=1)
+        n, extent = both.shape[1], np.ptp(both, axis=1)
         area = np.prod(np.maximum(extent * (n + 1) / max(n - 1, 1), MARGIN_PX))
-        density = len(after_px) / float(area)
+        density = after_px.shape[1] / float(area)
         reach = 1.5 / float(np.sqrt(density))
-        sample = before_px[:: len(before_px) // ENOUGH + 1]
-        radius = np.full(len(sample), reach)
+        sample = before_px[:, :: before_px.shape[1] // ENOUGH + 1]
+        radius = np.full(sample.shape[1], reach)
         track, detection = pairs_within(sample, radius, after_px)
-        squared = ((sample[track] - after_px[detection]) ** 2).sum(axis=1)
+        squared = ((sample[:, track] - after_px[:, detection]) ** 2).sum(axis=0)
         share = len(squared) // MOST_VECTORS + 1
         self._squared.append(squared[::share])
         self._n_frames += 1
         weight = 1 / self._n_frames
         self._density += weight * (density - self._density)
         self._reach += weight * (reach - self._reach)
-        self._n_seen += len(sample) / share
+        self._n_seen += sample.shape[1] / share
 
     def variances(self) -> tuple[float, float]:
         """Return the variances per axis of slow and of mobile particles' steps.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 
 from lodestar_live import events
 from lodestar_live.data import (
-    DETECTION_DTYPE,
     Detections,
     Event,
     FloatArray,
@@ -25,10 +24,18 @@ from lodestar_live.linking.assignment import Pairs, assign
 from lodestar_live.linking.events import changes_of_motion, news, suspected_swaps
 from lodestar_live.linking.frame_time import FrameTime
 from lodestar_live.linking.gate import BoolArray, IntArray
+from lodestar_live.linking.learning import LAGS
 from lodestar_live.linking.model import MotionModel
 from lodestar_live.linking.nearest import NearestModel
 from lodestar_live.linking.physics import SUMMARY_DTYPE, estimate, fill
-from lodestar_live.linking.states import States, measured_variance, track_rows, usable
+from lodestar_live.linking.states import (
+    AXES,
+    Found,
+    States,
+    measured_variance,
+    track_rows,
+    usable,
+)
 
 KEPT_EVENTS = 1000  # if nobody takes them
 
@@ -114,8 +121,7 @@ class Linker:
             if self.max_gap_frames is None:
                 self.max_gap_frames = 0
         self._states = self._nobody = States.begin(
-            blank_rows(DETECTION_DTYPE, 0),
-            np.zeros(0, np.int64),
+            usable(Detections.empty()),
             frame=0,
             now=0.0,
             next_id=0,
@@ -125,7 +131,7 @@ class Linker:
         self._frame: int | None = None
         self._tracks = Tracks.empty()
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
-        self.counts = LinkCounts()
+        self._counts = asdict(LinkCounts())
 
     def end_all(self) -> None:
         """End every track; ids go on (another shape or place on the sensor)."""
@@ -152,10 +158,10 @@ class Linker:
         if self._frame is not None and frame_index <= self._frame:
             self._refuse(frame_index)
             return self._tracks
-        index, rows = usable(detections)
-        self._link(rows, index, frame_index, self._time.elapsed(frame_index, t_s))
+        found = usable(detections)
+        self._link(found, frame_index, self._time.elapsed(frame_index, t_s))
         self._frame = frame_index
-        self._count(frames=1, refused=len(detections) - len(rows))
+        self._count(frames=1, refused=len(detections) - len(found))
         self._tracks = Tracks(track_rows(self._states, frame_index))
         return self._tracks
 
@@ -179,17 +185,19 @@ class Linker:
         weight = self._model.laws(states)
         rows["state"] = states.law
         known = np.flatnonzero(states.law >= 0)
-        rows["p_state"][known] = weight[known, states.law[known]]
-        px, um = (
-            estimate(
-                states.filtered[unit].sums,
-                n_axes,
-                measured_variance(states.measured, unit),
-            )
-            for unit, n_axes in (("px", 2), ("um", 1))
-        )
+        rows["p_state"][known] = weight[states.law[known], known]
+        px, um = (self._estimate(unit) for unit in AXES)
         fill(rows, px, um)
         return rows
+
+    def _estimate(self, unit: str) -> dict[str, FloatArray]:
+        states, n_axes = self._states, len(AXES[unit])
+        noise = measured_variance(states.measured, unit)
+        if unit in states.filtered:
+            sums = states.filtered[unit].sums.T
+        else:
+            sums = np.zeros((len(states), 2 * LAGS + n_axes))
+        return estimate(sums, n_axes, np.nan if noise is None else noise)
 
     def take_events(self) -> tuple[Event, ...]:
         """Return what was noticed since the last call."""
@@ -213,10 +221,12 @@ class Linker:
             )
         position, variance = [np.nan] * 3, [np.nan] * 3
         for unit, axes in (("px", (1, 2)), ("um", (0,))):
+            if unit not in self._states.filtered:
+                continue
             part = self._states.filtered[unit].take(where)
             ahead = self._model.ahead(part, unit, ahead_frames)
             for k, axis in enumerate(axes):
-                position[axis] = float(ahead.position[0, k])
+                position[axis] = float(ahead.position[k, 0])
                 variance[axis] = float(ahead.variance[0])
         z_um, y_px, x_px = position
         return Prediction(z_um, y_px, x_px, np.diag(variance))
@@ -238,27 +248,22 @@ class Linker:
             reach = np.fmin(reach, limit)
         return positions, reach
 
-    def _link(self, rows: Rows, index: IntArray, frame_index: int, dt: float) -> None:
+    def _link(self, found: Found, frame_index: int, dt: float) -> None:
         states, is_first, now = self._states, self._frame is None, self._time.now
-        elapsed, was_missed = now - states.seen_at, states.detection_index < 0
+        if "um" in found.position:
+            states.know_depth()
+        was_missed = states.detection_index < 0
         self._model.predict(states, dt)
-        pairs = self._reachable(self._model.candidates(states, rows), rows, elapsed)
-        result = assign(pairs, len(states), len(rows), budget_s=self._budget_s)
-        hit = np.flatnonzero(result.detection >= 0)
-        found = result.detection[hit]
-        self._model.update(states, hit, rows[found], elapsed)
-        states.see(hit, rows[found], index[found], frame=frame_index, now=now)
-        is_new = np.ones(len(rows), np.bool_)
-        is_new[found] = False
+        pairs = self._reachable(self._model.candidates(states, found), found)
+        result = assign(pairs, len(states), len(found), budget_s=self._budget_s)
+        chosen = pairs.take(pairs.detection == result.detection[pairs.track])
+        hit, taken = chosen.track, chosen.detection
+        seen = found if _is_everything(taken, len(found)) else found.take(taken)
+        self._model.update(states, hit, seen, chosen.number, now)
+        states.see(hit, seen, frame=frame_index, now=now)
         births = self._nobody  # in most frames: making an empty table costs as much
-        if is_new.any():
-            births = States.begin(
-                rows[is_new],
-                index[is_new],
-                frame=frame_index,
-                now=now,
-                next_id=self._next_id,
-            )
+        if len(taken) < len(found):
+            births = self._births(found, taken, frame_index)
             self._model.birth(births, is_first=is_first)
         over = self._model.is_over(states)
         if self.max_gap_frames is not None:
@@ -267,36 +272,53 @@ class Linker:
             over |= frame_index - states.seen > self.max_gap_frames
         self._model.learn(states, over, births, frame_index)
         self._notice(states, over, was_missed, frame_index)
-        self._notice_swaps(states, pairs, result.detection, len(rows), frame_index)
-        self._count(fallbacks=result.n_fallbacks > 0)
+        self._notice_swaps(states, pairs, result.detection, len(found), frame_index)
+        if result.n_fallbacks:
+            self._count(fallbacks=1)
         self._next_id += len(births)
-        alive = states.keep(np.flatnonzero(~over)) if over.any() else states
+        alive = states.keep((~over).nonzero()[0]) if over.any() else states
         self._states = alive.join(births)
 
-    def _reachable(self, pairs: Pairs, rows: Rows, elapsed: FloatArray) -> Pairs:
+    def _births(self, found: Found, taken: IntArray, frame_index: int) -> States:
+        """Return the tracks that begin at detections that no track has taken."""
+        is_new = np.ones(len(found), np.bool_)
+        is_new[taken] = False
+        return States.begin(
+            found.take(is_new.nonzero()[0]),
+            self._states.filtered,
+            frame=frame_index,
+            now=self._time.now,
+            next_id=self._next_id,
+        )
+
+    def _reachable(self, pairs: Pairs, found: Found) -> Pairs:
         """Drop pairs that would step farther than the user's limit."""
         if self.search_radius_px is None or self.method == "nearest":
             return pairs
-        last = self._states.measured
-        dy = rows["y_px"][pairs.detection] - last["y_px"][pairs.track]
-        dx = rows["x_px"][pairs.detection] - last["x_px"][pairs.track]
-        limit = self.search_radius_px * elapsed[pairs.track]
-        return pairs.take(np.flatnonzero(np.hypot(dy, dx) <= limit))
+        states = self._states
+        step = found.position["px"].take(pairs.detection, axis=1)
+        step -= states.filtered["px"].last.take(pairs.track, axis=1)
+        limit = self.search_radius_px * (self._time.now - states.seen_at)
+        return pairs.take(np.hypot(*step) <= limit[pairs.track])
 
     def _notice(
         self, states: States, over: BoolArray, was_missed: BoolArray, frame_index: int
     ) -> None:
-        known = states.is_confirmed.copy()
-        states.is_confirmed = states.is_confirmed | self._model.is_confirmed(states)
-        is_seen = states.detection_index >= 0
-        about = (
-            (events.TrackBirth, states.is_confirmed & ~known),
-            (events.TrackLost, known & over),
-            (events.TrackReacquired, known & was_missed & is_seen),
-        )
+        known = states.is_confirmed
+        states.is_confirmed = known | self._model.is_confirmed(states)
         t_s = self._clock()
+        about = (
+            (events.TrackBirth, states.is_confirmed > known),
+            (events.TrackLost, known & over),
+            (
+                events.TrackReacquired,
+                known & was_missed & (states.detection_index >= 0),
+            ),
+        )
         for kind, mask in about:
-            self._events.extend(news(kind, states, mask, frame=frame_index, t_s=t_s))
+            if mask.any():
+                told = news(kind, states, mask, frame=frame_index, t_s=t_s)
+                self._events.extend(told)
         weight = self._model.laws(states)
         changes = changes_of_motion(states, weight, frame=frame_index, t_s=t_s)
         self._events.extend(changes)
@@ -315,10 +337,19 @@ class Linker:
             swap = events.TrackSuspectedSwap(track_ids=two, odds=float(factor))
             self._events.append(swap.at(self._clock(), frame_index))
 
+    @property
+    def counts(self) -> LinkCounts:
+        """What happened so far."""
+        return LinkCounts(**self._counts)
+
     def _count(self, **more: int) -> None:
-        if any(more.values()):
-            counted = {k: getattr(self.counts, k) + n for k, n in more.items()}
-            self.counts = replace(self.counts, **counted)
+        for name, n in more.items():
+            self._counts[name] += n
+
+
+def _is_everything(taken: IntArray, n: int) -> bool:
+    """Return whether detections 0 ... n - 1 are taken in this order."""
+    return len(taken) == n and bool((taken[1:] > taken[:-1]).all())
 
 
 def _check(

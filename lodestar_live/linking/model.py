@@ -13,32 +13,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from lodestar_live.data import FloatArray, Rows
+from lodestar_live.data import FloatArray
 from lodestar_live.linking import mixture, visibility
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray, pairs_within
-from lodestar_live.linking.learning import (
-    LAGS,
-    Newcomers,
-    Opening,
-    Population,
-)
+from lodestar_live.linking.learning import LAGS, Newcomers, Opening, Population
 from lodestar_live.linking.states import (
-    AXES,
     Filtered,
+    Found,
+    Overall,
     States,
-    measured_position,
     measured_variance,
     overall,
     whereabouts,
 )
-from lodestar_live.motion import Belief, Motion
+from lodestar_live.motion import Motion
 
 FIRST_CLUTTER = 0.05  # share of false positives assumed until it is learnt
 CONFIRMED = 0.9
 SEEN_TO_BE_REAL = 3  # detections after which a birth is judged real
 OVER = 0.01  # a track less probable than this has ended
 LEAST_BACK = 0.003  # probability of being seen in the next frame
+FEW_PAIRS = 64  # so few are weighed one and all
 REACH_SD = 6.0  # one Gaussian step in 10^7 goes farther; tails again
 
 
@@ -52,9 +48,11 @@ class MotionModel:
         self._opening = Opening(None if first_gate_px is None else first_gate_px / 3.0)
         self._first_frame: int | None = None
         self._dt = 1.0
+        self._fit: mixture.Fit | None = None  # of this frame's pairs
+        self._density = np.zeros(0)  # their log densities, depth included
 
     def laws(self, states: States) -> FloatArray:
-        """Return the probability of each of `LAW_NAMES`, (n, laws)."""
+        """Return the probability of each of `LAW_NAMES`, (laws, n)."""
         weight = states.filtered["px"].weight
         return self.motion["px"].named(weight) if "px" in self.motion else weight
 
@@ -70,11 +68,11 @@ class MotionModel:
         frames = max(round(dt), 1)
         states.visibility = self.visibility.predict(states.visibility, frames)
 
-    def ahead(self, part: Filtered, unit: str, dt: float) -> Belief:
+    def ahead(self, part: Filtered, unit: str, dt: float) -> Overall:
         """Return one Gaussian per track of what is known of it `dt` frames on."""
         if unit not in self.motion:
-            return overall(part)
-        return mixture.ahead(part, self.motion[unit].motion, dt)
+            return overall(part.belief, part.n_axes)
+        return mixture.ahead(part, self.motion[unit], dt)
 
     def expect(self, states: States, dt: float) -> tuple[FloatArray, FloatArray]:
         """Return where each will be `dt` frames on, and how far from there it may be.
@@ -83,50 +81,79 @@ class MotionModel:
         """
         part = states.filtered["px"]
         if "px" not in self.motion:
-            return part.belief.position[:, 0], np.full(len(states), np.nan)
-        ahead = mixture.ahead(part, self.motion["px"].motion, dt)
-        return ahead.position, REACH_SD * np.sqrt(ahead.variance)
+            return part.last.T, np.full(len(states), np.nan)
+        ahead = mixture.ahead(part, self.motion["px"], dt)
+        return ahead.position.T, REACH_SD * np.sqrt(ahead.variance)
 
-    def candidates(self, states: States, rows: Rows) -> Pairs:
+    def candidates(self, states: States, found: Found) -> Pairs:
         """Return every pair worth more than leaving both alone."""
-        self.newcomers.look(rows)
-        if not len(states) or not len(rows):
+        points = found.position["px"]
+        self.newcomers.look(points, found.position.get("um"))
+        self._fit = None
+        if not len(states) or not len(found):
             return Pairs.none()
-        points = measured_position(rows, "px")
         self._start(states, points)
         part = states.filtered["px"]
         centre, variance = whereabouts(part)
         inside = self.newcomers.inside(centre, variance)
-        states.visibility = visibility.leave(states.visibility, inside)
+        if inside is not None:
+            states.visibility = visibility.leave(states.visibility, inside)
         worth = self._worth(states)
-        most = worth + self._most_from_depth(states, rows)
-        noise = self._noise(rows, "px")
-        usual = np.sort(noise, axis=0)[9 * len(noise) // 10]
-        radius = mixture.reach(part, centre, most, usual)
-        track, found = pairs_within(centre, radius, points)
-        fit = mixture.fit(part, track, points[found], noise[found])
-        gain = worth[track] + fit.log_density
-        gain += self._from_depth(states, track, rows, found)
-        keep = np.flatnonzero(gain > 0)
-        return Pairs(track[keep], found[keep], gain[keep])
+        noise = self._noise(found.variance["px"], "px")
+        if len(states) * len(found) <= FEW_PAIRS:
+            track, detection = np.divmod(
+                np.arange(len(states) * len(found)), len(found)
+            )
+        else:
+            usual = np.sort(noise, axis=1)[:, 9 * noise.shape[1] // 10, None]
+            most = worth + self._most_from_depth(states, found)
+            radius = mixture.reach(part, centre, most, usual)
+            track, detection = pairs_within(centre, radius, points)
+        fit = mixture.fit(
+            part, track, points.take(detection, axis=1), _of_pairs(noise, detection)
+        )
+        density = np.logaddexp(fit.usual, fit.wide)
+        if "um" in self.motion:
+            density += self._from_depth(states, track, found, detection)
+        self._fit, self._density = fit, density
+        gain = worth[track] + density
+        good = (gain > 0).nonzero()[0]
+        return Pairs(track[good], detection[good], gain[good], good)
 
     def update(
-        self, states: States, hit: IntArray, rows: Rows, elapsed: FloatArray
+        self,
+        states: States,
+        hit: IntArray,
+        found: Found,
+        picked: IntArray | None,
+        now: float,
     ) -> None:
-        """Correct the tracks `hit` by their detections; the others were missed."""
+        """Correct the tracks `hit` by their detections; the others were missed.
+
+        `picked`: the numbers of their pairs.
+        """
         known = states.visibility
-        states.visibility = visibility.after_miss(known)
+        is_all = len(hit) == len(states)
+        if not is_all:
+            states.visibility = visibility.after_miss(known)
         if "px" not in self.motion:  # nothing has been linked yet
             return
-        self._learn_visibility(states, hit)
-        points, noise = measured_position(rows, "px"), self._noise(rows, "px")
-        fit = mixture.fit(states.filtered["px"], hit, points, noise)
-        density = fit.log_density
-        density += self._from_depth(states, hit, rows, np.arange(len(rows)))
+        self._learn_visibility(states, hit, is_all=is_all)
+        if self._fit is None or picked is None:  # there was nothing to link
+            noise = self._noise(found.variance["px"], "px")
+            part = states.filtered["px"]
+            fit = mixture.fit(part, hit, found.position["px"], noise)
+            density = np.zeros(0)
+        else:
+            fit, density = self._fit.take(picked), self._density[picked]
         ratio = np.exp(np.minimum(density, 100.0)) / self.newcomers.new_per_px2
-        states.visibility[hit] = visibility.after_hit(known[hit], ratio)
-        self._correct(states, hit, rows, "px", fit)
-        self._correct(states, hit, rows, "um")
+        if is_all:
+            states.visibility = visibility.after_hit(known, ratio)
+        else:
+            states.visibility[:, hit] = visibility.after_hit(known[:, hit], ratio)
+        self._correct(states, hit, found, "px", fit)
+        if "um" in states.filtered:
+            self._correct(states, hit, found, "um")
 
     def birth(self, births: States, *, is_first: bool) -> None:
         """Fill in what is known of tracks that have just begun."""
@@ -134,24 +161,19 @@ class MotionModel:
             return
         first = 1 - FIRST_CLUTTER if is_first else self.newcomers.p_real
         births.visibility = visibility.born(len(births), first)
-        for unit in AXES:
+        for unit in births.filtered:
             if unit in self.motion:
                 self._begin(births, unit)
-            else:
-                position = measured_position(births.measured, unit)
-                part = births.filtered[unit]
-                part.belief.position[:] = position[:, None]
-                part.weight[:] = 1 / part.weight.shape[1]
 
     def is_confirmed(self, states: States) -> BoolArray:
         """Return which tracks are more than a chance detection."""
+        gone = states.visibility[visibility.GONE]
         often = states.n_seen >= SEEN_TO_BE_REAL
-        gone = states.visibility[:, visibility.GONE]
         return np.asarray(often & (gone < 1 - CONFIRMED))
 
     def is_over(self, states: States) -> BoolArray:
         """Return which tracks have become too improbable."""
-        gone = states.visibility[:, visibility.GONE]
+        gone = states.visibility[visibility.GONE]
         back = self.visibility.soon(states.visibility)
         least = np.where(states.is_confirmed, LEAST_BACK, 4 * LEAST_BACK)
         return np.asarray((gone > 1 - OVER) | (back < least))
@@ -165,19 +187,25 @@ class MotionModel:
                 self._first_frame = int(births.born[0])
                 self.newcomers.first(len(births))
             return
-        young = states.born > self._first_frame
-        is_third = states.n_seen == SEEN_TO_BE_REAL
-        real = young & is_third & (states.detection_index >= 0)
-        false = young & over & (states.n_seen < SEEN_TO_BE_REAL)
-        self.newcomers.judge(real=int(real.sum()), false=int(false.sum()))
+        real = states.n_seen == SEEN_TO_BE_REAL
+        if real.any():
+            real &= states.born > self._first_frame
+            real &= states.detection_index >= 0
+        any_over = bool(over.any())
+        false = 0
+        if any_over:
+            young = over & (states.born > self._first_frame)
+            few = states.n_seen < SEEN_TO_BE_REAL
+            false = int(np.count_nonzero(young & few))
+        self.newcomers.judge(real=int(np.count_nonzero(real)), false=false)
         self.newcomers.observe_new(len(births))
         unseen = states.is_confirmed & (states.detection_index < 0)
-        gap = frame - states.seen
-        none = np.zeros(0, np.int64)
-        self.visibility.observe(
-            looked=0, lost=0, returned=none, ended=gap[unseen & over]
-        )
-        self.visibility.fit(gap[unseen & ~over])
+        ended = waiting = np.zeros(0, np.int64)
+        if unseen.any():
+            gap = frame - states.seen
+            ended, waiting = gap[unseen & over], gap[unseen & ~over]
+        self.visibility.observe(looked=0, lost=0, returned=ended[:0], ended=ended)
+        self.visibility.fit(waiting)
 
     def _start(self, states: States, points: FloatArray) -> None:
         """Guess the law of motion in the first frames that have something to link."""
@@ -187,73 +215,84 @@ class MotionModel:
         if not last.any() and "px" not in self.motion:
             last[:] = True
         if last.any():
-            self._opening.add(measured_position(states.measured[last], "px"), points)
+            self._opening.add(states.filtered["px"].last[:, last], points)
             slow, variance = self._opening.variances()
             if "px" in self.motion:
                 self.motion["px"].guess(variance, slow)
         if "px" in self.motion:
             return
         self.motion["px"] = Population(variance, slow, n_axes=2)
-        self.newcomers.expect_new(FIRST_CLUTTER * len(points))
+        self.newcomers.expect_new(FIRST_CLUTTER * points.shape[1])
         self._begin(states, "px")
         mixture.move(states.filtered["px"], self.motion["px"], self._dt)
 
     def _begin(self, states: States, unit: str) -> None:
         """Start the filters from the last detection alone."""
-        noise = self._noise(states.measured, unit)
-        position = measured_position(states.measured, unit)
-        mixture.begin(states.filtered[unit], position, noise, self.motion[unit])
+        noise = self._noise(measured_variance(states.measured, unit), unit)
+        part = states.filtered[unit]
+        mixture.begin(part, part.last, noise, self.motion[unit])
 
     def _worth(self, states: States) -> FloatArray:
         """Return the part of the gain that no position changes."""
-        found = np.clip(
-            states.visibility[:, visibility.SEEN], 1e-9, visibility.MOST_CERTAIN
-        )
-        return np.log(found / (1 - found) / self.newcomers.new_per_px2)
+        found = states.visibility[visibility.SEEN]
+        found = np.minimum(np.maximum(found, 1e-9), visibility.MOST_CERTAIN)
+        odds = found / (1 - found)
+        return np.asarray(np.log(odds / self.newcomers.new_per_px2))
 
-    def _most_from_depth(self, states: States, rows: Rows) -> float:
+    def _most_from_depth(self, states: States, found: Found) -> float:
         """Return the most that agreement in z can add to a gain."""
-        if "um" not in self.motion:
+        if "um" not in self.motion or "um" not in found.position:
             return 0.0
-        known = states.filtered["um"].belief.variance
+        known = states.filtered["um"].variance
         known = known[np.isfinite(known)]
-        least = known.min(initial=np.inf) + self._noise(rows, "um").min()
-        ratio = self.newcomers.depth_um**2 / (2 * np.pi * max(float(least), 1e-12))
+        noise = self._noise(found.variance["um"], "um")
+        least = float(known.min(initial=np.inf) + noise.min())
+        ratio = self.newcomers.depth_um**2 / (2 * np.pi * max(least, 1e-12))
         return max(0.5 * float(np.log(ratio)), 0.0)
 
     def _from_depth(
-        self, states: States, track: IntArray, rows: Rows, found: IntArray
-    ) -> FloatArray:
+        self, states: States, track: IntArray, found: Found, detection: IntArray
+    ) -> FloatArray | float:
         """Return what z adds to the log density (per px²) of pairs.
 
         Where both sides have z, that is its density relative to the density of new
         detections, which may lie anywhere in the depth.
         """
-        if "um" not in self.motion:
-            return np.zeros(len(track))
-        now = states.filtered["um"].belief
-        total = now.variance[track, 0] + self._noise(rows, "um")[found, 0]
-        dz = rows["z_um"][found] - now.position[track, 0, 0]
+        if "um" not in found.position:
+            return 0.0
+        now = states.filtered["um"]
+        noise = _of_pairs(self._noise(found.variance["um"], "um"), detection)[0]
+        total = now.variance[0, track] + noise
+        dz = found.position["um"][0, detection] - now.position[0, 0, track]
         ratio = self.newcomers.depth_um**2 / (2 * np.pi * total)
         gain = 0.5 * np.log(ratio) - dz * dz / (2 * total)
         return np.where(np.isfinite(gain), gain, 0.0)
 
-    def _noise(self, rows: Rows, unit: str) -> FloatArray:
-        """Return the variance of measured positions under each law, (n, laws)."""
-        measured = measured_variance(rows, unit)[:, None]
-        learnt = self.motion[unit].noise_variance
-        return np.where(np.isfinite(measured), measured, learnt)
+    def _noise(self, measured: FloatArray | None, unit: str) -> FloatArray:
+        """Return the variance of measured positions under each law.
 
-    def _learn_visibility(self, states: States, hit: IntArray) -> None:
+        Shape (laws, m), or (laws, 1) where the detector gives none.
+        """
+        learnt = self.motion[unit].noise_variance
+        if measured is None:
+            return learnt
+        return np.asarray(np.where(np.isfinite(measured), measured, learnt))
+
+    def _learn_visibility(self, states: States, hit: IntArray, *, is_all: bool) -> None:
         """Count, before `States.see`, what was seen before and is or is not now."""
         sure = states.is_confirmed
         was_seen = sure & (states.detection_index >= 0)
-        is_hit = np.zeros(len(states), np.bool_)
-        is_hit[hit] = True
+        looked = int(np.count_nonzero(was_seen))
+        lost, returned = 0, sure & ~was_seen
+        if not is_all:
+            is_hit = np.zeros(len(states), np.bool_)
+            is_hit[hit] = True
+            lost = looked - int(np.count_nonzero(was_seen & is_hit))
+            returned &= is_hit
         self.visibility.observe(
-            looked=int(was_seen.sum()),
-            lost=int((was_seen & ~is_hit).sum()),
-            returned=states.missed[sure & ~was_seen & is_hit],
+            looked=looked,
+            lost=lost,
+            returned=states.missed[returned],
             ended=np.zeros(0, np.int64),
         )
 
@@ -261,65 +300,81 @@ class MotionModel:
         self,
         states: States,
         hit: IntArray,
-        rows: Rows,
+        found: Found,
         unit: str,
         fit: mixture.Fit | None = None,
     ) -> None:
         """Filter one unit's positions and learn from the displacements.
 
-        `fit` is that of these rows, where it is known already.
+        `fit` is that of these detections, where it is known already.
         """
-        points = measured_position(rows, unit)
-        known = np.isfinite(points[:, 0])
-        if unit not in self.motion and not known.any():
+        part, law = states.filtered[unit], self.motion.get(unit)
+        points = found.position.get(unit)
+        if points is None:
+            points = np.full((part.n_axes, len(hit)), np.nan)
+        known = np.isfinite(points[0]).nonzero()[0]
+        if law is not None or len(known):
+            moments = _remember(states, part, hit, points)
+            if law is None:
+                self._start_depth(states, part)
+        part.last[:, hit] = points
+        if law is None:
             return
-        part = states.filtered[unit]
-        self._remember(states, part, hit, points, unit)
-        if unit not in self.motion:
-            self._start_depth(states, part)
-            return
-        if not known.all():
-            hit, points, rows = hit[known], points[known], rows[known]
-            fit = None
-        noise = self._noise(rows, unit)
-        is_fresh = ~np.isfinite(part.belief.position[hit, 0, 0])
+        measured = found.variance.get(unit)
+        if len(known) < len(hit):
+            hit, points, fit = hit[known], points[:, known], None
+            measured = None if measured is None else measured[known]
+        noise = self._noise(measured, unit)
+        is_fresh = np.isnan(part.position[0, 0, hit])
         if fit is None:
             fit = mixture.fit(part, hit, points, noise)
-        mixture.correct(part, hit, points, noise, fit)
+        mixture.correct(part, hit, noise, fit)
         if is_fresh.any():
             fresh = part.take(hit[is_fresh])
-            mixture.begin(fresh, points[is_fresh], noise[is_fresh], self.motion[unit])
-            part.belief.put(hit[is_fresh], fresh.belief)
-            part.weight[hit[is_fresh]] = fresh.weight
-        belief = part.weight if part.weight.shape[1] > 1 else np.ones_like(part.weight)
-        self.motion[unit].observe(
-            part.steps, part.has_step, belief, measured_variance(rows, unit), self._dt
-        )
-
-    @staticmethod
-    def _remember(
-        states: States, part: Filtered, hit: IntArray, points: FloatArray, unit: str
-    ) -> None:
-        """Push this frame's displacement, of tracks also seen in the frame before."""
-        step = np.zeros_like(part.steps[0])
-        has_step = np.zeros(len(states))
-        twice = states.detection_index[hit] >= 0
-        before = measured_position(states.measured, unit)[hit]
-        difference = points - before
-        twice &= np.isfinite(difference[:, 0])
-        step[hit[twice]] = difference[twice]
-        has_step[hit[twice]] = 1.0
-        part.steps = np.concatenate([step[None], part.steps[:-1]])
-        part.has_step = np.concatenate([has_step[None], part.has_step[:-1]])
-        steps = part.steps
-        part.sums[:, :LAGS] += np.einsum("lna,na->nl", steps, step) / step.shape[1]
-        part.sums[:, LAGS : 2 * LAGS] += (part.has_step * has_step).T
-        part.sums[:, 2 * LAGS :] += step
+            noise = noise[:, is_fresh] if noise.shape[1] > 1 else noise
+            mixture.begin(fresh, points[:, is_fresh], noise, law)
+            part.belief[:, :, hit[is_fresh]] = fresh.belief
+        weight = part.weight if len(part.weight) > 1 else np.ones_like(part.weight)
+        law.observe(moments, weight, measured, self._dt)
 
     def _start_depth(self, states: States, part: Filtered) -> None:
-        squares = part.steps[0][part.has_step[0] > 0] ** 2
+        steps = part.history[0]
+        squares = steps[0, steps[1] > 0] ** 2
         if len(squares):
             # 0.455 = median of a squared standard normal.
             variance = max(float(np.median(squares)) / 0.455, 1e-12)
             self.motion["um"] = Population(variance, n_axes=1)
             self._begin(states, "um")
+
+
+def _of_pairs(noise: FloatArray, detection: IntArray) -> FloatArray:
+    """Return each pair's noise from each detection's, (laws, m); (laws, 1) as it is."""
+    return noise if noise.shape[1] == 1 else noise.take(detection, axis=1)
+
+
+def _remember(
+    states: States, part: Filtered, hit: IntArray, points: FloatArray
+) -> FloatArray:
+    """Push this frame's displacement, of tracks also seen in the frame before.
+
+    Returns
+    -------
+    The moments that `Population.observe` takes.
+    """
+    a = part.n_axes
+    newest = np.zeros((a + 1, len(states)))
+    difference = points - part.last.take(hit, axis=1)
+    twice = (states.detection_index[hit] >= 0) & np.isfinite(difference[0])
+    if twice.all():
+        newest[:a, hit], newest[a, hit] = difference, 1.0
+    else:
+        again = hit[twice]
+        newest[:a, again], newest[a, again] = difference[:, twice], 1.0
+    history = part.history = np.concatenate([newest[None], part.history[:-1]])
+    moments = np.empty((2 * LAGS + a, len(states)))
+    np.add.reduce(history[:, :a] * newest[:a], 1, out=moments[:LAGS])
+    moments[:LAGS] /= a
+    np.multiply(history[:, a], newest[a], out=moments[LAGS : 2 * LAGS])
+    moments[2 * LAGS :] = newest[:a]
+    part.sums += moments
+    return moments

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lodestar_live.data import FloatArray, Rows
+from lodestar_live.data import FloatArray
 from lodestar_live.linking.assignment import Pairs
 from lodestar_live.linking.gate import BoolArray, IntArray, pairs_within
 from lodestar_live.linking.learning import Opening
-from lodestar_live.linking.states import (
-    AXES,
-    Filtered,
-    States,
-    measured_position,
-    overall,
-)
-from lodestar_live.motion import Belief, Motion
+from lodestar_live.linking.states import Filtered, Found, Overall, States, overall
+from lodestar_live.motion import Motion
 
 GATE_SD = 3.0  # of the guessed displacement, where no radius is given
 
@@ -44,51 +38,53 @@ class NearestModel:
         """Leave every track where it was last seen."""
         self._now += dt
 
-    def ahead(self, part: Filtered, unit: str, dt: float) -> Belief:
+    def ahead(self, part: Filtered, unit: str, dt: float) -> Overall:
         """Return where the tracks were last seen."""
-        return overall(part)
+        return overall(part.belief, part.n_axes)
 
     def expect(self, states: States, dt: float) -> tuple[FloatArray, FloatArray]:
         """Return the last places, and how far away each may be linked; NaN: unknown."""
         radius_px = np.nan if self.radius_px is None else self.radius_px
         reach = radius_px * (self._now + dt - states.seen_at)
-        return states.filtered["px"].belief.position[:, 0], reach
+        return states.filtered["px"].last.T, reach
 
-    def candidates(self, states: States, rows: Rows) -> Pairs:
+    def candidates(self, states: States, found: Found) -> Pairs:
         """Return every pair closer than the threshold."""
-        if not len(states) or not len(rows):
+        if not len(states) or not len(found):
             return Pairs.none()
-        points = measured_position(rows, "px")
-        last = states.filtered["px"].belief.position[:, 0]
+        points, last = found.position["px"], states.filtered["px"].last
         if self.radius_px is None:
             opening = Opening()
             opening.add(last, points)
             self.radius_px = GATE_SD * float(np.sqrt(opening.variances()[1]))
         elapsed = self._now - states.seen_at
-        track, found = pairs_within(last, self.radius_px * elapsed, points)
-        step = ((last[track] - points[found]) ** 2).sum(axis=1) / elapsed[track] ** 2
+        track, detection = pairs_within(last, self.radius_px * elapsed, points)
+        off = last.take(track, axis=1) - points.take(detection, axis=1)
+        step = np.add.reduce(off * off, 0) / elapsed[track] ** 2
         gain = self.radius_px**2 - step
         # A pair exactly at the threshold is worth as much as none: it is left out.
-        keep = np.flatnonzero(gain > 0)
-        return Pairs(track[keep], found[keep], gain[keep])
+        return Pairs(track, detection, gain).take((gain > 0).nonzero()[0])
 
     def update(
-        self, states: States, hit: IntArray, rows: Rows, elapsed: FloatArray
+        self,
+        states: States,
+        hit: IntArray,
+        found: Found,
+        picked: IntArray | None,
+        now: float,
     ) -> None:
         """Move the tracks `hit` to their detections."""
-        for unit in AXES:
-            now, points = states.filtered[unit].belief, measured_position(rows, unit)
-            step = (points - now.position[hit, 0]) / elapsed[hit, None]
-            now.velocity[hit] = step[:, None]
-            now.position[hit] = points[:, None]
+        elapsed = now - states.seen_at[hit]
+        for unit, part in states.filtered.items():
+            points = found.position.get(unit)
+            if points is None:
+                points = np.full((part.n_axes, len(hit)), np.nan)
+            part.velocity[:, :, hit] = (points - part.last[:, hit]) / elapsed
+            part.position[:, :, hit] = points
+            part.last[:, hit] = points
 
     def birth(self, births: States, *, is_first: bool) -> None:
-        """Place tracks that have just begun; their velocity is not known."""
-        for unit in AXES:
-            position = measured_position(births.measured, unit)
-            part = births.filtered[unit]
-            part.belief.position[:] = position[:, None]
-            part.weight[:] = 1 / part.weight.shape[1]
+        """Say of tracks that have just begun that their existence is not known."""
         births.visibility[:] = np.nan
 
     def is_confirmed(self, states: States) -> BoolArray:

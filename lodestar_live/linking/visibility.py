@@ -18,6 +18,7 @@ import numpy as np
 
 from lodestar_live.data import FloatArray
 from lodestar_live.linking.gate import IntArray
+from lodestar_live.linking.products import transform
 
 SEEN, MISSED, DARK, GONE = range(4)
 LONGEST = 128  # missed frames told apart
@@ -34,7 +35,7 @@ _K = np.arange(1.0, LONGEST + 1)
 class Visibility:
     """Learn how particles come and go; move what is known of each ahead.
 
-    What is known of n tracks is an array (n, 4): the probabilities of `SEEN`, `MISSED`,
+    What is known of n tracks is an array (4, n): the probabilities of `SEEN`, `MISSED`,
     `DARK` and `GONE`.
     """
 
@@ -46,34 +47,38 @@ class Visibility:
         self._returned = np.zeros(LONGEST)
         self._ended = np.zeros(LONGEST)
         self._has_gap = False
+        self._knows_gaps = False
         self._powers: dict[int, FloatArray] = {}
 
     def transition(self, n_frames: int = 1) -> FloatArray:
-        """Return the matrix (4, 4) that a row of probabilities is multiplied by."""
+        """Return the matrix (4, 4) that multiplies what is known."""
         n_frames = min(max(n_frames, 1), LONGEST)
         if n_frames not in self._powers:
-            self._powers[n_frames] = np.linalg.matrix_power(self._one(), n_frames)
+            one = self._one()
+            several = one if n_frames == 1 else np.linalg.matrix_power(one, n_frames)
+            self._powers[n_frames] = several
         return self._powers[n_frames]
 
     def _one(self) -> FloatArray:
-        missed, dark, gone = self.mu * self.kind
-        b_missed, b_dark = self.back
+        mu = self.mu
+        missed, dark, gone = self.kind.tolist()
+        b_missed, b_dark = self.back.tolist()
         return np.array(
             [
-                [1 - self.mu, missed, dark, gone],
-                [b_missed, 1 - b_missed, 0.0, 0.0],
-                [b_dark, 0.0, 1 - b_dark, 0.0],
-                [0.0, 0.0, 0.0, 1.0],
+                [1 - mu, b_missed, b_dark, 0.0],
+                [mu * missed, 1 - b_missed, 0.0, 0.0],
+                [mu * dark, 0.0, 1 - b_dark, 0.0],
+                [mu * gone, 0.0, 0.0, 1.0],
             ]
         )
 
     def predict(self, known: FloatArray, n_frames: int) -> FloatArray:
         """Return the probabilities `n_frames` later."""
-        return np.asarray(np.einsum("ns,st->nt", known, self.transition(n_frames)))
+        return transform(self.transition(n_frames), known)
 
     def soon(self, known: FloatArray) -> FloatArray:
         """Return the probability of being seen in the next frame, (n,)."""
-        return np.asarray(np.einsum("ns,s->n", known, self.transition()[:, SEEN]))
+        return np.asarray(transform(self.transition()[SEEN : SEEN + 1], known)[0])
 
     def observe(
         self, *, looked: int, lost: int, returned: IntArray, ended: IntArray
@@ -89,9 +94,12 @@ class Visibility:
         """
         self._looks = self._looks * KEEP + looked
         self._lost = self._lost * KEEP + lost
-        self._returned *= KEEP
-        self._ended *= KEEP
-        self._has_gap |= len(returned) + len(ended) > 0
+        if self._knows_gaps:
+            self._returned *= KEEP
+            self._ended *= KEEP
+        if not len(returned) and not len(ended):
+            return
+        self._has_gap = self._knows_gaps = True
         for total, gaps in ((self._returned, returned), (self._ended, ended)):
             if len(gaps):
                 total += np.bincount(np.minimum(gaps, LONGEST) - 1, minlength=LONGEST)
@@ -129,8 +137,8 @@ class Visibility:
 
 def born(n: int, p_real: float) -> FloatArray:
     """Return what is known of `n` new detections, `p_real` of which are particles."""
-    known = np.zeros((n, 4))
-    known[:, SEEN], known[:, GONE] = p_real, 1 - p_real
+    known = np.zeros((4, n))
+    known[SEEN], known[GONE] = p_real, 1 - p_real
     return known
 
 
@@ -139,18 +147,18 @@ def leave(known: FloatArray, inside: FloatArray) -> FloatArray:
 
     Only those that would be seen may leave: the others are not looked for.
     """
-    left = known[:, SEEN] * (1 - inside)
+    left = known[SEEN] * (1 - inside)
     after = known.copy()
-    after[:, SEEN] -= left
-    after[:, GONE] += left
+    after[SEEN] -= left
+    after[GONE] += left
     return after
 
 
 def after_miss(known: FloatArray) -> FloatArray:
     """Return what is known of tracks that were looked for and not found."""
     unseen = known.copy()
-    unseen[:, SEEN] = 0.0
-    rest = unseen.sum(axis=1, keepdims=True)
+    unseen[SEEN] = 0.0
+    rest = np.add.reduce(unseen, 0)
     return np.asarray(unseen / np.maximum(rest, 1e-12))
 
 
@@ -160,13 +168,8 @@ def after_hit(known: FloatArray, likelihood_ratio: FloatArray) -> FloatArray:
     `likelihood_ratio`: density of the detection under the track over that of new
     detections, shape (n,).
     """
-    seen = known[:, SEEN] * likelihood_ratio
-    right = np.minimum(seen / (seen + 1 - known[:, SEEN]), 0.999)
-    return born_each(right)
-
-
-def born_each(p_real: FloatArray) -> FloatArray:
-    """Return what is known of seen tracks, each real with its own probability."""
-    known = np.zeros((len(p_real), 4))
-    known[:, SEEN], known[:, GONE] = p_real, 1 - p_real
-    return known
+    seen = known[SEEN] * likelihood_ratio
+    after = np.zeros(known.shape)
+    right = np.minimum(seen / (seen + 1 - known[SEEN]), 0.999, out=after[SEEN])
+    np.subtract(1, right, out=after[GONE])
+    return after

@@ -7,7 +7,10 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from lodestar_live import Detections, Linker
-from lodestar_live.data import DETECTION_DTYPE, blank_rows
+from lodestar_live.data import DETECTION_DTYPE, TRACK_DTYPE, blank_rows
+from lodestar_live.linking import mixture, products, states
+from lodestar_live.linking.learning import Population
+from lodestar_live.linking.states import Filtered
 from lodestar_live.motion import Belief, Motion, born, predict, update
 from tests.simulation.motion import Scenario, simulate_motion
 
@@ -262,3 +265,51 @@ def test_a_change_of_motion_is_followed_and_told():
     assert all(law == "still" for _, law in stuck)
     assert np.median([k for k, _ in stuck]) <= 50
     assert sum(track in told for track in first[10:]) <= 2
+
+
+def test_the_matrices_of_the_linker_are_the_filter_of_the_law_of_motion():
+    """The linker's products of matrices against `motion`'s own predict and update."""
+    rng = np.random.default_rng(6)
+    law = Population(1.7, n_axes=1)
+    points, noise = rng.normal(0, 3, (1, 8)), np.full((1, 1), 0.2)
+    part = Filtered.unknown(points, "um")
+    mixture.begin(part, points, noise, law)
+    motion = Motion(
+        float(law.motion.diffusion[0]),
+        velocity_sd=float(law.motion.velocity_sd[0]),
+        persistence=float(law.motion.persistence[0]),
+        drift=law.motion.drift[0],
+    )
+    reference = born(points.T, np.full(8, 0.2), motion)
+    for dt in (1.0, 2.5, 0.4):
+        reference = predict(reference, motion, dt)
+        mixture.move(part, law, dt)
+        points = points + 0.3 * rng.normal(size=points.shape)
+        everyone = np.arange(8)
+        fit = mixture.fit(part, everyone, points, noise)
+        mixture.correct(part, everyone, noise, fit)
+        reference = update(reference, points.T, 0.2)
+        np.testing.assert_allclose(part.position[0].T, reference.position, rtol=1e-10)
+        np.testing.assert_allclose(part.velocity[0].T, reference.velocity, rtol=1e-10)
+        for name in ("variance", "covariance", "velocity_variance"):
+            own = getattr(part, name)[0]
+            np.testing.assert_allclose(own, getattr(reference, name), rtol=1e-10)
+
+
+@pytest.mark.parametrize("n", [1, 4096, 9000])
+def test_products_in_blocks_are_the_products(n):
+    rng = np.random.default_rng(n)
+    matrix, columns = rng.normal(size=(3, 5, 8)), rng.normal(size=(3, 8, n))
+    np.testing.assert_allclose(
+        products.transform(matrix, columns), matrix @ columns, rtol=1e-12, atol=1e-12
+    )
+    weight = rng.random((3, n))
+    np.testing.assert_allclose(
+        products.summed(weight, columns[0]), weight @ columns[0].T, rtol=1e-9
+    )
+
+
+def test_columns_written_as_one_are_neighbours():
+    for names in (states._KNOWN, states._LIFE):
+        at = [TRACK_DTYPE.fields[name][1] for name in names]
+        assert np.diff(at).tolist() == [8] * (len(names) - 1)

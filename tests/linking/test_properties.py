@@ -125,7 +125,7 @@ def test_the_gate_finds_every_pair_within_reach(tracks, points, radius):
     reach = radius * rng.uniform(0.2, 1.0, len(a))
     distance2 = ((a[:, None] - b[None]) ** 2).sum(axis=2)
     inside = (distance2 <= reach[:, None] ** 2) & (reach[:, None] >= 0)
-    track, detection = pairs_within(a, reach, b)
+    track, detection = pairs_within(a.T, reach, b.T)
     assert list(zip(track.tolist(), detection.tolist(), strict=True)) == [
         tuple(pair) for pair in np.argwhere(inside).tolist()
     ]
