@@ -26,7 +26,8 @@ from lodestar_live.linking.gate import BoolArray, IntArray
 WORTHWHILE = 0.97  # a round that leaves more of the pairs than this is the last
 TINY = 8  # pairs; 2**TINY subsets are tried
 BATCH_ROWS = 400
-DENSE = 2**16  # entries: up to some 250 tracks no sparse method is faster
+FEW = 400  # pairs; so few are matched at once without settling the simple ones
+DENSE = 2**14  # entries: up to some 130 tracks no sparse method is faster
 # Median seconds of scipy's sparse matching on percolating random graphs is below
 # this times rows * edges, so the estimate errs on the safe side.
 SECONDS_PER_ROW_EDGE = 2.5e-9
@@ -96,13 +97,11 @@ def assign(
     Assignment of largest total gain, unless `n_fallbacks` > 0.
     """
     chosen = np.full(n_tracks, -1, np.int64)
-    if _is_free_of_conflict(pairs, n_detections):
-        chosen[pairs.track] = pairs.detection
+    rest = _settle_isolated(pairs, chosen, n_detections)
+    if len(rest) > FEW:
+        rest = _settle(rest, chosen, n_detections)
+    if _match_densely(rest, chosen, n_detections):
         return Assignment(chosen)
-    if n_tracks * n_detections <= DENSE:
-        _match_densely(pairs, chosen, n_detections)
-        return Assignment(chosen)
-    rest = _settle(pairs, chosen, n_detections)
     n_fallbacks = 0
     for batch in _batches(*_solve_tiny(rest, _components(rest), chosen)):
         budget_s -= _expected_seconds(batch)
@@ -114,21 +113,43 @@ def assign(
     return Assignment(chosen, n_fallbacks)
 
 
-def _is_free_of_conflict(pairs: Pairs, n_detections: int) -> bool:
-    if len(pairs) < 2:
+def _settle_isolated(pairs: Pairs, chosen: IntArray, n_detections: int) -> Pairs:
+    """Choose the pairs that share neither end with another; return the others."""
+    of_track = np.bincount(pairs.track, minlength=1)
+    of_detection = np.bincount(pairs.detection, minlength=n_detections)
+    rivals = of_track[pairs.track] * of_detection[pairs.detection]
+    alone = rivals == 1
+    if alone.all():
+        chosen[pairs.track] = pairs.detection
+        return Pairs.none()
+    chosen[pairs.track[alone]] = pairs.detection[alone]
+    return pairs.take((~alone).nonzero()[0])
+
+
+def _match_densely(pairs: Pairs, chosen: IntArray, n_detections: int) -> bool:
+    """Match few tracks and detections at once; say whether they were few."""
+    if not len(pairs):
         return True
-    if (pairs.track[1:] == pairs.track[:-1]).any():
+    track, of_track = _compact(pairs.track, len(chosen))
+    detection, of_detection = _compact(pairs.detection, n_detections)
+    if len(track) * len(detection) > DENSE:
         return False
-    return int(np.bincount(pairs.detection, minlength=n_detections).max()) == 1
+    gain = np.zeros((len(track), len(detection)))
+    gain[of_track, of_detection] = pairs.gain
+    row, column = linear_sum_assignment(gain, maximize=True)
+    real = (gain[row, column] > 0).nonzero()[0]
+    chosen[track[row[real]]] = detection[column[real]]
+    return True
 
 
-def _match_densely(pairs: Pairs, chosen: IntArray, n_detections: int) -> None:
-    """Match a small frame at once."""
-    gain = np.zeros((len(chosen), n_detections))
-    gain[pairs.track, pairs.detection] = pairs.gain
-    track, detection = linear_sum_assignment(gain, maximize=True)
-    real = gain[track, detection] > 0
-    chosen[track[real]] = detection[real]
+def _compact(values: IntArray, n: int) -> tuple[IntArray, IntArray]:
+    """Return which of 0 ... n - 1 occur, and the place of each value among these."""
+    occurs = np.zeros(n, np.bool_)
+    occurs[values] = True
+    present = occurs.nonzero()[0]
+    place = np.empty(n, np.int64)
+    place[present] = np.arange(len(present))
+    return present, place[values]
 
 
 def _settle(
@@ -212,7 +233,7 @@ def _solve_tiny(
     """Settle components of few pairs by trying every subset; return the others."""
     n_pairs = np.bincount(component)[component]
     order = np.argsort(component, kind="stable")
-    for size in range(2, TINY + 1):
+    for size in range(1, TINY + 1):
         rows = order[n_pairs[order] == size].reshape(-1, size)
         if len(rows):
             best = rows[_best_subsets(pairs, rows)]

@@ -16,7 +16,7 @@ from lodestar_live.data import FloatArray
 IntArray = npt.NDArray[np.signedinteger[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
-FEW_PAIRS = 4096  # so few are compared directly
+FEW_PAIRS = 2**14  # so few are compared directly
 MOST_PAIRS = 3_000_000  # looked at in one frame, however crowded one place is
 
 
