@@ -66,3 +66,28 @@ def test_bad_options_say_what_is_expected(
     arguments = ["train", str(image), "-o", str(tmp_path / "m.onnx"), *options]
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_what_is_not_wanted_is_not_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    places = 50.0 * (np.argwhere(np.ones((7, 7))) + 1) + rng.uniform(-5, 5, (49, 2))
+    pixels = rng.normal(1, 0.05, (400, 400))
+    for index, place in enumerate(places):  # every second one is longer
+        aspect, angle = 1.3 if index % 2 else 1.0, rng.uniform(0, np.pi)
+        y, x = np.indices(pixels.shape) - place[:, None, None]
+        along = (y * np.cos(angle) + x * np.sin(angle)) / np.sqrt(aspect)
+        across = (x * np.cos(angle) - y * np.sin(angle)) * np.sqrt(aspect)
+        pixels += 1 / (1 + np.exp((np.hypot(along, across) - 9) / 1.5))
+    image, output = tmp_path / "two_kinds.npy", tmp_path / "round.onnx"
+    np.save(image, pixels.astype(np.float32))
+    arguments = ["train", str(image), "-o", str(output), "--size", "40"]
+    for option, (y, x) in zip(("--at", "--not-at"), places[:2], strict=True):
+        arguments += [option, f"{y:.1f},{x:.1f}"]
+    arguments += ["--steps", "300"]  # without --not-at, 24 of the long ones are found
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    rows = Detector(output)(pixels.astype(np.float32)).rows
+    found = np.column_stack([rows["y_px"], rows["x_px"]])
+    apart = np.hypot(*(places[:, None] - found[None]).transpose(2, 0, 1)).min(axis=1)
+    assert (apart[::2] < 4).sum() >= 24
+    assert (apart[1::2] < 4).sum() <= 1

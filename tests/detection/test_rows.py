@@ -27,14 +27,15 @@ def test_maxima_of_coinciding_places_are_one_particle() -> None:
 
 
 def test_votes_that_disagree_name_no_second_particle_beside_a_better_one() -> None:
-    apart = rows.merge(found(y_px=[10, 15], consistency_px=[2.0, 1.5]), MERGE_PX)
-    assert places(apart) == [10, 15]  # 5 px away, with a scatter of 1.5
-    mixed = rows.merge(found(y_px=[10, 15], consistency_px=[0.1, 2.0]), MERGE_PX)
+    # Votes half for each of two places 5 px apart scatter by 2.5.
+    apart = rows.merge(found(y_px=[10, 15], consistency_px=[2.5, 2.5]), MERGE_PX)
+    assert places(apart) == [10, 15]
+    mixed = rows.merge(found(y_px=[10, 15], consistency_px=[0.1, 3.5]), MERGE_PX)
     assert places(mixed) == [10]
     # Alone, or when the better one is itself merged, it stays what it is.
     alone = rows.merge(found(y_px=[10], consistency_px=[9.0]), MERGE_PX)
     assert places(alone) == [10]
-    chain = found(y_px=[10, 11, 16], consistency_px=[0.1, 0.1, 1.7])
+    chain = found(y_px=[10, 11, 16], consistency_px=[0.1, 0.1, 3.5])
     assert places(rows.merge(chain, MERGE_PX)) == [10, 16]
 
 

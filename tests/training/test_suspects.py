@@ -120,6 +120,14 @@ def test_the_threshold_errs_least_between_particles_and_the_rest() -> None:
     assert fewest_errors(judged, -0.3) >= -0.3  # never where noise passes
 
 
+def test_company_lowers_the_threshold_within_the_snapshots_own_gap_only() -> None:
+    judged = Judged(np.array([1.0, 1.2, 0.9, 1.1]), np.array([-3.0, -2.0, -1.1]))
+    assert fewest_errors(judged, -10.0) == pytest.approx(-0.1)
+    assert fewest_errors(judged, -10.0, wanted=-0.6) == pytest.approx(-0.6)
+    assert fewest_errors(judged, -10.0, wanted=0.5) == pytest.approx(-0.1)
+    assert fewest_errors(judged, -10.0, wanted=-9.0) == pytest.approx(-1.1 + 0.15 * 2)
+
+
 def _suspects(n: int) -> tuple[Suspects, np.ndarray]:
     places = 40.0 * np.arange(1, n + 1)[:, None] * [0, 1] + [50, 0]
     ones = np.ones(n)

@@ -25,7 +25,7 @@ from lodestar_live.model_card import LikeLimits, ModelCard, SigmaFactors
 
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
-_APART = 3.0  # times their scatter, votes name two places
+_APART = 1.5  # times their scatter, votes name two places; see `merge`
 _FARTHEST_PX = 24.0  # from a better row; votes that scatter by more mean nothing
 
 
@@ -52,7 +52,10 @@ def merge(found: Found, distance_px: float) -> Found:
     `found` must be sorted by falling score. Rows within `distance_px` do: two maxima of
     one particle have the same local weighted average, two particles do not. So do a row
     whose votes disagree and a better one within `_APART` times that scatter: between
-    particles that touch, votes for both mix, and a mark there stands for neither.
+    particles that touch, votes for both mix, and a mark there stands for neither. Votes
+    for two places d apart scatter by at most d / 2, and by d / 2 in the middle: marks
+    on a particle lie 2 scatters and more from the other, the one between up to 1 from
+    either (1.7 and 1 where three meet).
     """
     if len(found) < 2:
         return found

@@ -23,7 +23,12 @@ from lodestar_live.detection.run.noise_tail import NoiseTail
 from lodestar_live.detection.run.template import Look, shown_around
 from lodestar_live.model_card import CardDraft
 from lodestar_live.training.calibrate.noise import NoiseTexture
-from lodestar_live.training.calibrate.snapshot import FAR_BELOW, learn_threshold
+from lodestar_live.training.calibrate.snapshot import (
+    FAR_BELOW,
+    GAP_SHARE,
+    Judged,
+    learn_threshold,
+)
 from lodestar_live.training.calibrate.synthetic_frames import (
     blank_frame,
     crowded_frames,
@@ -37,13 +42,13 @@ FloatArray = npt.NDArray[np.float64]
 
 FALSE_ALARMS_PER_MPX = 1.0  # expected in pure noise, at the lowest allowed threshold
 CLEAR_GAP = 0.25  # share of the range between the two that a gap must have to count
-GAP_SHARE = 0.85  # of a gap that may be given up to keep those out
 CLEARANCE = 0.2  # of the way from noise and ghosts to the training particle
 ONE_MARK_RADII, VARIED_MARK_RADII = 0.8, (0.5, 1.0)
 SMALL_PAIR = 1.3  # radii between the smallest of varying particles
 _N_LEVELS, _PRACTICE_SIDE_PX = 6, 560
 _BLANK_SIDE_PX, _N_BLANK = 256, 32
 _FEW_MAXIMA = 200  # fewer of them have no tail to fit
+_N_TOP = 60  # maxima of highest score, that say how many of them have contrast
 _EVERYTHING = -1e30  # a threshold every local maximum passes
 _SPREAD_MARGIN = 1.25  # real particles are not copies of one
 _MATCH_SHARE = 0.975  # of the correlation that real particles have at least
@@ -102,7 +107,12 @@ def calibrate(
     )
     radius_px = max(particle.radius_px for particle in model.particles)
     learnt = learn_threshold(
-        seen, suspects, radius_px, facts["noise_score"], snapshot.shape
+        seen,
+        suspects,
+        radius_px,
+        facts["noise_score"] if texture is not None else _seen_score(noise, heights),
+        snapshot.shape,
+        Judged(company, ghosts),
     )
     if learnt is not None:
         threshold = learnt
@@ -314,6 +324,17 @@ def _noise_score(noise: FloatArray, visible: FloatArray) -> float:
     if len(visible) < _FEW_MAXIMA:
         return float(visible[n_allowed])
     return NoiseTail.fit(visible, mpx).score_at(FALSE_ALARMS_PER_MPX)
+
+
+def _seen_score(noise: FloatArray, heights: FloatArray) -> float:
+    """Return the score that white noise exceeds as often as allowed, where it shows.
+
+    Few of its maxima of high score reach the least contrast of a run.
+    """
+    tail = NoiseTail.fit(noise, _N_BLANK * _BLANK_SIDE_PX**2 / 1e6)
+    top = heights[:_N_TOP]
+    share = (np.sum(top >= NOISE_FLOOR) + 1) / (len(top) + 1)
+    return tail.score_at(min(FALSE_ALARMS_PER_MPX / share, tail.start_rate))
 
 
 def _scores_in_company(

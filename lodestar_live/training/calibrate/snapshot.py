@@ -19,6 +19,7 @@ from lodestar_live.detection.detector import LEAST_CONTRAST
 from lodestar_live.training.particle.suspects import Suspects
 
 FAR_BELOW = 1.75  # of the particles' score: what lies there is texture or dirt
+GAP_SHARE = 0.85  # of a gap that may be given up
 FEWEST = 8  # certain particles from which a snapshot decides
 _NEAR_RADII, _NEAR_PX = 0.7, 3.0  # from a suspect: a maximum belongs to it
 _ASIDE_RADII = 1.5  # up to there it may be another mark on it: not judged
@@ -33,10 +34,13 @@ def learn_threshold(
     radius_px: float,
     lowest: float,
     shape: tuple[int, ...],
+    company: Judged | None = None,
 ) -> float | None:
     """Return the snapshot's own threshold; None if it has few particles.
 
-    At least `lowest`, unless that would lose more than a tenth of them.
+    At least `lowest`, unless that would lose more than a tenth of them. Where
+    particles in company score lower than the snapshot's own, as low as they need, if
+    that costs nothing in the snapshot.
 
     Parameters
     ----------
@@ -51,6 +55,8 @@ def learn_threshold(
         Score that noise hardly ever reaches.
     shape
         Of the snapshot; particles that its edge cuts say nothing.
+    company
+        What practice frames show of particles that touch.
     """
     threshold = None
     contrast = np.abs(rows["intensity"])
@@ -62,7 +68,11 @@ def learn_threshold(
         # Where noise and particles overlap, particles come first.
         found = judged.particles[judged.particles > _UNFOUND]
         faintest = float(np.percentile(found, _PASS_PERCENT)) if len(found) else lowest
-        threshold = fewest_errors(judged, min(lowest, faintest))
+        least_score = min(lowest, faintest)
+        wanted = None
+        if company is not None and len(company.particles):
+            wanted = fewest_errors(company, least_score)
+        threshold = fewest_errors(judged, least_score, wanted)
         if len(found):  # what lies far below has not been seen yet, but may come
             usual = float(np.percentile(found, _USUAL_PERCENT))
             threshold = max(threshold, usual - FAR_BELOW)
@@ -105,11 +115,11 @@ def judge(
     )
 
 
-def fewest_errors(judged: Judged, lowest: float) -> float:
+def fewest_errors(judged: Judged, lowest: float, wanted: float | None = None) -> float:
     """Return the threshold, at least `lowest`, that errs least on what was judged.
 
     Among those that err as little, up to one particle in fifty, the middle of the
-    widest gap.
+    widest gap; or what is `wanted`, if that lies lower in that gap.
     """
     particles, others = np.sort(judged.particles), np.sort(judged.others)
     marks = np.unique(np.concatenate([[lowest], particles, others]))
@@ -122,4 +132,7 @@ def fewest_errors(judged: Judged, lowest: float) -> float:
     errors: npt.NDArray[np.int64] = missed + wrong
     good = np.flatnonzero(errors <= errors.min() + len(particles) // 50)
     widest = good[np.argmax(np.diff(marks)[good])]
-    return float(middle[widest])
+    if wanted is None:
+        return float(middle[widest])
+    last = marks[widest + 1] - GAP_SHARE * (marks[widest + 1] - marks[widest])
+    return float(np.clip(wanted, last, middle[widest]))
