@@ -34,6 +34,7 @@ from lodestar_live.detection.frame.tiles import Layout, Tiles, area
 from lodestar_live.detection.model.model_file import read_model
 from lodestar_live.detection.model.scale import Scale
 from lodestar_live.detection.model.valid_sides import can_open
+from lodestar_live.detection.run import correlated
 from lodestar_live.detection.run import postprocess as rows
 from lodestar_live.detection.run.noise_tail import NoiseTail
 from lodestar_live.detection.run.paper import keep_h_maxima, pooled
@@ -107,7 +108,8 @@ class Detector:
         Drop detections fainter than this share of the frame's upper quartile: the
         texture of a background has shapes too, but hardly any contrast. Nor is what
         differs from its surroundings by less than a pixel's noise, over 4 x 4 px,
-        a particle. 0, or a `quantile`: both off.
+        a particle, nor what does not stand out from correlated noise (of smoothed or
+        resampled frames) at a particle's scale. 0, or a `quantile`: all off.
     engine
         "cpu", "openvino", "cuda", "cuda-float32" or "tensorrt"; one that is not
         installed, or fails, becomes "cpu" with a warning. "auto" is "cpu" until
@@ -153,6 +155,7 @@ class Detector:
         self.only_like_training = only_like_training
         self.least_contrast = least_contrast
         self._usual_counts: float | None = None
+        self._correlated_counts = 0.0  # of the last whole frame
         self.n_cut = 0
         self.scale = Scale(self.card.downsample)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
@@ -433,6 +436,8 @@ class Detector:
             is_field = pixels.dtype.kind == "c"  # its contrast has no unit of noise
             floor = 0.0 if is_field else NOISE_FLOOR * self.card.noise_floor
             visible = rows.visible(merged, max(self.least_contrast * usual, floor))
+            if not is_field:
+                visible = self._beyond_noise(visible, intake, is_whole=tiles is None)
         self.n_cut = max(0, len(visible) - self.max_detections)
         clipped = self.scale.shrink_mask(self._saturated(pixels, tiles))
         look = self._appearance if self.only_like_training else None
@@ -461,6 +466,26 @@ class Detector:
     def _appearance(self) -> Look | None:
         """The training particles to compare images with; None in older files."""
         return Look.of(self._looks) if self._looks else None
+
+    def _beyond_noise(
+        self, found: rows.Found, intake: Intake, *, is_whole: bool
+    ) -> rows.Found:
+        """Keep what stands out from correlated noise, if the frame has such noise.
+
+        For tiles the last whole frame says so.
+        """
+        if not len(found):
+            return found
+        unit = intake.levels.noise if intake.is_normalised else 1.0
+        radius_px = self.card.radius_px or 0.5 * self.card.window_px
+        if is_whole:
+            self._correlated_counts = unit * correlated.deviation(intake, radius_px)
+        if not self._correlated_counts:
+            return found
+        sigma = self._correlated_counts / unit
+        is_kept = correlated.stands_out(intake, rows.places(found), radius_px, sigma)
+        kept: rows.Found = found[is_kept]
+        return kept
 
     def _usual_contrast(
         self, found: rows.Found, intake: Intake, *, is_whole: bool

@@ -40,6 +40,11 @@ def cells(found: Found) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     return row, column
 
 
+def places(found: Found) -> FloatArray:
+    """Return the positions (y, x) of every row, px, (n, 2)."""
+    return np.asarray(found[:, [_AT["y_px"], _AT["x_px"]]])
+
+
 def strongest(found: Found, limit: int) -> Found:
     """Return the `limit` rows of highest score, best first."""
     order = np.argsort(-found[:, _AT["score"]], kind="stable")
@@ -59,12 +64,12 @@ def merge(found: Found, distance_px: float) -> Found:
     """
     if len(found) < 2:
         return found
-    places = found[:, [_AT["y_px"], _AT["x_px"]]]
+    where = places(found)
     scatter_px = np.minimum(_APART * found[:, _AT["consistency_px"]], _FARTHEST_PX)
     reach_px = np.maximum(scatter_px, distance_px)
-    pairs = cKDTree(places).query_pairs(reach_px.max(), output_type="ndarray")
+    pairs = cKDTree(where).query_pairs(reach_px.max(), output_type="ndarray")
     better, worse = pairs.T  # the lower index comes first
-    apart = places[better] - places[worse]
+    apart = where[better] - where[worse]
     is_one = np.hypot(apart[:, 0], apart[:, 1]) <= reach_px[worse]
     better, worse = better[is_one], worse[is_one]
     order = np.argsort(better)
