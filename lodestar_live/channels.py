@@ -119,6 +119,11 @@ CHANNELS: tuple[Channel, ...] = (
         "polarizability_um3", "sigma_polarizability_um3",
         Pooling.FIELD, _SCALED,
     ),
+    # Modulo the particle's own symmetry; from the x axis (right) to the y axis (down).
+    Channel(
+        "angle", "angle", "deg", "angle_deg", "sigma_angle_deg",
+        Pooling.IMAGE, {Symmetry.ROTATION: Action.ADDS, Symmetry.MIRROR: Action.TURNS},
+    ),
     Channel("score", "score", "1", "score", pooling=Pooling.MAP),
     Channel(
         "scale", "polarizability by the network", "um^3", "scale_polarizability_um3",

@@ -124,6 +124,19 @@ class SigmaFactors(Part):
     faint_px: NonNegativeFloat = 0.0
 
 
+class OrientationFacts(Part):
+    """How angles are told from each other.
+
+    `fold`: the particle looks the same after 1/fold of a turn; 0: it is round.
+    `axis_deg`: angle of each training particle as it was clicked. `shot`: variance of
+    light over that of the background, at the particle's peak.
+    """
+
+    fold: NonNegativeInt
+    axis_deg: tuple[float, ...] = Field(min_length=1)
+    shot: NonNegativeFloat = 0.0
+
+
 class LikeLimits(Part):
     """Limits of what is like the training particle, at ascending contrast/noise."""
 
@@ -234,6 +247,7 @@ class CardDraft(Part):
     threshold_scores: ThresholdScores | None = None
     sigma: SigmaFactors | None = None
     like: LikeLimits | None = None
+    orientation: OrientationFacts | None = None
     calibration: CalibrationFacts | None = None
     # Fields: what a vote of 0 means, and what other particles are compared with.
     optics: OpticsFacts | None = None

@@ -63,6 +63,9 @@ def train_model(
     downsample: Annotated[
         int | None, typer.Option(help="Scale of tracking; left out: by the crop.")
     ] = None,
+    angle: Annotated[
+        bool, typer.Option("--angle", help="Also measure which way particles point.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
@@ -95,6 +98,7 @@ def train_model(
         start=start,
         steps=steps,
         downsample=downsample,
+        channels=("y", "x", "angle") if angle else None,
     )
     if pick:
         model = _learn_by_click(pixels, learn, console, browser=browser)

@@ -37,6 +37,7 @@ from lodestar_live.detection.model.valid_sides import can_open
 from lodestar_live.detection.run import correlated
 from lodestar_live.detection.run import postprocess as rows
 from lodestar_live.detection.run.noise_tail import NoiseTail
+from lodestar_live.detection.run.orientation import Orientation
 from lodestar_live.detection.run.paper import keep_h_maxima, pooled
 from lodestar_live.detection.run.passes import NO_THRESHOLD, Passes
 from lodestar_live.detection.run.template import Look
@@ -441,7 +442,9 @@ class Detector:
         self.n_cut = max(0, len(visible) - self.max_detections)
         clipped = self.scale.shrink_mask(self._saturated(pixels, tiles))
         look = self._appearance if self.only_like_training else None
-        context = rows.Context(intake.shape, intake, clipped, self._likeness, look)
+        context = rows.Context(
+            intake.shape, intake, clipped, self._likeness, look, self._orientation
+        )
         detections = self.scale.enlarge(
             rows.to_detections(visible[: self.max_detections], self.card, context)
         )
@@ -486,6 +489,14 @@ class Detector:
         is_kept = correlated.stands_out(intake, rows.places(found), radius_px, sigma)
         kept: rows.Found = found[is_kept]
         return kept
+
+    @cached_property
+    def _orientation(self) -> Orientation | None:
+        """What angles are measured with; None for round particles, or if not asked."""
+        facts = self.card.orientation
+        if facts is None or not facts.fold or not self._looks:
+            return None
+        return Orientation.of(self._looks, facts)
 
     def _usual_contrast(
         self, found: rows.Found, intake: Intake, *, is_whole: bool

@@ -168,6 +168,8 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
         command += ["--size", str(settings.size_px)]
     if settings.downsample is not None:
         command += ["--downsample", str(settings.downsample)]
+    if settings.angle:
+        command += ["--angle"]
     if settings.steps is not None:
         command += ["--steps", str(settings.steps)]
     return command

@@ -38,6 +38,12 @@ SUMMARY_COLUMNS = {
     "velocity_y": ("{length}/{time}", "mean velocity"),
     "velocity_x": ("{length}/{time}", "mean velocity"),
     "velocity_error": ("{length}/{time}", "its standard error per axis"),
+    "angular_velocity": ("deg/{time}", "mean, of the unwrapped angle; from x to y"),
+    "rotational_diffusion": (
+        "rad^2/{time}",
+        "D of the unwrapped angle by the covariance estimator",
+    ),
+    "rotational_diffusion_error": ("rad^2/{time}", "its standard error"),
     "polarizability_um3": ("um^3", "mean over the track"),
     "polarizability_error_um3": ("um^3", "its standard error"),
     "class": (
@@ -80,6 +86,7 @@ def summarise(runs: Trajectories) -> Rows:
     table = blank_rows(_dtype(rows), len(ids))
     frames, places = runs.frame_numbers, runs.positions
     interval = runs.interval_s if runs.time_unit == "s" else 1.0
+    period_deg = _period_deg(runs)
     still = places - frames[:, None] * _drift_per_frame(rows, frames, places)
     for row, first, n in zip(table, starts.tolist(), lengths.tolist(), strict=True):
         part = slice(first, first + n)
@@ -88,7 +95,37 @@ def summarise(runs: Trajectories) -> Rows:
         row["length"] = (frames[part][-1] - frames[first]) * interval
         _move(row, frames[part], places[part], interval, _blur(rows[part], runs))
         _spread(row, frames[part], places[part], still[part], interval)
+        if period_deg:
+            _turn(row, frames[part], rows["angle_deg"][part], interval, period_deg)
     return table
+
+
+def unwrapped_deg(angle_deg: FloatArray, period_deg: float) -> FloatArray:
+    """Return angles that are known modulo a period as one path, shape (n,)."""
+    return np.asarray(np.unwrap(angle_deg, period=period_deg))
+
+
+def _period_deg(runs: Trajectories) -> float:
+    """Return after which turn the run's particles look the same; 0 if round."""
+    facts = runs.info.model.get("orientation") or {}
+    fold = int(facts.get("fold", 0))
+    return 360 / fold if fold else 0.0
+
+
+def _turn(
+    row: Any, frame: Any, angle_deg: FloatArray, interval: float, period_deg: float
+) -> None:
+    """Write how a particle turns; jumps by half a period between frames are lost."""
+    is_known = np.isfinite(angle_deg)
+    if is_known.sum() < _LEAST_FRAMES:
+        return
+    path = np.radians(unwrapped_deg(angle_deg[is_known], period_deg))
+    found = covariance_diffusion(frame[is_known], path[:, None], interval)
+    if found is None:
+        return
+    row["rotational_diffusion"] = found.coefficient
+    row["rotational_diffusion_error"] = found.error
+    row["angular_velocity"] = np.degrees(found.velocity[0])
 
 
 def _drift_per_frame(rows: Rows, frames: Any, places: FloatArray) -> FloatArray:

@@ -39,6 +39,9 @@ class TrainingSettings(Section):
         description="The scale of tracking: blocks of so many pixels a side count as "
         "one. None: 1, or more for crops from 128 px on.",
     )
+    angle: bool = Field(
+        False, description="Also measure which way particles point (`angle_deg`)."
+    )
     pick: bool = Field(
         False, description="Open the first frame in the browser to click the particle."
     )

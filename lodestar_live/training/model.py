@@ -44,7 +44,9 @@ class Model:
     @property
     def looks(self) -> list[list[list[float]]]:
         """What each crop's particle looks like around the point detections name."""
-        if self.card.like is None or self.card.like.match is None:
+        like = self.card.like
+        is_compared = like is not None and like.match is not None
+        if not is_compared and self.card.orientation is None:
             return []
         return [
             shown_around(p.signal, crop.centre_px, LOOK_RADII * p.radius_px)

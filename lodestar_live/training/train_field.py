@@ -61,6 +61,7 @@ from lodestar_live.training.particle.measure import measure_particle
 from lodestar_live.training.prefetch import Lesson, cell_positions
 
 CHANNELS = ("y", "x", "z", "scale")
+IMAGE_CHANNELS = ("angle",)  # that images teach beside y and x, if asked for
 OUTPUTS = (*(by_name(name).output or "" for name in CHANNELS), "rho")
 CROP_PX = 64
 _GAIN = 4.0  # brings E - 1 to about 1
@@ -139,10 +140,12 @@ def learns_field(
     """
     is_field = np.iscomplexobj(image)
     usual = CHANNELS if is_field else CHANNELS[:2]
-    if channels is not None and {*channels} != {*usual}:
+    more = set() if is_field else {*IMAGE_CHANNELS}
+    if channels is not None and {*channels} - more != {*usual}:
         what = "a complex field" if is_field else "a camera image"
+        also = "" if is_field else f", and {' and '.join(IMAGE_CHANNELS)} if asked for"
         raise InputError(
-            f"channels = {tuple(channels)}: {what} teaches {usual}; leave `channels` "
+            f"channels = {tuple(channels)}: {what} teaches {usual}{also}; leave it "
             "out, or retrieve the field from the hologram first (`OffAxis`)."
         )
     if is_field and optics is None:

@@ -37,6 +37,7 @@ from lodestar_live.training.particle.crops import (
 )
 from lodestar_live.training.particle.measure import Particle
 from lodestar_live.training.particle.suspects import find_suspects, search_area
+from lodestar_live.training.particle.symmetry import orientation_of
 from lodestar_live.training.plan import (
     Plan,
     Quality,
@@ -103,7 +104,8 @@ def train(
         pixels of `image`. Left out: 1, or more for crops from 128 px on.
     channels
         What is learnt, by the names in `lodestar_live.channels`: ``("y", "x")`` of
-        images, ``("y", "x", "z", "scale")`` of fields. Left out: what the image has.
+        images, ``("y", "x", "angle")`` where it is to be told which way particles
+        point; ``("y", "x", "z", "scale")`` of fields. Left out: the first and the last.
     optics
         Of a field; needed for one.
     progress
@@ -146,6 +148,8 @@ def train(
         quality=quality,
     )
     card = _make_card(trained, crops, facts)
+    if channels is not None and "angle" in channels:
+        card = card.updated(orientation=orientation_of(particles, seed=seed))
     weights, history = export_weights(trained.network), trained.fit.history
     model = Model(weights, card, particles, history)
     return replace(

@@ -20,6 +20,7 @@ from lodestar_live.data import (
 )
 from lodestar_live.detection.frame.prepare import Intake, Mask
 from lodestar_live.detection.model.nodes import COLUMNS
+from lodestar_live.detection.run.orientation import Orientation
 from lodestar_live.detection.run.template import Look
 from lodestar_live.model_card import LikeLimits, ModelCard, SigmaFactors
 
@@ -167,7 +168,8 @@ class Likeness(NamedTuple):
 class Context(NamedTuple):
     """What the frame tells about its detections, and what their kind shows.
 
-    `look`: to compare the image with, if that is asked for.
+    `look`: to compare the image with, if that is asked for. `orientation`: to measure
+    angles, if the model was trained to.
     """
 
     shape: tuple[int, ...]
@@ -175,6 +177,7 @@ class Context(NamedTuple):
     saturated: Mask | None
     likeness: Likeness
     look: Look | None = None
+    orientation: Orientation | None = None
 
 
 def to_detections(found: Found, card: ModelCard, context: Context) -> Detections:
@@ -187,6 +190,8 @@ def to_detections(found: Found, card: ModelCard, context: Context) -> Detections
     rows["sigma_px"] = sigma_px(rows, card.sigma, counts_per_unit)
     for index, output in enumerate(card.extras, start=len(COLUMNS)):
         _write_extra(rows, output, found[:, index], card)
+    if context.orientation is not None and len(rows):
+        _write_angles(rows, context.orientation, card, context.intake)
     rows["flags"] = _flags(rows, card, context)
     return Detections(rows)
 
@@ -227,6 +232,19 @@ def _write_extra(rows: Rows, output: str, votes: Found, card: ModelCard) -> None
     rows[channel.column] = channel.from_votes(votes, reference)
     if channel.name == "scale":  # until the field itself was asked
         rows["polarizability_um3"] = rows[channel.column]
+
+
+def _write_angles(
+    rows: Rows, orientation: Orientation, card: ModelCard, intake: Intake
+) -> None:
+    unit = intake.levels.noise if intake.is_normalised else 1.0
+    gain = 0.0 if card.particle is None else card.particle.gain
+    rows["angle_deg"], rows["sigma_angle_deg"] = orientation.measure(
+        intake.image[0],
+        np.column_stack([rows["y_px"], rows["x_px"]]),
+        noise=intake.levels.noise / unit,
+        gain=gain / unit,
+    )
 
 
 def _flags(rows: Rows, card: ModelCard, context: Context) -> npt.NDArray[np.int32]:

@@ -65,24 +65,27 @@ class Look:
         best = np.empty(len(places_px))
         for first in range(0, len(best), _BATCH):
             part = slice(first, first + _BATCH)
-            seen = _normalised(self._patches(image, places_px[part]))
+            seen = _normalised(patches(image, places_px[part], self.disk))
             best[part] = (seen @ self.templates.T).max(axis=1, initial=-1.0)
         return best
 
-    def _patches(self, image: Pixels, places_px: FloatArray) -> FloatArray:
-        """Return the image around places, interpolated linearly, (n, p)."""
-        corner = np.floor(places_px).astype(np.int64)
-        side = len(self.disk)
-        reach = np.arange(side + 1) - side // 2
-        rows, columns = (
-            np.clip(corner[:, axis, None] + reach, 0, image.shape[axis] - 1)
-            for axis in range(2)
-        )
-        window = image[rows[:, :, None], columns[:, None]].astype(np.float64)
-        down, right = (places_px - corner).T[:, :, None, None]
-        window = (1 - down) * window[:, :-1] + down * window[:, 1:]
-        window = (1 - right) * window[..., :-1] + right * window[..., 1:]
-        return np.asarray(window[:, self.disk])
+
+def patches(
+    image: Pixels, places_px: FloatArray, disk: npt.NDArray[np.bool_]
+) -> FloatArray:
+    """Return the image in a disk around places, interpolated linearly, (n, p)."""
+    corner = np.floor(places_px).astype(np.int64)
+    side = len(disk)
+    reach = np.arange(side + 1) - side // 2
+    rows, columns = (
+        np.clip(corner[:, axis, None] + reach, 0, image.shape[axis] - 1)
+        for axis in range(2)
+    )
+    window = image[rows[:, :, None], columns[:, None]].astype(np.float64)
+    down, right = (places_px - corner).T[:, :, None, None]
+    window = (1 - down) * window[:, :-1] + down * window[:, 1:]
+    window = (1 - right) * window[..., :-1] + right * window[..., 1:]
+    return np.asarray(window[:, disk])
 
 
 def _turned(image: FloatArray, offsets_px: npt.NDArray[np.int64]) -> FloatArray:
