@@ -44,6 +44,41 @@ _LINKED = [
 DETECTION_DTYPE = np.dtype(_MEASURED)
 TRACK_DTYPE = np.dtype(_MEASURED + _LINKED)
 
+MOTION_STATES = ("still", "brownian", "directed")
+SUMMARY_DTYPE = np.dtype(
+    [
+        ("track_id", "i8"),
+        ("first_frame", "i8"),
+        ("last_frame", "i8"),  # last seen
+        ("n_seen", "i8"),
+        ("n_steps", "f8"),  # displacements between successive frames
+        ("interval_s", "f8"),  # usual time between frames
+        ("d_px2_per_frame", "f8"),
+        ("sigma_d_px2_per_frame", "f8"),
+        ("localisation_px", "f8"),  # 1-sigma per axis, as the motion itself shows it
+        ("alpha", "f8"),
+        ("sigma_alpha", "f8"),
+        ("drift_y_px_per_frame", "f8"),
+        ("drift_x_px_per_frame", "f8"),
+        ("sigma_drift_px_per_frame", "f8"),
+        ("d_um2_per_frame", "f8"),  # along the light
+        ("sigma_d_um2_per_frame", "f8"),
+        ("state", "i1"),  # index into `MOTION_STATES`; -1: not known
+        ("p_state", "f8"),
+    ]
+)
+"""What is known of each track's motion while it is watched, with 1-sigma."""
+SUMMARY_UNITS: Mapping[str, str] = {
+    "track_id": "1", "first_frame": "frames", "last_frame": "frames",
+    "n_seen": "frames", "n_steps": "1", "interval_s": "s",
+    "d_px2_per_frame": "px^2/frame", "sigma_d_px2_per_frame": "px^2/frame",
+    "localisation_px": "px", "alpha": "1", "sigma_alpha": "1",
+    "drift_y_px_per_frame": "px/frame", "drift_x_px_per_frame": "px/frame",
+    "sigma_drift_px_per_frame": "px/frame",
+    "d_um2_per_frame": "um^2/frame", "sigma_d_um2_per_frame": "um^2/frame",
+    "state": "1", "p_state": "1",
+}  # fmt: skip
+
 UNITS: Mapping[str, str] = {
     **channels.units(),
     "z_filtered_um": "um", "y_filtered_px": "px", "x_filtered_px": "px",
@@ -251,7 +286,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """The message per processed frame: frame facts, detections, tracks."""
+    """The message per processed frame: frame facts, detections, tracks.
+
+    `summary`: what is known of each track's motion, rows of `SUMMARY_DTYPE`; None in
+    most frames, since it is made at most twice a second.
+    """
 
     frame: Frame
     detections: Detections
@@ -260,6 +299,7 @@ class Update:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     counts: Counts = Counts()
     degraded: bool = False
+    summary: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)

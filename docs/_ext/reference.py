@@ -24,7 +24,7 @@ from sphinx.application import Sphinx
 
 import lodestar_live
 from lodestar_live import channels, commands, events
-from lodestar_live.data import UNITS
+from lodestar_live.data import SUMMARY_UNITS, UNITS
 from lodestar_live.recording import tables
 from lodestar_live.settings import Settings
 
@@ -183,7 +183,7 @@ def run_file_page() -> str:
         rows = []
         for column in columns.split(","):
             words = column.split()
-            unit = UNITS.get(words[0], "") or unit_of(words[0])
+            unit = {**SUMMARY_UNITS, **UNITS}.get(words[0]) or unit_of(words[0])
             rows.append([f"`{words[0]}`", words[1], "" if unit == "1" else unit])
         parts += [f"## `{name}`\n", table(["column", "SQL type", "unit"], rows)]
     return "\n".join(parts)

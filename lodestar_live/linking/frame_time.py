@@ -25,6 +25,11 @@ class FrameTime:
         self._seconds: deque[float] = deque(maxlen=ENOUGH)
         self._interval_s: float | None = None
 
+    @property
+    def interval_s(self) -> float:
+        """Usual time between two frames, NaN while it is not known."""
+        return float("nan") if self._interval_s is None else self._interval_s
+
     def elapsed(self, index: int, t_s: float | None) -> float:
         """Return the intervals since the last frame, and remember this one."""
         if t_s is not None and not np.isfinite(t_s):

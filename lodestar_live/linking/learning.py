@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import ndtr
 
-from lodestar_live.data import FloatArray
+from lodestar_live.data import MOTION_STATES, FloatArray
 from lodestar_live.linking.gate import BoolArray, pairs_within
 from lodestar_live.linking.products import summed
 from lodestar_live.motion import Motion, transition
@@ -38,7 +38,7 @@ MARGIN_PX = 50.0  # detections do not reach the edges of the field of view
 PRIOR_WEIGHT = 4.0  # the first guess counts as this many displacements
 LEAST_PRIOR_WEIGHT = 0.5  # a law that nobody follows must not become undefined
 STILL, FREE, DIRECTED = KINDS = range(3)
-LAW_NAMES = ("still", "brownian", "directed")
+LAW_NAMES = MOTION_STATES
 PRIOR_SHARE = np.array([0.05, 0.45, 0.5])
 PRIOR_TRACKS = 5.0  # the prior shares count as this many displacements
 FORGET_GRID = np.array(

@@ -12,6 +12,7 @@ import numpy as np
 
 from lodestar_live import events
 from lodestar_live.data import (
+    SUMMARY_DTYPE,
     Detections,
     Event,
     FloatArray,
@@ -27,7 +28,7 @@ from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.learning import LAGS
 from lodestar_live.linking.model import MotionModel
 from lodestar_live.linking.nearest import NearestModel
-from lodestar_live.linking.physics import SUMMARY_DTYPE, estimate, fill
+from lodestar_live.linking.physics import estimate, fill
 from lodestar_live.linking.states import (
     AXES,
     Found,
@@ -175,13 +176,14 @@ class Linker:
     def summary(self) -> Rows:
         """Return what each live track's motion is known to be, with 1-sigma.
 
-        Rows of `physics.SUMMARY_DTYPE`: diffusion, exponent, drift, localisation and
+        Rows of `SUMMARY_DTYPE`: diffusion, exponent, drift, localisation and
         state; lengths in px (z in µm), times in frames.
         """
         states = self._states
         rows = blank_rows(SUMMARY_DTYPE, len(states))
         rows["track_id"], rows["first_frame"] = states.track_id, states.born
         rows["last_frame"], rows["n_seen"] = states.seen, states.n_seen
+        rows["interval_s"] = self._time.interval_s
         weight = self._model.laws(states)
         rows["state"] = states.law
         known = np.flatnonzero(states.law >= 0)

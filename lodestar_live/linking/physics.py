@@ -14,32 +14,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from lodestar_live.data import FloatArray, Rows
-from lodestar_live.linking.learning import LAGS, LAW_NAMES
+from lodestar_live.data import MOTION_STATES, FloatArray, Rows
+from lodestar_live.linking.learning import LAGS
 
 LEAST_STEPS = 5  # fewer displacements say nothing
-SUMMARY_DTYPE = np.dtype(
-    [
-        ("track_id", "i8"),
-        ("first_frame", "i8"),
-        ("last_frame", "i8"),  # last seen
-        ("n_seen", "i8"),
-        ("n_steps", "f8"),  # displacements between successive frames
-        ("d_px2_per_frame", "f8"),
-        ("sigma_d_px2_per_frame", "f8"),
-        ("localisation_px", "f8"),  # 1-sigma per axis, as the motion itself shows it
-        ("alpha", "f8"),
-        ("sigma_alpha", "f8"),
-        ("drift_y_px_per_frame", "f8"),
-        ("drift_x_px_per_frame", "f8"),
-        ("sigma_drift_px_per_frame", "f8"),
-        ("d_um2_per_frame", "f8"),  # along the light
-        ("sigma_d_um2_per_frame", "f8"),
-        ("state", "i1"),  # index into `LAW_NAMES`; -1: not known
-        ("p_state", "f8"),
-    ]
-)
-STATES = LAW_NAMES
+STATES = MOTION_STATES
 
 
 def covariances(steps: FloatArray, max_lag: int = LAGS - 1) -> FloatArray:

@@ -179,6 +179,7 @@ class Run:
             prepare=self.parts.prepare,
             sinks=self.sinks,
             take_events=link.take_events,
+            summarise=link.summary,
             counts=self.accounts.counts,
             degraded=lambda: self.health.is_degraded,
             clock=self.clock,

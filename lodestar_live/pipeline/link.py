@@ -83,6 +83,10 @@ class LinkStep:
         """Return what the linker noticed in the last frame."""
         return self.linker.take_events()
 
+    def summary(self) -> Rows:
+        """Return what is known of each live track's motion; see `Linker.summary`."""
+        return self.linker.summary()
+
     def _sample_um(self, rows: Rows, frame: Frame) -> FloatArray:
         """Return where tracks are in the sample, stage and calibration taken out."""
         size_um = frame.pixel_size_um

@@ -5,11 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from lodestar_live.data import Counts, Detections, Event, Frame, Tracks, Update
+from lodestar_live.data import (
+    Counts,
+    Detections,
+    Event,
+    Frame,
+    Rows,
+    Tracks,
+    Update,
+)
 from lodestar_live.sinks import Sink, guarded
 
 Prepare = Callable[[Frame], Frame]  # normalise, retrieve the field, refocus
 Detect = Callable[[Frame], Detections]
+SUMMARY_EVERY_S = 0.5
 Link = Callable[[Detections, Frame], Tracks]
 
 
@@ -28,6 +37,9 @@ class Pipeline:
         `lodestar_live.sinks.Guard`.
     take_events
         Called after linking; returns what happened to tracks: births, losses.
+    summarise
+        Called after linking, at most every `SUMMARY_EVERY_S`; returns what is known of
+        each track's motion.
     counts
         Where the frames went so far.
     degraded
@@ -44,6 +56,7 @@ class Pipeline:
         prepare: Prepare | None = None,
         sinks: Sequence[Sink] = (),
         take_events: Callable[[], tuple[Event, ...]] = tuple,
+        summarise: Callable[[], Rows | None] = lambda: None,
         counts: Callable[[], Counts] = Counts,
         degraded: Callable[[], bool] = bool,
         clock: Callable[[], float] = time.perf_counter,
@@ -51,7 +64,8 @@ class Pipeline:
         self.detect, self.link, self.prepare = detect, link, prepare
         self.sinks = guarded(sinks)
         self.take_events, self.counts, self.clock = take_events, counts, clock
-        self.degraded = degraded
+        self.degraded, self.summarise = degraded, summarise
+        self._next_summary_s = clock() + SUMMARY_EVERY_S
 
     def process(self, frame: Frame) -> Update:
         """Turn one frame into an update and hand it to every sink."""
@@ -72,6 +86,7 @@ class Pipeline:
             timings_ms,
             self.counts(),
             self.degraded(),
+            self._summary(marks[-1]),
         )
         for sink in self.sinks:
             sink.write(update)
@@ -82,6 +97,12 @@ class Pipeline:
             begun_s = frame.t_arrival_s if frame.is_recorded else frame.t_exposure_s
             timings_ms["latency"] = (done - begun_s) * 1e3
         return update
+
+    def _summary(self, now_s: float) -> Rows | None:
+        if now_s < self._next_summary_s:
+            return None
+        self._next_summary_s = now_s + SUMMARY_EVERY_S
+        return self.summarise()
 
 
 def _timings(frame: Frame, marks: list[float]) -> dict[str, float]:

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from lodestar_live.data import Detections, Event, FloatArray, Frame, Tracks
+from lodestar_live.data import (
+    SUMMARY_DTYPE,
+    Detections,
+    Event,
+    FloatArray,
+    Frame,
+    Rows,
+    Tracks,
+    blank_rows,
+)
 from lodestar_live.linking import Linker
 from lodestar_live.pipeline.link import LinkStep
 
@@ -52,6 +61,15 @@ class SeriesLink(LinkStep):
         if self._current is None:
             return ()
         return tuple(self._renamed(event) for event in self._current.step.take_events())
+
+    def summary(self) -> Rows:
+        """Return what is known of the motion of the live tracks of all series."""
+        parts = [blank_rows(SUMMARY_DTYPE, 0)]
+        for series in self._series.values():
+            rows = series.step.summary()
+            rows["track_id"] = self._run_ids(series, rows["track_id"])
+            parts.append(rows)
+        return np.concatenate(parts)
 
     @property
     def _is_alone(self) -> bool:

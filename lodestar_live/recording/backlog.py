@@ -27,18 +27,22 @@ class Item:
         Its frame, -1 for none.
     tracks
         Rows of dtype `TRACK_DTYPE`.
+    summary
+        Rows of dtype `SUMMARY_DTYPE`, the newest of each track.
     """
 
     frame: tuple[Any, ...] | None = None
     frame_index: int = -1
     tracks: Rows | None = None
     events: tuple[Event, ...] = ()
+    summary: Rows | None = None
 
     @property
     def n_bytes(self) -> int:
         """Memory held by this item, about."""
         n = _FRAME_BYTES + sum(_event_bytes(event) for event in self.events)
-        return n if self.tracks is None else n + self.tracks.nbytes
+        held = (rows.nbytes for rows in (self.tracks, self.summary) if rows is not None)
+        return n + sum(held)
 
 
 class Backlog:

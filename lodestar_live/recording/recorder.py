@@ -124,7 +124,7 @@ class Recorder:
         """Queue one processed frame; returns at once."""
         frame = _processed_row(update, degraded=update.degraded or self.degraded)
         index, rows = update.frame.index, update.tracks.rows
-        self._put(Item(frame, index, rows, update.events))
+        self._put(Item(frame, index, rows, update.events, update.summary))
 
     def tell(self, event: Event) -> None:
         """Queue an event; ``frame.*`` events also give that frame its row.

@@ -116,6 +116,8 @@ class RunFile:
                 database.executemany(
                     tables.INSERT_EVENT, [_event_row(e) for e in item.events]
                 )
+                if item.summary is not None:
+                    database.executemany(tables.INSERT_SUMMARY, item.summary.tolist())
                 for event in item.events:
                     if event.kind == ModelUsed.kind:
                         self._note_model(event)

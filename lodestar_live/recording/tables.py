@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lodestar_live.data import TRACK_DTYPE
+from lodestar_live.data import SUMMARY_DTYPE, TRACK_DTYPE
 
 SCHEMA_VERSION = 2
 """2: position, channel, indices and exposure of a frame; status and reason of a run."""
@@ -74,6 +74,7 @@ def _columns(dtype: np.dtype[Any], names: tuple[str, ...]) -> str:
 ROW_DTYPE = np.dtype([("frame", "i8"), *TRACK_DTYPE.descr])
 FRAME_NAMES = FRAME_DTYPE.names or ()
 TRACK_NAMES = ROW_DTYPE.names or ()
+SUMMARY_NAMES = SUMMARY_DTYPE.names or ()
 
 CREATE = f"""
 CREATE TABLE run (
@@ -84,6 +85,8 @@ CREATE TABLE run (
 CREATE TABLE frames ({_columns(FRAME_DTYPE, FRAME_NAMES)}, PRIMARY KEY (frame));
 CREATE TABLE tracks ({_columns(ROW_DTYPE, TRACK_NAMES)},
     PRIMARY KEY (frame, track_id)) WITHOUT ROWID;
+CREATE TABLE track_summary ({_columns(SUMMARY_DTYPE, SUMMARY_NAMES)},
+    PRIMARY KEY (track_id)) WITHOUT ROWID;
 CREATE TABLE events (
     id INTEGER PRIMARY KEY, t_s REAL, frame INTEGER, kind TEXT, details TEXT
 );
@@ -104,6 +107,7 @@ def _insert(table: str, names: tuple[str, ...]) -> str:
 
 INSERT_FRAME = _insert("frames", FRAME_NAMES)
 INSERT_TRACK = _insert("tracks", TRACK_NAMES)
+INSERT_SUMMARY = _insert("track_summary", SUMMARY_NAMES)
 INSERT_EVENT = _insert("events", ("t_s", "frame", "kind", "details"))
 INSERT_RUN = _insert(
     "run",

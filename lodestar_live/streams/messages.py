@@ -17,6 +17,8 @@ import numpy as np
 
 from lodestar_live.data import (
     DETECTION_DTYPE,
+    SUMMARY_DTYPE,
+    SUMMARY_UNITS,
     TRACK_DTYPE,
     UNITS,
     Detections,
@@ -31,11 +33,12 @@ from lodestar_live.errors import StreamError
 
 VERSION = 1
 TOPICS = (
-    "run", "tracks", "detections", "stage", "status", "event", "end", "image",
+    "run", "tracks", "detections", "stage", "summary", "status", "event", "end",
+    "image",
 )  # fmt: skip
 GREETING_TOPICS = ("run", "status")  # resent to late joiners
 STAGE_DTYPE = np.dtype([("z_um", "f8"), ("y_um", "f8"), ("x_um", "f8")])
-_UNITS = {**UNITS, "y_um": "um", "x_um": "um"}
+_UNITS = {**UNITS, **SUMMARY_UNITS, "y_um": "um", "x_um": "um"}
 _MAX_HEADER_BYTES = 1_000_000
 _MAX_ROWS = 1_000_000
 _DEEPEST = 32  # nesting of JSON that anything here needs, and much more
@@ -60,6 +63,8 @@ class Message:
         relative to the fastest message seen so far.
     image
         Encoded picture of the ``image`` topic, see ``header["encoding"]``.
+    summary
+        What is known of each track's motion, rows of `SUMMARY_DTYPE`.
     """
 
     topic: str
@@ -71,6 +76,7 @@ class Message:
     stage_um: StagePosition | None = None
     event: Event | None = None
     image: bytes | None = None
+    summary: Rows | None = None
 
     @property
     def frame(self) -> int:
@@ -211,6 +217,9 @@ def decode(parts: Sequence[bytes]) -> Message:
     if topic == "detections":
         rows = _rows(columns, header["n"], DETECTION_DTYPE)
         return Message(topic, header, detections=Detections(rows))
+    if topic == "summary":
+        rows = _rows(columns, header["n"], SUMMARY_DTYPE)
+        return Message(topic, header, summary=rows)
     if topic == "stage":
         stage_um = StagePosition(*(float(values[0]) for values in columns.values()))
         return Message(topic, header, stage_um=stage_um)

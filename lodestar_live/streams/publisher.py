@@ -20,7 +20,16 @@ import numpy as np
 import zmq
 
 from lodestar_live.commands import Handler
-from lodestar_live.data import Counts, Event, Frame, Pixels, Rows, RunInfo, Update
+from lodestar_live.data import (
+    MOTION_STATES,
+    Counts,
+    Event,
+    Frame,
+    Pixels,
+    Rows,
+    RunInfo,
+    Update,
+)
 from lodestar_live.errors import StreamError
 from lodestar_live.health import Health
 from lodestar_live.settings import StreamSettings
@@ -192,6 +201,8 @@ class Publisher:
         update = replace(update, frame=frame)
         self._newest = (self._seq["update"], update)
         self._put("update", (time.perf_counter(), update))
+        if update.summary is not None:
+            self._put("summary", update)
         for event in update.events:
             self._put("event", event)
 
@@ -372,6 +383,10 @@ class Publisher:
             stage = np.array([tuple(update.frame.stage_um)], messages.STAGE_DTYPE)
             self._send("stage", seq, facts, stage)
         self._status.note(update, publish_ms=(time.perf_counter() - started_s) * 1e3)
+
+    def _send_summary(self, seq: int, update: Update) -> None:
+        facts = _facts(update) | {"states": list(MOTION_STATES)}
+        self._send("summary", seq, facts, update.summary)
 
     def _send_latest(self) -> None:
         """Send the newest update, past all that still waits for the stream."""

@@ -13,7 +13,7 @@ from jsonschema.exceptions import ValidationError
 from referencing import Registry, Resource
 
 from lodestar_live.commands import VERBS
-from lodestar_live.data import Tracks
+from lodestar_live.data import SUMMARY_DTYPE, Tracks, blank_rows
 from lodestar_live.events import StageRefused
 from lodestar_live.streams import Publisher
 from lodestar_live.streams.commands import Commands
@@ -67,7 +67,8 @@ def test_every_header_sent_is_valid() -> None:
             socket.subscribe("")
         wait_for(lambda: publisher.wanted_topics == set(TOPICS))
         while not latest.poll(10):
-            publisher.write(make_update(0, side=32))
+            summary = blank_rows(SUMMARY_DTYPE, 2)
+            publisher.write(replace(make_update(0, side=32), summary=summary))
         refused = StageRefused(axis="z", z_um=9.0, t_data_s=None, reason="limits")
         publisher.tell(refused.at(0.1, 0))
         seen = collect(stream, set(TOPICS) - {"end"})

@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from lodestar_live.data import (
+    SUMMARY_DTYPE,
     TRACK_DTYPE,
     Counts,
     Detections,
@@ -101,7 +102,18 @@ class LiveSource:
                 processed=index + 1,
                 dropped=index // 60,
             ),
+            summary=self._summary() if index % 25 == 0 else None,
         )
+
+    def _summary(self):
+        rows = blank_rows(SUMMARY_DTYPE, len(self._at))
+        rows["track_id"] = np.arange(1, len(rows) + 1)
+        rows["interval_s"] = 0.02
+        rows["d_px2_per_frame"] = rows["track_id"]
+        rows["sigma_d_px2_per_frame"] = 0.5
+        rows["alpha"], rows["sigma_alpha"] = 1.1, 0.2
+        rows["state"], rows["p_state"] = 1, 0.97
+        return rows
 
     def _run(self):
         start_s = time.perf_counter()

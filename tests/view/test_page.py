@@ -139,6 +139,19 @@ def test_click_selects_and_enter_follows_it(live, open_page, until):
     assert source.commands[-1] == ("retrain", {"track_id": 7})
 
 
+def test_the_chosen_track_shows_its_diffusion_and_law_of_motion(live, open_page, until):
+    """Track 7: 7 px² per frame, pixels of 0.1 µm, 0.02 s between frames."""
+    _, server = live
+    page = open_page(server.url)
+    until(page, "lodestar.nUpdates > 3 && lodestar.scene.motions")
+    page.click("#pause")
+    page.mouse.click(*screen_of(page, 7))
+    numbers = page.inner_text("#numbers")
+    assert "3.50 ± 0.3 µm²/s" in numbers or "3.50 ± 0.2 µm²/s" in numbers
+    assert "1.10 ± 0.20" in numbers
+    assert "brownian (97 %)" in numbers
+
+
 def test_a_place_without_a_track_can_be_learnt(live, open_page, until):
     source, server = live
     page = open_page(server.url)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from lodestar_live import channels
-from lodestar_live.data import Rows
+from lodestar_live.data import SUMMARY_DTYPE, Rows
 from lodestar_live.streams.messages import to_json
 
 TRACK_COLUMNS = (
     "track_id", *(name for name, _ in channels.columns()),
     "vy_px_per_frame", "vx_px_per_frame", "age_frames", "missed_frames", "existence",
 )  # fmt: skip
+SUMMARY_COLUMNS = SUMMARY_DTYPE.names or ()
 DETECTION_COLUMNS = ("y_px", "x_px", "score")
 
 

@@ -15,13 +15,14 @@ from lodestar_live.errors import StreamError
 from lodestar_live.streams import ClientKeys, Message, Subscriber, request
 from lodestar_live.view.web.bundle import (
     DETECTION_COLUMNS,
+    SUMMARY_COLUMNS,
     TRACK_COLUMNS,
     Part,
     rows_part,
 )
 
 PAGE_VERBS = tuple(name for name, verb in VERBS.items() if verb.is_on_page)
-_TOPICS = ("run", "tracks", "detections", "status", "event", "end")
+_TOPICS = ("run", "tracks", "detections", "summary", "status", "event", "end")
 _KEPT_FRAMES = 1024  # for pairing an image with the tracks of the same frame
 _KEPT_ROWS = 200_000
 _KEPT_EVENTS = 200
@@ -39,12 +40,13 @@ class Cursor:
     image: int = -1
     n_events: int = 0
     n_status: int = 0
+    summary: int = -1
     has_ended: bool = False
 
     def restart(self, run: str) -> None:
         """Forget what was given: another run has begun."""
         self.run, self.has_run, self.has_ended = run, False, False
-        self.frame = self.image = -1
+        self.frame = self.image = self.summary = -1
         self.n_events = self.n_status = 0
 
 
@@ -85,6 +87,7 @@ class LiveFeed:
         self._frames: OrderedDict[int, dict[str, Message]] = OrderedDict()
         self._n_rows = 0
         self._image: Message | None = None
+        self._summary: Message | None = None
         self._events: deque[dict[str, Any]] = deque(maxlen=_KEPT_EVENTS)
         self._n_events = 0
         self._status: deque[Mapping[str, Any]] = deque(maxlen=_KEPT_STATUS)
@@ -144,6 +147,8 @@ class LiveFeed:
                 self._keep(message)
             elif message.topic == "image":
                 self._image, self._waiting_since_s = message, None
+            elif message.topic == "summary":
+                self._summary = message
             elif message.topic == "event" and message.event is not None:
                 self._events.append(asdict(message.event))
                 self._n_events += 1
@@ -228,6 +233,7 @@ class LiveFeed:
             parts = [
                 *self._run_part(cursor),
                 *self._list_parts(cursor),
+                *self._summary_parts(cursor),
                 *self._frame_parts(cursor),
             ]
             if self._has_ended and not cursor.has_ended:
@@ -258,6 +264,15 @@ class LiveFeed:
                 parts.append(Part(name, {"list": list(kept)[-n_new:]}))
         cursor.n_status, cursor.n_events = self._n_status, self._n_events
         return parts
+
+    def _summary_parts(self, cursor: Cursor) -> list[Part]:
+        """Return what is known of each track's motion, if it is newer."""
+        newest = self._summary
+        if newest is None or newest.summary is None or newest.seq == cursor.summary:
+            return []
+        cursor.summary = newest.seq
+        part = rows_part("summary", newest.header, newest.summary, SUMMARY_COLUMNS)
+        return [part]
 
     def _frame_parts(self, cursor: Cursor) -> list[Part]:
         """Return one frame: its image with the tracks found in it.

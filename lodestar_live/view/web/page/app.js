@@ -50,6 +50,10 @@ const HANDLERS = {
   detections: (part) => {
     scene.detections = part.rows;
   },
+  summary: (part) => {
+    scene.motions = { ...part, pixelSize: stageMap.pixelSize };
+    showNumbersSoon();
+  },
   end: () => setState("ended", "run ended"),
   silence: (part) => {
     if (run.kind === "recorded") return;

@@ -46,10 +46,30 @@ export function describe(scene, i) {
     ["z", value("z_um") && `${value("z_um")} µm`],
     ["polarizability", value("polarizability_um3", 4) && `${value("polarizability_um3", 4)} µm³`],
     ["speed", Number.isFinite(speed) ? `${speed.toFixed(2)} px/frame` : null],
+    ...describeMotion(scene.motions, rows.track_id[i]),
     ["score", value("score", 3)],
     ["age", value("age_frames", 0) && `${value("age_frames", 0)} frames`],
     ["missed", rows.missed_frames?.[i] > 0 ? `${rows.missed_frames[i]} frames` : null],
   ].filter(([, text]) => text);
+}
+
+/** D with its error, and the law of motion, of one track: [[name, text], ...]. */
+function describeMotion(motions, trackId) {
+  const i = motions ? motions.rows.track_id.indexOf(trackId) : -1;
+  if (i < 0) return [];
+  const value = (name) => motions.rows[name][i];
+  const size = motions.pixelSize;
+  const interval = value("interval_s");
+  const isMetric = size > 0 && interval > 0;
+  const scale = isMetric ? size ** 2 / interval : 1;
+  const [d, sigma] = [value("d_px2_per_frame") * scale, value("sigma_d_px2_per_frame") * scale];
+  const [alpha, sigmaAlpha] = [value("alpha"), value("sigma_alpha")];
+  const state = motions.states[value("state")];
+  return [
+    ["D", Number.isFinite(d) ? `${d.toPrecision(3)} ± ${sigma.toPrecision(1)} ${isMetric ? "µm²/s" : "px²/frame"}` : null],
+    ["exponent", Number.isFinite(alpha) ? `${alpha.toFixed(2)} ± ${sigmaAlpha.toFixed(2)}` : null],
+    ["motion", state ? `${state} (${(100 * value("p_state")).toFixed(0)} %)` : null],
+  ];
 }
 
 /** A bar of 1, 2 or 5 times a power of ten, as long as it is in the sample. */

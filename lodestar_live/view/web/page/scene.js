@@ -70,7 +70,7 @@ export class Scene {
 
   clear() {
     this.tails.clear();
-    this.tracks = this.detections = null;
+    this.tracks = this.detections = this.motions = null;
     this.targetId = this.selectedId = this.hoverId = this.clicked = this.prediction = null;
     this.requestDraw();
   }
