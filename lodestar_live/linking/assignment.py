@@ -26,8 +26,7 @@ from lodestar_live.linking.gate import BoolArray, IntArray
 WORTHWHILE = 0.97  # a round that leaves more of the pairs than this is the last
 TINY = 8  # pairs; 2**TINY subsets are tried
 BATCH_ROWS = 400
-FEW = 400  # pairs; so few are matched at once without settling the simple ones
-DENSE = 2**14  # entries: up to some 130 tracks no sparse method is faster
+DENSE = 2**17  # entries: up to some 360 tracks no sparse method is faster
 # Median seconds of scipy's sparse matching on percolating random graphs is below
 # this times rows * edges, so the estimate errs on the safe side.
 SECONDS_PER_ROW_EDGE = 2.5e-9
@@ -98,8 +97,9 @@ def assign(
     """
     chosen = np.full(n_tracks, -1, np.int64)
     rest = _settle_isolated(pairs, chosen, n_detections)
-    if len(rest) > FEW:
-        rest = _settle(rest, chosen, n_detections)
+    if _match_densely(rest, chosen, n_detections):
+        return Assignment(chosen)
+    rest = _settle(rest, chosen, n_detections)
     if _match_densely(rest, chosen, n_detections):
         return Assignment(chosen)
     n_fallbacks = 0

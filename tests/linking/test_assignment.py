@@ -15,11 +15,11 @@ from lodestar_live.linking.assignment import Pairs, assign
 @pytest.fixture(scope="module", params=["dense", "sparse"])
 def _path(request):
     """Small frames take the dense path; the other must give the same on any."""
-    before = assignment.DENSE, assignment.FEW
+    before = assignment.DENSE
     if request.param == "sparse":
-        assignment.DENSE = assignment.FEW = 0
+        assignment.DENSE = 0
     yield
-    assignment.DENSE, assignment.FEW = before
+    assignment.DENSE = before
 
 
 pytestmark = pytest.mark.usefixtures("_path")

@@ -49,12 +49,12 @@ def test_a_swap_that_is_as_likely_as_not_is_suspected():
 
 def test_a_giant_component_beyond_the_budget_is_matched_greedily_and_counted():
     rng = np.random.default_rng(2)
-    track, detection = np.nonzero(rng.random((300, 300)) < 0.1)
+    track, detection = np.nonzero(rng.random((400, 400)) < 0.1)
     pairs = Pairs(track, detection, rng.random(len(track)) + 0.1)
-    exact = assign(pairs, 300, 300)
-    hasty = assign(pairs, 300, 300, budget_s=0.0)
+    exact = assign(pairs, 400, 400)
+    hasty = assign(pairs, 400, 400, budget_s=0.0)
     assert (exact.n_fallbacks, hasty.n_fallbacks) == (0, 1)
-    gain = np.zeros((300, 300))
+    gain = np.zeros((400, 400))
     gain[track, detection] = pairs.gain
     total = [
         gain[np.flatnonzero(a.detection >= 0), a.detection[a.detection >= 0]].sum()
