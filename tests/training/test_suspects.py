@@ -14,7 +14,11 @@ from lodestar_live.training.calibrate.snapshot import (
     fewest_errors,
     learn_threshold,
 )
-from lodestar_live.training.particle.choose import estimate_size, refine_click
+from lodestar_live.training.particle.choose import (
+    choose_particle,
+    estimate_size,
+    refine_click,
+)
 from lodestar_live.training.particle.measure import cut_crop, measure_particle
 from lodestar_live.training.particle.suspects import (
     BACKGROUND,
@@ -207,3 +211,47 @@ def test_what_the_user_said_is_none_is_none() -> None:
     judged = may_be(lures=(unwanted,))
     assert judged[::2].all()
     assert not judged[1::2].any()
+
+
+def _spot(place, width: float, side: int = 520) -> np.ndarray:
+    y, x = np.indices((side, side)) - np.reshape(place, (2, 1, 1))
+    return np.exp(-(y**2 + x**2) / (2 * width**2))
+
+
+def _rough_cell(rng: np.random.Generator) -> np.ndarray:
+    """Return a cell of 64 px with grains that stand out more than itself."""
+    y, x = np.indices((520, 520))
+    cell = 0.3 / (1 + np.exp((np.hypot(y - 250, x - 240) - 32) / 1.5))
+    for k in range(9):  # grains of many sizes, bright and dark
+        angle, radius = 2.4 * k, 26 * np.sqrt(k / 8)
+        at = 250 + radius * np.sin(angle), 240 + radius * np.cos(angle)
+        height = rng.uniform(0.7, 1.5) * (1, -1)[k % 2]
+        cell += height * _spot(at, (1.3, 1.3, 2, 2, 3, 3, 4, 4, 2)[k])
+    return cell + rng.normal(0, 0.02, cell.shape)
+
+
+def _around(n: int) -> np.ndarray:
+    """Return places well off the cell."""
+    angle = 2 * np.pi * np.arange(n) / n
+    return 255 + 190 * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def test_the_choice_is_the_whole_cell_and_not_dust_or_its_parts() -> None:
+    rng = np.random.default_rng(2)
+    image = _rough_cell(rng)
+    for place in _around(12):  # dust: of any size and brightness, dark or bright
+        height = rng.uniform(0.2, 0.9) * rng.choice([-1, 1])
+        image += height * _spot(place, rng.uniform(1.5, 4))
+    chosen = choose_particle(image)
+    assert np.hypot(chosen.at_px[0] - 250, chosen.at_px[1] - 240) < 32 / 3
+    assert chosen.size_px >= 70
+
+
+def test_the_choice_is_one_of_many_alike_and_not_a_lump_among_them() -> None:
+    image = _rough_cell(np.random.default_rng(2))
+    beads = _around(16)
+    for place in beads:
+        image += _spot(place, 2.5)
+    chosen = choose_particle(image)
+    assert np.hypot(*(beads - chosen.at_px).T).min() < 1
+    assert chosen.size_px <= 40

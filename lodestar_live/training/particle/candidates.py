@@ -29,10 +29,10 @@ _ROUND = 0.7  # an object whose rings explain this much of its variance is round
 _HALF_WAY = 0.55  # of the distance to a rival; a little more, for it may be smaller
 _SADDLE = 0.65  # objects joined by less than this part of their peak are two
 _WHOLE_LEVELS = (0.08, 0.15, 0.3)  # of the strongest contrast: outlines of wholes
-_SMALLEST_WHOLE_PX = 14.0
+SMALLEST_WHOLE_PX = 14.0
 _COMPACT = 0.65  # share of its circle that a whole fills
 _ASIDE = 0.15  # radii from its middle, from which a single part is none of it all
-_PART = 0.6  # of a whole's radius, up to which what lies in it is a part
+PART = 0.6  # of a whole's radius, up to which what lies in it is a part
 _MAX_PEAKS, _MAX_CANDIDATES = 4000, 400
 
 
@@ -212,7 +212,7 @@ def find_wholes(contrast: Contrast, parts: list[Candidate]) -> list[Candidate]:
             inside = apart < whole.radius_px
             is_aside = apart[inside] > _ASIDE * whole.radius_px
             is_rough = inside.sum() > 1 or is_aside.all()
-            if is_rough and (radii[inside] < _PART * whole.radius_px).all():
+            if is_rough and (radii[inside] < PART * whole.radius_px).all():
                 wholes.append((piece.sum() / whole.radius_px**2, whole))
     found: list[Candidate] = []
     for _, whole in sorted(wholes, key=lambda pair: -pair[0]):  # the most compact first
@@ -226,7 +226,7 @@ def _whole(
 ) -> Candidate | None:
     """Return a filled outline as a candidate, if it is large and compact."""
     y, x = np.nonzero(piece)
-    if len(y) < np.pi * _SMALLEST_WHOLE_PX**2:
+    if len(y) < np.pi * SMALLEST_WHOLE_PX**2:
         return None
     middle = float(y.mean()), float(x.mean())
     radius = float(np.hypot(y - middle[0], x - middle[1]).max()) + 0.5

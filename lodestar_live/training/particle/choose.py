@@ -11,6 +11,8 @@ from scipy.spatial.distance import cdist
 from lodestar_live.data import FloatArray, Pixels
 from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.training.particle.candidates import (
+    PART,
+    SMALLEST_WHOLE_PX,
     Candidate,
     Contrast,
     candidate_at,
@@ -24,6 +26,7 @@ _ALIKE = 0.1  # candidates whose looks agree less than this are different kinds
 _SMALLEST_CROP_PX, _LEAST_CROP_PX = 24, 16
 _COMPARED_PX = 14.0  # diameter at which parts of a whole are compared
 _CLUSTER, _FILLED = 4, 0.2  # alike parts, and share they fill, that make a group
+_ROUGH_PARTS, _FAR_MORE = 3, 3.0  # parts of a whole; contrast it has beyond a kind's
 _LIKE, _LIKE_CONTRAST = 0.85, 0.4  # least of both, to count as marked
 _MARGIN = 2.0  # side of the crop in particle diameters: room for shifted views
 
@@ -94,6 +97,10 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
     alike = np.exp(-0.5 * ((looks[:, None] - looks[None]) ** 2).sum(axis=-1))
     scores = _scores(contrast, candidates, alike)
     proposals: list[Proposal] = []
+    whole = _main_whole(contrast, candidates, scores, alike)
+    if whole is not None:
+        reason = f"the whole object, {2 * whole.radius_px:.0f} px across, not its parts"
+        proposals.append(_as_proposal(contrast, whole, 1.0, reason))
     free = np.ones(len(candidates), dtype=bool)
     while free.any() and len(proposals) < n:
         best = int(np.argmax(np.where(free, scores, -1.0)))
@@ -103,6 +110,56 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
         )
         free &= alike[best] < _ALIKE
     return proposals
+
+
+def _main_whole(
+    contrast: Contrast,
+    candidates: list[Candidate],
+    scores: FloatArray,
+    alike: FloatArray,
+) -> Candidate | None:
+    """Return the large, rough object that the snapshot is of, if it is of one.
+
+    It has far more contrast than all of the kind that would be chosen else, and these
+    are a minority: dust varies, particles are many of a kind.
+    """
+    best = int(np.argmax(scores))
+    places = np.array([c.at_px for c in candidates])
+    is_kind = alike[best] > _ALIKE
+    radii = np.array([c.radius_px for c in candidates])
+    large = [c for c in candidates if c.radius_px >= SMALLEST_WHOLE_PX]
+    found = []
+    for whole in find_wholes(contrast, candidates) + large:
+        is_part = np.hypot(*(places - whole.at_px).T) < whole.radius_px
+        is_rough = (radii[is_part] < PART * whole.radius_px).sum() >= _ROUGH_PARTS
+        if whole.touches_edge or not is_rough:
+            continue
+        rest = [candidates[i] for i in np.flatnonzero(is_kind & ~is_part)]
+        if 2 * len(rest) > (~is_part).sum():
+            continue
+        amount = _amount(contrast, whole)
+        if amount < _FAR_MORE * sum(_amount(contrast, c) for c in rest):
+            continue
+        inside = np.flatnonzero(is_part & (radii < PART * whole.radius_px))
+        typical = candidates[inside[np.argmax(scores[inside])]]
+        if not _is_group(contrast, whole, typical):
+            found.append((amount, whole))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _amount(contrast: Contrast, candidate: Candidate) -> float:
+    """Return the summed contrast magnitude of an object, less what noise has."""
+    patch, distance = _surroundings(contrast, candidate, candidate.radius_px)
+    above = patch[distance <= candidate.radius_px] - contrast.noise
+    return float(np.clip(above, 0, None).sum())
+
+
+def _is_group(contrast: Contrast, whole: Candidate, part: Candidate) -> bool:
+    """Say whether a whole is a group of parts that are alike."""
+    alike = _alike_at(contrast.signed, _as_proposal(contrast, part, 1.0, ""))
+    inside = np.hypot(*(alike - whole.at_px).T) < whole.radius_px
+    share = (part.radius_px / whole.radius_px) ** 2
+    return bool(inside.sum() >= _CLUSTER and inside.sum() * share >= _FILLED)
 
 
 def _alike_at(image: Pixels, proposal: Proposal) -> FloatArray:
@@ -153,11 +210,7 @@ def _whole_at(
         apart = float(np.hypot(*np.subtract(whole.at_px, at_px)))
         if apart > whole.radius_px:
             continue
-        part = _as_proposal(contrast, candidate, 1.0, "")
-        alike = _alike_at(contrast.signed, part)
-        inside = np.hypot(*(alike - whole.at_px).T) < whole.radius_px
-        share = (candidate.radius_px / whole.radius_px) ** 2
-        if inside.sum() < _CLUSTER or inside.sum() * share < _FILLED:
+        if not _is_group(contrast, whole, candidate):
             return whole
     return candidate
 
