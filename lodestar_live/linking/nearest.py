@@ -19,7 +19,8 @@ class NearestModel:
 
     A track that stays alone costs the squared threshold, as in trackpy, so the two
     find the same optimum where no frame is missing. Distances are per frame interval
-    since the track was last seen, as the threshold is.
+    since the track was last seen, as the threshold is; what a pair gains is divided by
+    the intervals, since a track may be anywhere in a region that grows with them.
     """
 
     def __init__(self, search_radius_px: float | None) -> None:
@@ -60,8 +61,10 @@ class NearestModel:
         elapsed = self._now - states.seen_at
         track, detection = pairs_within(last, self.radius_px * elapsed, points)
         off = last.take(track, axis=1) - points.take(detection, axis=1)
-        step = np.add.reduce(off * off, 0) / elapsed[track] ** 2
-        gain = self.radius_px**2 - step
+        waited = elapsed[track]
+        step = np.add.reduce(off * off, 0) / waited**2
+        # Its region is wide: a track missed for long must not win over one just seen.
+        gain = (self.radius_px**2 - step) / waited
         # A pair exactly at the threshold is worth as much as none: it is left out.
         return Pairs(track, detection, gain).take((gain > 0).nonzero()[0])
 
