@@ -29,7 +29,14 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 TAIL_FRAMES = 30
 _PERIOD_MS = 100  # at most 10 updates a second: napari's own cost is the limit
-_FEATURES = ("z_um", "polarizability_um3", "score", "sigma_px", "intensity")
+_FEATURES = (
+    "z_um",
+    "angle_deg",
+    "polarizability_um3",
+    "score",
+    "sigma_px",
+    "intensity",
+)
 
 
 def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:

@@ -26,6 +26,8 @@ from lodestar_live.streams import Publisher
 class LiveSource:
     """Publish a drifting swarm until closed; the image shows the very particles."""
 
+    angle_deg = np.nan  # of all particles
+
     def __init__(
         self, *, n_tracks=200, size_px=512, fps=50.0, control=None, port=0, **keys
     ):
@@ -80,6 +82,7 @@ class LiveSource:
         rows = blank_rows(TRACK_DTYPE, len(self._at))
         rows["y_px"], rows["x_px"] = self._at.T
         rows["z_um"], rows["sigma_px"], rows["score"] = self._z, 0.05, 0.9
+        rows["angle_deg"], rows["sigma_angle_deg"] = self.angle_deg, 0.5
         rows["track_id"] = np.arange(1, len(rows) + 1)
         rows["vy_px_per_frame"], rows["vx_px_per_frame"] = self._speed.T
         rows["age_frames"] = index + 1

@@ -110,6 +110,38 @@ def test_tracks_go_on_over_a_pale_image_when_no_new_one_comes(open_page, until):
         server.close()
 
 
+def test_a_line_shows_which_way_a_particle_points(open_page, until):
+    class Rods(LiveSource):
+        angle_deg = 90.0  # down
+
+    drawn = """([dy, dx]) => { const s = lodestar.scene; const r = 6;
+        const [sx, sy] = s.toScreen(s.tracks.y_px[0], s.tracks.x_px[0]);
+        const at = [sx + r * dx, sy + r * dy].map((v) => Math.round(v * s.ratio));
+        const context = s.overlay.getContext("2d");
+        const part = context.getImageData(at[0] - 1, at[1] - 1, 3, 3);
+        return Math.max(...part.data.filter((_, i) => i % 4 == 3)); }"""
+    with Rods(n_tracks=4) as source:
+        server = ViewServer(LiveFeed(source.stream))
+        page = open_page(server.url)
+        until(page, "lodestar.nUpdates > 3")
+        page.evaluate(
+            "Object.assign(lodestar.scene.show, { tails: false, ids: false })"
+        )
+        until(page, f"lodestar.nUpdates > {page.evaluate('lodestar.nUpdates')} + 2")
+        page.keyboard.press("Space")
+        page.wait_for_timeout(200)
+        along, across = (page.evaluate(drawn, [*d]) for d in ((0.5, 0), (0, 0.5)))
+        assert along > 100 > across
+        sx, sy = page.evaluate(
+            "(() => { const s = lodestar.scene; const b = s.overlay"
+            ".getBoundingClientRect(); const [x, y] = s.toScreen(s.tracks.y_px[0], "
+            "s.tracks.x_px[0]); return [x + b.left, y + b.top]; })()"
+        )
+        page.mouse.click(sx, sy)
+        assert "90.0° ± 0.5" in page.inner_text("#numbers")
+        server.close()
+
+
 def test_pause_holds_the_picture_and_resume_goes_on(live, open_page, until):
     _, server = live
     page = open_page(server.url)

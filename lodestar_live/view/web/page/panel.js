@@ -43,6 +43,7 @@ export function describe(scene, i) {
     ["track", `#${rows.track_id[i]}${rows.track_id[i] === scene.targetId ? " (followed)" : ""}`],
     ["y, x", `${value("y_px")}, ${value("x_px")} px`],
     ["± 1 sigma", value("sigma_px", 3) && `${value("sigma_px", 3)} px`],
+    ["angle", value("angle_deg", 1) && `${value("angle_deg", 1)}° ± ${value("sigma_angle_deg", 1) ?? "?"}`],
     ["z", value("z_um") && `${value("z_um")} µm`],
     ["polarizability", value("polarizability_um3", 4) && `${value("polarizability_um3", 4)} µm³`],
     ["speed", Number.isFinite(speed) ? `${speed.toFixed(2)} px/frame` : null],

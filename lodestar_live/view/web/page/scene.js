@@ -247,6 +247,11 @@ export class Scene {
       else {
         path.moveTo(sx + r, sy);
         path.arc(sx, sy, r, 0, 2 * Math.PI);
+        const turn = (rows.angle_deg?.[i] * Math.PI) / 180; // NaN: round, or not measured
+        if (Number.isFinite(turn)) {
+          path.moveTo(sx - r * Math.cos(turn), sy - r * Math.sin(turn));
+          path.lineTo(sx + r * Math.cos(turn), sy + r * Math.sin(turn));
+        }
       }
       if (this.show.tails && !isCrowd) {
         this.tails.trace(tails[levels[i]], rows.track_id[i], isMany ? SHORT_TAIL : TAIL, back);
