@@ -125,7 +125,7 @@ def test_a_line_shows_which_way_a_particle_points(open_page, until):
         page = open_page(server.url)
         until(page, "lodestar.nUpdates > 3")
         page.evaluate(
-            "Object.assign(lodestar.scene.show, { tails: false, ids: false })"
+            "Object.assign(lodestar.scene.show, { tails: 0, ids: 0, detections: 0 })"
         )
         until(page, f"lodestar.nUpdates > {page.evaluate('lodestar.nUpdates')} + 2")
         page.keyboard.press("Space")
