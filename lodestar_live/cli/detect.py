@@ -58,6 +58,12 @@ def detect(
             min=0, max=1, help="Share of the frame's upper quartile; 0: keep all."
         ),
     ] = 0.1,
+    correct_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--correct-pixels/--raw-pixels", help="Interpolate hot and dead pixels."
+        ),
+    ] = True,
     engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda…")] = "auto",
     channel: Channel = None,
     position: Position = None,
@@ -81,9 +87,10 @@ def detect(
         max_detections=max_detections,
         only_like_training=only_like_training,
         least_contrast=least_contrast,
+        correct_pixels=correct_pixels,
         engine=engine,
     )
-    summary = {"frames": len(movie), "detections": 0, "cut": 0}
+    summary = {"frames": len(movie), "detections": 0, "cut": 0, "corrected_pixels": 0}
     start = time.perf_counter()
     with _replaced(output) as file:
         file.write(",".join(COLUMNS) + "\n")
@@ -92,6 +99,8 @@ def detect(
             file.writelines(_lines(index, found))
             summary["detections"] += len(found)
             summary["cut"] += detector.n_cut
+            n_corrected = max(summary["corrected_pixels"], detector.n_corrected)
+            summary["corrected_pixels"] = n_corrected
     seconds = time.perf_counter() - start
     if as_json:
         typer.echo(json.dumps({**summary, "seconds": seconds, "output": str(output)}))
@@ -100,6 +109,11 @@ def detect(
         f"{summary['detections']} detections in {len(movie)} frames ({seconds:.1f} s): "
         f"{output}"
     )
+    if summary["corrected_pixels"]:
+        typer.echo(
+            f"Up to {summary['corrected_pixels']} hot or dead pixels a frame were "
+            "interpolated (--raw-pixels: none)."
+        )
     if summary["cut"]:
         typer.echo(f"{summary['cut']} more were cut by --max-detections.")
 

@@ -22,6 +22,7 @@ from lodestar_live.detection.engines.trial import (
     try_engines,
     typical_part,
 )
+from lodestar_live.detection.frame.defects import PixelDefects
 from lodestar_live.detection.frame.prepare import (
     Intake,
     Levels,
@@ -111,6 +112,9 @@ class Detector:
         differs from its surroundings by less than a pixel's noise, over 4 x 4 px,
         a particle, nor what does not stand out from correlated noise (of smoothed or
         resampled frames) at a particle's scale. 0, or a `quantile`: all off.
+    correct_pixels
+        Interpolate hot and dead pixels, which differ from all around them by more than
+        optics can produce; see `PixelDefects`.
     engine
         "cpu", "openvino", "cuda", "cuda-float32" or "tensorrt"; one that is not
         installed, or fails, becomes "cpu" with a warning. "auto" is "cpu" until
@@ -129,6 +133,8 @@ class Detector:
         camera pixels all the same.
     passes
         How frames go through the graph; larger ones than its `max_tile_px` in tiles.
+    defects
+        The camera's hot and dead pixels, as far as they are known; None: left alone.
     n_cut
         Detections of the last frame beyond `max_detections`.
     """
@@ -146,6 +152,7 @@ class Detector:
         max_detections: int = 5000,
         only_like_training: bool = False,
         least_contrast: float = LEAST_CONTRAST,
+        correct_pixels: bool = True,
         engine: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -157,6 +164,7 @@ class Detector:
         self.least_contrast = least_contrast
         self._usual_counts: float | None = None
         self._correlated_counts = 0.0  # of the last whole frame
+        self.defects = PixelDefects() if correct_pixels else None
         self.n_cut = 0
         self.scale = Scale(self.card.downsample)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
@@ -239,7 +247,7 @@ class Detector:
         What was tried.
         """
         is_reference = self.engine.name == "cpu"
-        reference = copy(self) if is_reference else self._with_engine("cpu")
+        reference = self._twin() if is_reference else self._with_engine("cpu")
         if positions_px is None:
             positions_px = _places(reference, pixels)
         part = typical_part(pixels, positions_px)
@@ -263,8 +271,14 @@ class Detector:
 
     def _with_engine(self, name: str) -> Detector:
         """Return this detector on another engine, with sessions of its own."""
-        other = copy(self)
+        other = self._twin()
         other.passes = replace(self.passes, engine=self._open(name))
+        return other
+
+    def _twin(self) -> Detector:
+        """Return this detector for frames of another size, beside its own."""
+        other = copy(self)
+        other.defects = PixelDefects() if self.defects else None
         return other
 
     def __call__(self, pixels: Pixels, *, levels: Levels | None = None) -> Detections:
@@ -277,6 +291,7 @@ class Detector:
         levels
             The frame's levels, if known; saves time.
         """
+        pixels = self._corrected(pixels)
         intake = take_in(self.scale.shrink(pixels), levels)
         if self._quantile is None:
             found = self.passes.everywhere(intake, self._threshold)
@@ -311,9 +326,8 @@ class Detector:
         InputError
             No image, or places that are none; see `tiles_near`.
         """
-        intake = take_in(self.scale.shrink(pixels), levels)
         tiles = self.tiles_near(pixels.shape, positions_px, reach_px=reach_px)
-        return self._look(tiles, pixels, intake)
+        return self.within(tiles, pixels, levels=levels)
 
     def tiles_near(
         self,
@@ -350,6 +364,7 @@ class Detector:
         self, tiles: Tiles, pixels: Pixels, *, levels: Levels | None = None
     ) -> Detections:
         """Find particles in tiles only: `near` for who knows the tiles already."""
+        pixels = self._corrected(pixels)
         intake = take_in(self.scale.shrink(pixels), levels)
         return self._look(tiles, pixels, intake)
 
@@ -364,7 +379,15 @@ class Detector:
 
     def levels(self, pixels: Pixels) -> Levels:
         """Return a frame's levels as `near` takes them."""
-        return take_in(self.scale.shrink(pixels)).levels
+        return take_in(self.scale.shrink(self._corrected(pixels))).levels
+
+    @property
+    def n_corrected(self) -> int:
+        """Hot and dead pixels that were interpolated in the last frame."""
+        return self.defects.n_corrected if self.defects else 0
+
+    def _corrected(self, pixels: Pixels) -> Pixels:
+        return self.defects.correct(pixels) if self.defects else pixels
 
     def locate(self, crops: Pixels) -> FloatArray:
         """Locate the one particle of each image: the paper's pooled estimate.
@@ -388,7 +411,8 @@ class Detector:
     def maps(self, pixels: Pixels) -> Maps:
         """Return what the network sees of one frame, in pixels of the smaller image."""
         names = ["features", "log_weight", "clustering", "score"]
-        out = self.passes.whole(names, take_in(self.scale.shrink(pixels)))
+        small = self.scale.shrink(self._corrected(pixels))
+        out = self.passes.whole(names, take_in(small))
         features, log_weight, clustering, score = (value[0] for value in out)
         by_name = dict(zip(self.card.channels, features, strict=True))
         return Maps(

@@ -274,6 +274,7 @@ def open_detector(path: Path, settings: DetectionSettings) -> Detector:
         max_detections=settings.max_detections,
         only_like_training=settings.only_like_training,
         least_contrast=settings.least_contrast,
+        correct_pixels=settings.correct_pixels,
         engine=settings.engine,
         n_threads=settings.n_threads,
     )

@@ -123,6 +123,11 @@ class DetectionSettings(Section):
         description="Drop detections fainter than this share of the frame's upper "
         "quartile (background texture). 0: off.",
     )
+    correct_pixels: bool = Field(
+        True,
+        description="Interpolate hot and dead pixels, which differ from all around "
+        "them by more than a spot of sigma 0.8 px can.",
+    )
     engine: str = Field(
         "auto", description="auto, cpu, openvino, cuda, cuda-float32, tensorrt."
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lodestar_live.data import Pixels
+from lodestar_live.detection.frame.defects import correct_defects
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.holography.optics import Optics
 from lodestar_live.model_card import CardDraft, CropPlace, ParticleFacts, TrainingFacts
@@ -66,6 +67,7 @@ def train(
     downsample: int | None = None,
     channels: Sequence[str] | None = None,
     optics: Optics | None = None,
+    correct_pixels: bool = True,
     progress: Progress | None = None,
 ) -> Model:
     """Train a detector on one particle of one image, or on several that differ.
@@ -108,6 +110,8 @@ def train(
         point; ``("y", "x", "z", "scale")`` of fields. Left out: the first and the last.
     optics
         Of a field; needed for one.
+    correct_pixels
+        Interpolate hot and dead pixels of the image first.
     progress
         Called now and then with a `TrainingStep`.
 
@@ -122,8 +126,11 @@ def train(
     if learns_field(image, channels, optics):
         plain = (network, quality, start, downsample)
         return _train_on_field(image, optics, at, size, seed, steps, plain, progress)
-    crops = choose_crops(np.asarray(image), at, size, downsample)
-    small = crops.scale.shrink(np.asarray(image))
+    image = np.asarray(image)
+    if correct_pixels:
+        image = correct_defects(image)
+    crops = choose_crops(image, at, size, downsample)
+    small = crops.scale.shrink(image)
     particles = measure_crops(small, crops)
     started = time.perf_counter()
     area = search_area(small, crops.scale.to_small(crops.places_px[0]))
