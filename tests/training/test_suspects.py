@@ -151,6 +151,14 @@ def test_few_suspects_do_not_set_a_threshold() -> None:
     assert learn_threshold(rows, found, 9.0, -9.0, (900, 900)) == pytest.approx(-2.5)
 
 
+def test_what_a_run_drops_as_too_faint_does_not_raise_the_threshold() -> None:
+    found, rows = _suspects(20)
+    rows["score"][20:22], rows["intensity"][20:22] = -1.2, 2.0
+    assert learn_threshold(rows, found, 9.0, -9.0, (900, 900)) == pytest.approx(-1.1)
+    learnt = learn_threshold(rows, found, 9.0, -9.0, (900, 900), floor=3.0)
+    assert learnt == pytest.approx(-2.5)
+
+
 def test_noise_keeps_its_autocovariance() -> None:
     from scipy.ndimage import gaussian_filter
 

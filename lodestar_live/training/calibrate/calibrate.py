@@ -93,8 +93,8 @@ def calibrate(
     company, ghosts = _scores_in_company(detector, model, rng, stretch)
     seen = detector(snapshot).rows
     noise_floor = 1.0
+    unit = detector.levels(snapshot).noise
     if texture is not None:
-        unit = detector.levels(snapshot).noise
         noise_floor = _noise_floor(heights, np.abs(seen["intensity"]) / unit, suspects)
     visible = noise[heights >= noise_floor * NOISE_FLOOR]
     threshold, facts = choose_threshold(
@@ -113,6 +113,7 @@ def calibrate(
         facts["noise_score"] if texture is not None else _seen_score(noise, heights),
         snapshot.shape,
         Judged(company, ghosts),
+        floor=NOISE_FLOOR * noise_floor * unit,
     )
     if learnt is not None:
         threshold = learnt

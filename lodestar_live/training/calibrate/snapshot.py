@@ -35,6 +35,8 @@ def learn_threshold(
     lowest: float,
     shape: tuple[int, ...],
     company: Judged | None = None,
+    *,
+    floor: float = 0.0,
 ) -> float | None:
     """Return the snapshot's own threshold; None if it has few particles.
 
@@ -57,10 +59,12 @@ def learn_threshold(
         Of the snapshot; particles that its edge cuts say nothing.
     company
         What practice frames show of particles that touch.
+    floor
+        Contrast below which a run drops every row, camera counts.
     """
     threshold = None
     contrast = np.abs(rows["intensity"])
-    least = 0.0
+    least = floor
     for _ in range(3):  # the least contrast follows from what the threshold passes
         judged = judge(rows[contrast >= least], suspects, radius_px, shape)
         if not judged.decides:
@@ -77,7 +81,8 @@ def learn_threshold(
             usual = float(np.percentile(found, _USUAL_PERCENT))
             threshold = max(threshold, usual - FAR_BELOW)
         passed = contrast[rows["score"] >= threshold]
-        least = LEAST_CONTRAST * float(np.percentile(passed, 75)) if len(passed) else 0
+        usual = float(np.percentile(passed, 75)) if len(passed) else 0.0
+        least = max(floor, LEAST_CONTRAST * usual)
     return threshold
 
 
