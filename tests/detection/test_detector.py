@@ -147,7 +147,7 @@ def test_saturated_particles_are_flagged_in_tiles_of_a_large_frame(detector) -> 
     frame[300:428, 400:536] = noisy()
     places = SPOTS + np.array([300, 400])
     y, x = places[0].round().astype(int)
-    frame[y, x] = 255  # an 8-bit camera's largest
+    frame[y - 1 : y + 2, x - 1 : x + 2] = 255  # an 8-bit camera's largest
     few = detector.near(frame, places).rows
     order = np.argsort(few["y_px"])
     is_flagged = few["flags"][order] & Flag.SATURATED

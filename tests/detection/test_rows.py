@@ -35,7 +35,7 @@ def test_votes_that_disagree_name_no_second_particle_beside_a_better_one() -> No
     # Alone, or when the better one is itself merged, it stays what it is.
     alone = rows.merge(found(y_px=[10], consistency_px=[9.0]), MERGE_PX)
     assert places(alone) == [10]
-    chain = found(y_px=[10, 11, 16], consistency_px=[0.1, 0.1, 3.5])
+    chain = found(y_px=[10, 11, 16], consistency_px=[0.1, 0.1, 3.3])
     assert places(rows.merge(chain, MERGE_PX)) == [10, 16]
 
 

@@ -26,7 +26,7 @@ from lodestar_live.model_card import LikeLimits, ModelCard, SigmaFactors
 
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
-_APART = 1.5  # times their scatter, votes name two places; see `merge`
+_APART = 1.8  # times their scatter, votes name two places; see `merge`
 _FARTHEST_PX = 24.0  # from a better row; votes that scatter by more mean nothing
 
 
