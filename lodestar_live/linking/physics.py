@@ -103,11 +103,14 @@ def _exponent(
     weight = np.clip(lag[:, None] - np.arange(c.shape[1]), 0, None)
     weight[:, 1:] *= 2
     msd = np.einsum("ml,nl->nm", weight, c) - 2 * noise[:, None]
-    good = msd > 1e-3 * np.abs(msd[:, :1])
+    # A track of n steps has n - lag + 1 displacements over a lag, perhaps none.
+    n_pairs = n[:, None] - lag + 1
+    n_pairs = np.where(n_pairs > 0, n_pairs, np.nan)
+    good = (msd > 1e-3 * np.abs(msd[:, :1])) & (n_pairs > 0)
     log_lag, log_msd = np.log(lag), np.log(np.where(good, msd, 1.0))
     # Relative variance of a time-averaged MSD (Qian, Biophys. J. 60, 910, 1991).
-    spread = 2 / n_axes * (2 * lag**2 + 1) / (3 * lag * (n[:, None] - lag + 1))
-    trust = np.where(good & (spread > 0), 1 / spread, 0.0)
+    spread = 2 / n_axes * (2 * lag**2 + 1) / (3 * lag * n_pairs)
+    trust = np.where(good, 1 / spread, 0.0)
     total = trust.sum(axis=1)
     ok = good.sum(axis=1) >= 3
     total = np.where(ok, total, np.nan)
@@ -116,8 +119,9 @@ def _exponent(
     wide = np.einsum("nm,nm->n", trust, off**2)
     slope = np.einsum("nm,nm->n", trust, off * log_msd) / wide
     # Lags share displacements: about as much is known as from the longest one alone.
-    longest = spread[:, -1]
-    return slope, np.sqrt(np.maximum(longest, 0.0)) / (log_lag[-1] - log_lag[0])
+    longest = np.where(good, spread, 0.0).max(axis=1)
+    longest = np.where(ok, longest, np.nan)
+    return slope, np.sqrt(longest) / (log_lag[-1] - log_lag[0])
 
 
 def fill(rows: Rows, px: dict[str, FloatArray], um: dict[str, FloatArray]) -> None:

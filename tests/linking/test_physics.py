@@ -75,3 +75,18 @@ def test_a_gap_is_no_displacement():
     assert found["n_steps"][0] == 12
     np.testing.assert_allclose(found["drift"][0], (1.0, 0.0))
     np.testing.assert_allclose(found["d"][0], 0.0, atol=1e-12)
+
+
+def test_tracks_of_any_length_are_summarised_without_a_warning() -> None:
+    """Of n steps there are n - lag + 1 displacements over a lag: none for the longest.
+
+    Warnings are errors here; in a live run a frame failed by it.
+    """
+    rng = np.random.default_rng(0)
+    linker, place = Linker(), np.array([[20.0, 20.0], [60.0, 60.0]])
+    for index in range(40):
+        place = place + rng.normal(0, 0.3, place.shape)
+        linker(Detections.from_positions(place), frame_index=index)
+        rows = linker.summary()
+        assert not (rows["sigma_alpha"] == 0).any()
+    assert np.isfinite(rows["sigma_alpha"]).all()
