@@ -167,6 +167,10 @@ def classify_runs(
             "or replay with `--pixel-size`."
         )
     reach = WITHIN_UM if within is None else within
+    if not (np.isfinite(reach) and reach > 0):
+        raise InputError(
+            f"within = {within}: expected a distance above 0 {ours.length_unit}."
+        )
     rows, frames, places = _of_channel(ours, channel, first)
     _, other_frames, other_places = _of_channel(theirs, second_channel, second)
     others = _by_frame(other_frames, other_places)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from lodestar_live.cli._paths import require_folder_of
 from lodestar_live.errors import InputError
 
 
@@ -32,6 +33,8 @@ def calibrate_polarizability(
             "calibrate --polarizability: expected --radius-nm and --n-particle of the "
             "known particles."
         )
+    out = out or Path("polarizability_calibration.toml")
+    require_folder_of(out)
     with Recording(run) as recording:
         optics = recording.info.settings.get("holography") or {}
         table = track_summary(recording)
@@ -41,7 +44,7 @@ def calibrate_polarizability(
         table["polarizability_um3"],
         radius_um=radius_nm / 1e3,
         n_particle=n_particle,
-        n_medium=float(n_medium or optics.get("n_medium") or 1.33),
+        n_medium=optics.get("n_medium", 1.33) if n_medium is None else n_medium,
         between_um3=_between(between),
     )
     scale = found.factor * float(optics.get("polarizability_scale", 1.0))
@@ -50,7 +53,6 @@ def calibrate_polarizability(
         f"{found.measured_error_um3:.2g} um3 reported, {found.expected_um3:.4g} "
         f"expected\n[holography]\npolarizability_scale = {scale:.5g}\n"
     )
-    out = out or Path("polarizability_calibration.toml")
     out.write_text(text, encoding="utf-8")
     if as_json:
         typer.echo(json.dumps({**asdict(found), "polarizability_scale": scale}))

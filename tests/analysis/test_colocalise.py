@@ -185,6 +185,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (["classify", run], "--by"),
         (["classify", run, "--by", str(tmp_path / "px")], "pixel size"),
         (["classify", run, "--by-channel", "GFP"], "no track in channel 'GFP'"),
+        (["classify", run, "--by", run, "--within", "0"], "above 0 um"),
         (["plot", run, "--classes"], "run `classify` first"),
     ]:
         result = CliRunner().invoke(app, arguments)

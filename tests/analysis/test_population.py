@@ -70,6 +70,20 @@ def test_what_cannot_be_is_refused(change, words) -> None:
         calibrate_population(np.full(20, 0.01), **facts)
 
 
+def test_impossible_facts_are_refused_by_the_command(tmp_path: Path) -> None:
+    record(tmp_path / "a", {k: np.full((2, 2), 9.0) for k in range(20)})
+    arguments = ["calibrate", "--polarizability", str(tmp_path / "a")]
+    arguments += ["-o", str(tmp_path / "scale.toml"), "--n-particle", "1.58"]
+    for more, words in [
+        (["--radius-nm", "228", "--n-medium", "0"], "n_medium"),
+        (["--radius-nm", "228", "--between", "one"], "LOW,HIGH"),
+        ([], "--radius-nm"),
+    ]:
+        said = CliRunner().invoke(app, [*arguments, *more])
+        assert said.exit_code and words in str(said.exception)
+    assert not (tmp_path / "scale.toml").exists()
+
+
 def test_command_writes_a_line_for_the_settings(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     record(tmp_path / "a", {k: rng.uniform(5, 50, (10, 2)) for k in range(20)})

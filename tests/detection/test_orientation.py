@@ -33,6 +33,16 @@ def test_the_fold_is_the_shapes_own(shape: str, snr: float) -> None:
     assert [facts.fold for facts in found].count(FOLDS[shape]) >= 2
 
 
+def test_several_particles_have_the_fold_they_share() -> None:
+    kinds = {shape: clicked(shape)[0] for shape in ("sphere", "ellipse", "crescent")}
+    for shapes, fold in [
+        (("ellipse", "sphere"), 2),
+        (("ellipse", "crescent"), 1),
+        (("sphere", "sphere"), 0),
+    ]:
+        assert orientation_of([kinds[shape] for shape in shapes]).fold == fold
+
+
 def test_the_axis_is_the_long_one_or_towards_the_light() -> None:
     particle, angle = clicked("ellipse")
     (axis_deg,) = orientation_of([particle]).axis_deg

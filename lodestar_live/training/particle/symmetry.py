@@ -7,6 +7,7 @@ by chance is no difference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,13 +29,14 @@ _MAJOR = 0.5  # of it: so much is no chance
 def orientation_of(particles: Sequence[Particle], *, seed: int = 0) -> OrientationFacts:
     """Return how angles of particles are told, from those that were clicked.
 
-    The fold is the least of all of them: one particle whose ends differ is enough.
+    The fold is what all have in common: rods (2) and crescents (1) together have 1,
+    and what is round (0) has every other's.
     Angles run from the x axis (right) to the y axis (down). A particle of fold 1 points
     from its pivot to its centre of brightness; of fold 2 along its long axis; of higher
     fold along an arm.
     """
     rng = np.random.default_rng([seed, 41])
-    fold = min(_fold(particle, rng) for particle in particles)
+    fold = math.gcd(*(_fold(particle, rng) for particle in particles))
     first = particles[0]
     return OrientationFacts(
         fold=fold,
