@@ -77,6 +77,25 @@ def test_counts_become_tracks_quantities_in_two_calls(tmp_path: Path) -> None:
     assert not found.rows["flags"].any()
 
 
+def test_polarizabilities_are_multiplied_by_the_measured_scale() -> None:
+    field = render_field([Sphere(64.0, 64.0)], (128, 128), FIELD)
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, 128, 128))
+    frame = field_frame(field + noise[0] + 1j * noise[1])
+    names = "polarizability_um3", "sigma_polarizability_um3", "scale_polarizability_um3"
+    detections = Detections.from_positions([[64.0, 64.0]]).rows.copy()
+    detections["scale_polarizability_um3"] = ALPHA_UM3
+    one, twice = (
+        ParticleRefiner(
+            SETTINGS.model_copy(update={"polarizability_scale": scale}),
+            reference=reference_crop(),
+        )(frame, Detections(detections.copy())).rows
+        for scale in (1.0, 2.0)
+    )
+    for name in names:
+        assert twice[name] == pytest.approx(2 * one[name])
+    assert twice["flags"] == one["flags"] and twice["z_um"] == one["z_um"]
+
+
 def test_roi_or_binning_change_starts_a_new_retrieval() -> None:
     rng = np.random.default_rng(1)
     prepare = HologramPreparer(SETTINGS)

@@ -25,6 +25,12 @@ def test_every_particle_of_the_settings_is_learnt_from(at_px, asked) -> None:
     assert command.count("--at") == len(asked) // 2
 
 
+def test_the_angle_is_asked_for_if_the_settings_do() -> None:
+    image, model = Path("a.tif"), Path("m.onnx")
+    assert "--angle" in _command(image, model, TrainingSettings(angle=True))
+    assert "--angle" not in _command(image, model, TrainingSettings())
+
+
 def test_the_start_of_the_settings_is_passed_on() -> None:
     settings = TrainingSettings(start="warm")
     command = _command(Path("a.tif"), Path("m.onnx"), settings)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.ndimage import map_coordinates
 
 from lodestar_live.data import Pixels
-from lodestar_live.detection.run.template import patches
+from lodestar_live.detection.run.template import patches, shown_in_disk
 from lodestar_live.model_card import OrientationFacts
 
 _N_TURNS = 72
@@ -64,12 +64,8 @@ class Orientation:
     @classmethod
     def of(cls, signals: Sequence[npt.ArrayLike], facts: OrientationFacts) -> Self:
         """Turn particles, each shown around the middle of a square, every way."""
-        images = [np.asarray(signal, dtype=float) for signal in signals]
-        radius = min(len(image) for image in images) // 2 - 1
-        reach = np.arange(-radius, radius + 1)
-        offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1)
-        disk = np.hypot(*offsets.transpose(2, 0, 1)) <= radius
-        tangents = np.stack([_tangents(image, offsets[disk]) for image in images])
+        images, disk, offsets = shown_in_disk(signals)
+        tangents = np.stack([_tangents(image, offsets) for image in images])
         heights = tangents[..., 0]
         # Bright pixels are noisier where light is counted.
         weight = 1 / (1 + facts.shot * np.clip(heights, 0, None))[..., None]

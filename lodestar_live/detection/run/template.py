@@ -44,12 +44,8 @@ class Look:
     @classmethod
     def of(cls, signals: Sequence[npt.ArrayLike]) -> Self:
         """Turn particles, each shown around the middle of a square, every way."""
-        images = [np.asarray(signal, dtype=float) for signal in signals]
-        radius = min(len(image) for image in images) // 2 - 1
-        reach = np.arange(-radius, radius + 1)
-        offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1)
-        disk = np.hypot(*offsets.transpose(2, 0, 1)) <= radius
-        shown = [_turned(image, offsets[disk]) for image in images]
+        images, disk, offsets = shown_in_disk(signals)
+        shown = [_turned(image, offsets) for image in images]
         return cls(disk, _normalised(np.concatenate(shown)))
 
     def match(self, image: Pixels, places_px: FloatArray) -> FloatArray:
@@ -68,6 +64,21 @@ class Look:
             seen = _normalised(patches(image, places_px[part], self.disk))
             best[part] = (seen @ self.templates.T).max(axis=1, initial=-1.0)
         return best
+
+
+def shown_in_disk(
+    signals: Sequence[npt.ArrayLike],
+) -> tuple[list[FloatArray], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Return pictures, the disk that all of them hold, and its pixels' offsets, (p, 2).
+
+    The disk is a mask, (side, side).
+    """
+    images = [np.asarray(signal, dtype=float) for signal in signals]
+    radius = min(len(image) for image in images) // 2 - 1
+    reach = np.arange(-radius, radius + 1)
+    offsets = np.stack(np.meshgrid(reach, reach, indexing="ij"), -1)
+    disk = np.hypot(*offsets.transpose(2, 0, 1)) <= radius
+    return images, disk, offsets[disk]
 
 
 def patches(
