@@ -22,6 +22,12 @@ def read_settings(config: Path | None) -> Settings:
     settings = load_settings(find("config", str(config)))
     if settings.detection.model is not None:
         find("models", settings.detection.model)
+    mask = settings.detection.mask
+    if mask is not None and not Path(mask).is_file():
+        raise InputError(
+            f"{config}: detection.mask = {mask}: no such file; expected an image as "
+            "large as a frame, not 0 where particles are wanted."
+        )
     control = settings.control
     calibration = control.calibration if control.follow else None
     if calibration is not None and not Path(calibration).is_file():

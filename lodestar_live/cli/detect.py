@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 from rich.progress import track
 
-from lodestar_live.cli._choice import Axes, Channel, Frames, Position, Slice
+from lodestar_live.cli._choice import (
+    Axes,
+    Channel,
+    Frames,
+    Mask,
+    Position,
+    Region,
+    Slice,
+    parse_region,
+)
 from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError
 
@@ -64,6 +73,8 @@ def detect(
             "--correct-pixels/--raw-pixels", help="Interpolate hot and dead pixels."
         ),
     ] = True,
+    mask: Mask = None,
+    region: Region = None,
     engine: Annotated[str, typer.Option(help="auto, cpu, openvino, cuda…")] = "auto",
     channel: Channel = None,
     position: Position = None,
@@ -74,7 +85,7 @@ def detect(
 ) -> None:
     """Find the particles of a recording; one CSV row each, `nan` if not measured."""
     from lodestar_live.detection import Detector
-    from lodestar_live.recording.movies import Choice, open_movie
+    from lodestar_live.recording.movies import Choice, open_movie, read_image
 
     movie = open_movie(recording, Choice(channel, position, z, frames, axes=axes))
     movie.require_one()
@@ -88,6 +99,8 @@ def detect(
         only_like_training=only_like_training,
         least_contrast=least_contrast,
         correct_pixels=correct_pixels,
+        mask=None if mask is None else read_image(mask),
+        region_px=parse_region(region),
         engine=engine,
     )
     summary = {"frames": len(movie), "detections": 0, "cut": 0, "corrected_pixels": 0}

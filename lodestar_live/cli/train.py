@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lodestar_live.cli._choice import Mask, Region, parse_region
 from lodestar_live.cli._console import make_console
 from lodestar_live.cli._paths import require_folder_of
 from lodestar_live.errors import InputError
@@ -66,6 +67,14 @@ def train_model(
     angle: Annotated[
         bool, typer.Option("--angle", help="Also measure which way particles point.")
     ] = False,
+    mask: Mask = None,
+    region: Region = None,
+    correct_pixels: Annotated[
+        bool,
+        typer.Option(
+            "--correct-pixels/--raw-pixels", help="Interpolate hot and dead pixels."
+        ),
+    ] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
@@ -99,6 +108,9 @@ def train_model(
         steps=steps,
         downsample=downsample,
         channels=("y", "x", "angle") if angle else None,
+        correct_pixels=correct_pixels,
+        mask=None if mask is None else read_image(mask),
+        region_px=parse_region(region),
     )
     if pick:
         model = _learn_by_click(pixels, learn, console, browser=browser)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -23,6 +24,7 @@ from lodestar_live.detection.engines.trial import (
     typical_part,
 )
 from lodestar_live.detection.frame.defects import PixelDefects
+from lodestar_live.detection.frame.inclusion import Inclusion
 from lodestar_live.detection.frame.prepare import (
     Intake,
     Levels,
@@ -115,6 +117,10 @@ class Detector:
     correct_pixels
         Interpolate hot and dead pixels, which differ from all around them by more than
         optics can produce; see `PixelDefects`.
+    mask
+        (y, x), as large as a frame: not 0 where particles are wanted.
+    region_px
+        First row, first column, row and column after the last of what is wanted.
     engine
         "cpu", "openvino", "cuda", "cuda-float32" or "tensorrt"; one that is not
         installed, or fails, becomes "cpu" with a warning. "auto" is "cpu" until
@@ -153,6 +159,8 @@ class Detector:
         only_like_training: bool = False,
         least_contrast: float = LEAST_CONTRAST,
         correct_pixels: bool = True,
+        mask: npt.ArrayLike | None = None,
+        region_px: Sequence[int] | None = None,
         engine: str = "auto",
         n_threads: int | None = None,
     ) -> None:
@@ -165,6 +173,7 @@ class Detector:
         self._usual_counts: float | None = None
         self._correlated_counts = 0.0  # of the last whole frame
         self.defects = PixelDefects() if correct_pixels else None
+        self._wanted = Inclusion.of(mask, region_px)
         self.n_cut = 0
         self.scale = Scale(self.card.downsample)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
@@ -453,6 +462,9 @@ class Detector:
     ) -> Detections:
         """Merge, limit and flag what was found in tiles, or in the whole frame."""
         found = rows.inside(found, intake.shape)
+        if self._wanted is not None:
+            places_px = self.scale.to_camera(rows.places(found))
+            found = found[self._wanted.keeps(places_px, pixels.shape)]
         best = rows.strongest(found, 4 * self.max_detections)
         merged = rows.merge(best, self._apart_px)
         visible = merged

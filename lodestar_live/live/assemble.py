@@ -264,6 +264,8 @@ def _shifted(rows: Rows, shift_px: FloatArray) -> Rows:
 
 def open_detector(path: Path, settings: DetectionSettings) -> Detector:
     """Open a model with the user's detection settings."""
+    from lodestar_live.recording.movies import read_image  # only for masks: it is large
+
     return Detector(
         path,
         threshold=settings.threshold,
@@ -275,6 +277,8 @@ def open_detector(path: Path, settings: DetectionSettings) -> Detector:
         only_like_training=settings.only_like_training,
         least_contrast=settings.least_contrast,
         correct_pixels=settings.correct_pixels,
+        mask=None if settings.mask is None else read_image(Path(settings.mask)),
+        region_px=settings.region_px,
         engine=settings.engine,
         n_threads=settings.n_threads,
     )

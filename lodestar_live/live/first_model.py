@@ -19,7 +19,7 @@ import tifffile
 from lodestar_live.data import Pixels
 from lodestar_live.errors import ModelError
 from lodestar_live.priority import BESIDE, lower_process
-from lodestar_live.settings import TrainingSettings
+from lodestar_live.settings import DetectionSettings, TrainingSettings
 
 
 class TrainingProcess:
@@ -33,6 +33,8 @@ class TrainingProcess:
         Where the particle is and how to train.
     folder
         Receives ``snapshot.tif``, ``model.onnx``, ``training.png`` and the log.
+    detection
+        The part of the frame that counts, and whether bad pixels are corrected.
     on_ready
         Called on this object's thread with the path of the finished model.
     on_failure
@@ -48,6 +50,7 @@ class TrainingProcess:
         settings: TrainingSettings,
         folder: Path,
         *,
+        detection: DetectionSettings | None = None,
         on_ready: Callable[[Path], None],
         on_failure: Callable[[ModelError], None],
         show: bool = False,
@@ -58,7 +61,7 @@ class TrainingProcess:
         tifffile.imwrite(image_path, snapshot, photometric="minisblack")
         self._on_ready, self._on_failure = on_ready, on_failure
         self._cancelled = False
-        command = _command(image_path, self.model_path, settings)
+        command = _command(image_path, self.model_path, settings, detection)
         self._process = self._start(
             command, on_terminal=show or settings.pick, is_alone=show
         )
@@ -125,7 +128,12 @@ class TrainingProcess:
 
 
 def train_and_wait(
-    snapshot: Pixels, settings: TrainingSettings, folder: Path, *, show: bool
+    snapshot: Pixels,
+    settings: TrainingSettings,
+    folder: Path,
+    *,
+    detection: DetectionSettings | None = None,
+    show: bool,
 ) -> Path:
     """Train on `snapshot` and return the model's path; see `TrainingProcess`.
 
@@ -140,6 +148,7 @@ def train_and_wait(
         snapshot,
         settings,
         folder,
+        detection=detection,
         on_ready=ready.append,
         on_failure=failed.append,
         show=show,
@@ -154,7 +163,12 @@ def train_and_wait(
     return ready[0]
 
 
-def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
+def _command(
+    image: Path,
+    model: Path,
+    settings: TrainingSettings,
+    detection: DetectionSettings | None = None,
+) -> list[str]:
     command = [sys.executable, "-m", "lodestar_live", "train", str(image)]
     command += ["-o", str(model), "--seed", str(settings.seed)]
     command += ["--network", settings.network, "--quality", settings.quality]
@@ -164,6 +178,9 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
     elif settings.at_px is not None:
         for y, x in np.reshape(settings.at_px, (-1, 2)):
             command += ["--at", f"{y},{x}"]
+    if settings.not_at_px is not None:
+        for y, x in np.reshape(settings.not_at_px, (-1, 2)):
+            command += ["--not-at", f"{y},{x}"]
     if settings.size_px is not None and not settings.pick:
         command += ["--size", str(settings.size_px)]
     if settings.downsample is not None:
@@ -172,4 +189,10 @@ def _command(image: Path, model: Path, settings: TrainingSettings) -> list[str]:
         command += ["--angle"]
     if settings.steps is not None:
         command += ["--steps", str(settings.steps)]
+    if detection is not None and not detection.correct_pixels:
+        command += ["--raw-pixels"]
+    if detection is not None and detection.mask is not None:
+        command += ["--mask", detection.mask]
+    if detection is not None and detection.region_px is not None:
+        command += ["--region", ",".join(str(v) for v in detection.region_px)]
     return command

@@ -166,6 +166,7 @@ class Models:
                 frame.pixels,
                 self._settings.training.model_copy(update=where),
                 self._folder,
+                detection=self._settings.detection,
                 on_ready=self._on_ready,
                 on_failure=self._on_failure,
             )

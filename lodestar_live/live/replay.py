@@ -67,7 +67,11 @@ def replay_movie(
     if chosen is None:
         folder.mkdir(parents=True, exist_ok=True)
         chosen = train_and_wait(
-            movie[0], settings.training, folder, show=show is not None
+            movie[0],
+            settings.training,
+            folder,
+            detection=settings.detection,
+            show=show is not None,
         )
     _say_what_is_unknown(movie, has_calibration=calibration is not None)
     detection = settings.detection.model_copy(update={"model": str(chosen)})

@@ -225,6 +225,7 @@ class Retrainer:
                 pixels,
                 self._settings.training.model_copy(update=where),
                 folder,
+                detection=self._settings.detection,
                 on_ready=self._on_ready,
                 on_failure=self._on_failure,
             )

@@ -20,6 +20,7 @@ from pydantic import (
 from lodestar_live.settings.section import Section
 
 Place = tuple[FiniteFloat, FiniteFloat]
+_Region = tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt]
 _PLACES = TypeAdapter(tuple[Place, ...])
 
 
@@ -30,6 +31,10 @@ class TrainingSettings(Section):
         None,
         description="(y, x) of the particle, or a list of such pairs: particles of "
         "varying shape or brightness. None: a good one is chosen.",
+    )
+    not_at_px: Place | tuple[Place, ...] | None = Field(
+        None,
+        description="(y, x) of something that is not wanted, or a list of such pairs.",
     )
     size_px: PositiveInt | None = Field(
         None, description="Side of the crop. None: estimated from the particle."
@@ -63,7 +68,7 @@ class TrainingSettings(Section):
             )
         return self
 
-    @field_validator("at_px", mode="before")
+    @field_validator("at_px", "not_at_px", mode="before")
     @classmethod
     def _is_pair_or_pairs(cls, value: Any) -> Any:
         """Explain in one sentence what a union explains in four."""
@@ -127,6 +132,16 @@ class DetectionSettings(Section):
         True,
         description="Interpolate hot and dead pixels, which differ from all around "
         "them by more than a spot of sigma 0.8 px can.",
+    )
+    mask: str | None = Field(
+        None,
+        description="Image file as large as a frame, not 0 where particles are wanted; "
+        "nothing else is learnt from, or found.",
+    )
+    region_px: _Region | None = Field(
+        None,
+        description="First row, first column, row and column after the last of the "
+        "part of the frame that counts. None: all of it.",
     )
     engine: str = Field(
         "auto", description="auto, cpu, openvino, cuda, cuda-float32, tensorrt."

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from lodestar_live.data import Pixels
+from lodestar_live.detection.frame.prepare import Mask
 from lodestar_live.detection.model.weights import LocalContrast
 from lodestar_live.errors import InputError
 from lodestar_live.training.augment.canvas import Canvas
@@ -117,10 +118,13 @@ def make_plan(
     return Plan(particles, particle, normalise, views, recipe, network, start)
 
 
-def on_snapshot(plan: Plan, image: Pixels, suspects: Suspects) -> Plan:
+def on_snapshot(
+    plan: Plan, image: Pixels, suspects: Suspects, wanted: Mask | None = None
+) -> Plan:
     """Let views show the snapshot's background, and particles as they vary there.
 
-    `image` (y, x): the snapshot at the network's scale, in which `suspects` were found.
+    `image` (y, x): the snapshot at the network's scale, in which `suspects` were found,
+    and of which the part that is `wanted` is shown.
     The paper's network keeps the paper's views.
     """
     if plan.network == "paper":
@@ -130,7 +134,7 @@ def on_snapshot(plan: Plan, image: Pixels, suspects: Suspects) -> Plan:
     lures = None
     if suspects.is_lure is not None:
         lures = suspects.positions_px[suspects.is_lure]
-    canvas = Canvas.of(image, may_be, radius_px, side_px, lures)
+    canvas = Canvas.of(image, may_be, radius_px, side_px, lures, wanted)
     low, high = suspects.brightness
     faintest = LOWEST_SNR["fast"] / plan.particle.snr
     views = replace(

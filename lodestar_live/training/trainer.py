@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lodestar_live.data import Pixels
 from lodestar_live.detection.frame.defects import correct_defects
+from lodestar_live.detection.frame.inclusion import Inclusion
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.holography.optics import Optics
 from lodestar_live.model_card import CardDraft, CropPlace, ParticleFacts, TrainingFacts
@@ -68,6 +70,8 @@ def train(
     channels: Sequence[str] | None = None,
     optics: Optics | None = None,
     correct_pixels: bool = True,
+    mask: npt.ArrayLike | None = None,
+    region_px: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Model:
     """Train a detector on one particle of one image, or on several that differ.
@@ -112,6 +116,9 @@ def train(
         Of a field; needed for one.
     correct_pixels
         Interpolate hot and dead pixels of the image first.
+    mask, region_px
+        The part of the image that counts, as `Detector` takes it: only there is a
+        particle chosen, background learnt, and the threshold set. Not for fields.
     progress
         Called now and then with a `TrainingStep`.
 
@@ -129,17 +136,25 @@ def train(
     image = np.asarray(image)
     if correct_pixels:
         image = correct_defects(image)
-    crops = choose_crops(image, at, size, downsample)
+    part = Inclusion.of(mask, region_px)
+    wanted = None if part is None else part.within(image.shape)
+    crops = choose_crops(image, at, size, downsample, wanted)
     small = crops.scale.shrink(image)
     particles = measure_crops(small, crops)
     started = time.perf_counter()
-    area = search_area(small, crops.scale.to_small(crops.places_px[0]))
+    first_px = crops.scale.to_small(crops.places_px[0])
+    area = search_area(small, first_px)
+    wanted = crops.scale.shrink_mask(wanted)
+    if wanted is not None:
+        wanted = search_area(wanted, first_px)
     lures: tuple[Particle, ...] = ()
     if not_at is not None:
         lures = measure_crops(small, replace(crops, places_px=as_places(not_at)))
-    suspects = find_suspects(area, particles, lures=lures)
+    suspects = find_suspects(area, particles, lures=lures).within(wanted)
     plan, again = (
-        on_snapshot(make_plan(particles, network, quality, how, steps), area, suspects)
+        on_snapshot(
+            make_plan(particles, network, quality, how, steps), area, suspects, wanted
+        )
         for how in (start, "scratch")
     )
     # The live network's layers are too small to share: its second thread draws views.
@@ -159,9 +174,8 @@ def train(
         card = card.updated(orientation=orientation_of(particles, seed=seed))
     weights, history = export_weights(trained.network), trained.fit.history
     model = Model(weights, card, particles, history)
-    return replace(
-        model, card=card.updated(**calibrate(model, area, suspects, seed=seed))
-    )
+    measured = calibrate(model, area, suspects, seed=seed, wanted=wanted)
+    return replace(model, card=card.updated(**measured))
 
 
 def _train_on_field(

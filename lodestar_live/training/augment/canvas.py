@@ -62,11 +62,13 @@ class Canvas:
         radius_px: float,
         side_px: int,
         lures_px: FloatArray | None = None,
+        wanted: npt.NDArray[np.bool_] | None = None,
     ) -> Self | None:
         """Lay out an image, (y, x), for views of `side_px`; None if it is too small.
 
         `particles_px` (n, 2): where particles lie, or may lie. `lures_px` (n, 2): where
         something lies that the user said is none; a third of the patches show one.
+        `wanted` (y, x): where copies are laid. None: everywhere.
         """
         lures_px = np.empty((0, 2)) if lures_px is None else lures_px
         if min(image.shape) < max(_LEAST_SIDE_PX, 1.5 * side_px):
@@ -75,12 +77,14 @@ class Canvas:
         pixels = (image.astype(np.float32) - levels.background) / levels.scale
         away = distance_from(particles_px, image.shape).astype(np.float32)
         free = away > _CLEAR_RADII * radius_px
-        if free.sum() < _LEAST_PLACES:
+        if wanted is None:
+            wanted = np.ones(image.shape, bool)
+        if (free & wanted).sum() < _LEAST_PLACES:
             free = away > _TOUCHING_RADII * radius_px
         margin = side_px
         rows = np.pad(pixels, margin, mode="reflect")
         apart = np.pad(away, margin, mode="reflect")
-        inside = np.pad(np.ones(image.shape, bool), margin)
+        inside = np.pad(wanted, margin)
         marked = inside & np.pad(free, margin)
         beside = distance_from(lures_px, image.shape) if len(lures_px) else away * 0
         baited = (beside > _BESIDE[0] * radius_px) & (beside < _BESIDE[1] * radius_px)

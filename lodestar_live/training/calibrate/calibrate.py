@@ -18,6 +18,8 @@ from scipy.spatial.distance import cdist
 from lodestar_live.data import Pixels, Rows
 from lodestar_live.detection import Detector
 from lodestar_live.detection.detector import NOISE_FLOOR
+from lodestar_live.detection.frame.inclusion import Inclusion
+from lodestar_live.detection.frame.prepare import Mask
 from lodestar_live.detection.model.writer import write_model
 from lodestar_live.detection.run.noise_tail import NoiseTail
 from lodestar_live.detection.run.template import Look, shown_around
@@ -57,7 +59,12 @@ _NEIGHBOURS_COST = 0.25  # of the log score, three radii away; practised ones ar
 
 
 def calibrate(
-    model: Model, snapshot: Pixels, suspects: Suspects, *, seed: int = 0
+    model: Model,
+    snapshot: Pixels,
+    suspects: Suspects,
+    *,
+    seed: int = 0,
+    wanted: Mask | None = None,
 ) -> dict[str, Any]:
     """Measure what the model's card says about detections.
 
@@ -71,6 +78,8 @@ def calibrate(
         What may be particles there.
     seed
         Fixes the practice frames.
+    wanted
+        (y, x): where in the snapshot particles are. None: anywhere.
 
     Returns
     -------
@@ -92,6 +101,10 @@ def calibrate(
     noise, heights = _noise_scores(detector, model.particle, texture, rng)
     company, ghosts = _scores_in_company(detector, model, rng, stretch)
     seen = detector(snapshot).rows
+    if wanted is not None:
+        places_px = np.column_stack([seen["y_px"], seen["x_px"]])
+        inside = Inclusion(wanted, None)
+        seen = seen[inside.keeps(places_px, snapshot.shape)]
     noise_floor = 1.0
     unit = detector.levels(snapshot).noise
     if texture is not None:

@@ -9,6 +9,7 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.detection.frame.prepare import Mask
 from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.training.particle.candidates import (
     PART,
@@ -59,18 +60,20 @@ class Proposal:
     diameter_px: float
 
 
-def choose_particle(image: Pixels) -> Proposal:
-    """Return the best particle of a snapshot to train on.
+def choose_particle(image: Pixels, wanted: Mask | None = None) -> Proposal:
+    """Return the best particle of a snapshot to train on, where it is `wanted`.
 
     Raises
     ------
     InputError
         Nothing in the image stands out of its background.
     """
-    return choose_particles(image, 1)[0]
+    return choose_particles(image, 1, wanted)[0]
 
 
-def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
+def choose_particles(
+    image: Pixels, n: int = 3, wanted: Mask | None = None
+) -> list[Proposal]:
     """Return the best particle of each kind of object, most common kind first.
 
     Parameters
@@ -79,6 +82,8 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
         Shape (y, x), any integer or float type, or a complex field.
     n
         Kinds to return at most.
+    wanted
+        (y, x): where particles may be chosen. None: everywhere.
 
     Raises
     ------
@@ -87,6 +92,8 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
     """
     contrast = Contrast(image)
     candidates = find_candidates(contrast)
+    if wanted is not None:
+        candidates = [c for c in candidates if _is_within(wanted, c.at_px)]
     if not candidates:
         raise InputError(
             f"image of {contrast.shape[0]} x {contrast.shape[1]} px: no particle "
@@ -98,7 +105,7 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
     scores = _scores(contrast, candidates, alike)
     proposals: list[Proposal] = []
     whole = _main_whole(contrast, candidates, scores, alike)
-    if whole is not None:
+    if whole is not None and (wanted is None or _is_within(wanted, whole.at_px)):
         reason = f"the whole object, {2 * whole.radius_px:.0f} px across, not its parts"
         proposals.append(_as_proposal(contrast, whole, 1.0, reason))
     free = np.ones(len(candidates), dtype=bool)
@@ -110,6 +117,12 @@ def choose_particles(image: Pixels, n: int = 3) -> list[Proposal]:
         )
         free &= alike[best] < _ALIKE
     return proposals
+
+
+def _is_within(wanted: Mask, at_px: tuple[float, float]) -> bool:
+    y, x = (round(float(c)) for c in at_px)
+    height, width = wanted.shape
+    return 0 <= y < height and 0 <= x < width and bool(wanted[y, x])
 
 
 def _main_whole(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lodestar_live.data import FloatArray, Pixels
+from lodestar_live.detection.frame.prepare import Mask
 from lodestar_live.detection.model.scale import Scale
 from lodestar_live.errors import InputError, ModelError
 from lodestar_live.model_card import LARGEST_FACTOR, CropFacts
@@ -46,10 +47,12 @@ def choose_crops(
     at: Place | Sequence[Place] | None,
     size: int | None,
     downsample: int | None,
+    wanted: Mask | None = None,
 ) -> Crops:
     """Choose what was left out; everything in pixels of `image`.
 
-    With a given scale the particle is looked for at that scale.
+    With a given scale the particle is looked for at that scale, and where it is
+    `wanted`, (y, x).
     """
     scale = Scale(_checked_factor(downsample))
     if at is not None:
@@ -59,7 +62,7 @@ def choose_crops(
         places = (((image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2),)
         size = min(image.shape) if size is None else size
     else:
-        proposal = choose_particle(scale.shrink(image))
+        proposal = choose_particle(scale.shrink(image), scale.shrink_mask(wanted))
         places = (_pair(scale.to_camera(proposal.at_px)),)
         size = proposal.size_px * scale.factor if size is None else size
     if downsample is None:

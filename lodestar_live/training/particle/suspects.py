@@ -81,6 +81,22 @@ class Suspects:
         """(n,): whether it is certain or unsure."""
         return np.asarray(self.kind >= UNSURE)
 
+    def within(self, wanted: npt.NDArray[np.bool_] | None) -> Suspects:
+        """Return those that lie where particles are wanted, (y, x) of the image."""
+        if wanted is None or not len(self.positions_px):
+            return self
+        y, x = np.round(self.positions_px).astype(int).T
+        height, width = wanted.shape
+        is_kept = wanted[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+        return replace(
+            self,
+            positions_px=self.positions_px[is_kept],
+            likeness=self.likeness[is_kept],
+            contrast=self.contrast[is_kept],
+            kind=self.kind[is_kept],
+            is_lure=None if self.is_lure is None else self.is_lure[is_kept],
+        )
+
     @property
     def brightness(self) -> tuple[float, float]:
         """Range of the certain ones' contrast, relative to the training particle's."""
