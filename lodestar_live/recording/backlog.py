@@ -59,7 +59,9 @@ class Backlog:
         self.most_bytes = most_bytes
         self._items: deque[Item] = deque()
         self._n_bytes = 0
-        self._news = threading.Condition()
+        self._lock = threading.Lock()
+        self._is_plenty = threading.Event()
+        self._plenty_bytes = most_bytes / 4
 
     def __len__(self) -> int:
         return len(self._items)
@@ -72,21 +74,31 @@ class Backlog:
     def put(self, item: Item) -> bool:
         """Append; False when there is no room."""
         n_bytes = item.n_bytes
-        with self._news:
+        with self._lock:
             if self._items and self._n_bytes + n_bytes > self.most_bytes:
                 return False
             self._items.append(item)
             self._n_bytes += n_bytes
-            self._news.notify()
+        if self._n_bytes > self._plenty_bytes:
+            self._is_plenty.set()
         return True
 
-    def take(self, *, most_bytes: float, timeout_s: float) -> list[Item]:
-        """Return the next items, at least one if any comes within `timeout_s`."""
+    def gather(self, n_bytes: float, timeout_s: float) -> None:
+        """Wait until so much waits, or a quarter of all that may, or time is over.
+
+        Who puts does not wake who takes at each item: that would cost both of them a
+        change of thread per frame.
+        """
+        self._plenty_bytes = min(n_bytes, self.most_bytes / 4)
+        if self._n_bytes <= self._plenty_bytes:
+            self._is_plenty.wait(timeout_s)
+        self._is_plenty.clear()
+
+    def take(self, *, most_bytes: float) -> list[Item]:
+        """Return the next items, at least one if there is any."""
         taken: list[Item] = []
         n_bytes = 0
-        with self._news:
-            if not self._items:
-                self._news.wait(timeout_s)
+        with self._lock:
             while self._items:
                 next_bytes = self._items[0].n_bytes
                 if taken and n_bytes + next_bytes > most_bytes:

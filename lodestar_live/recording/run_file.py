@@ -109,18 +109,18 @@ class RunFile:
             Nothing of it was written.
         """
         frames = [item.frame for item in items if item.frame is not None]
+        tracks = [row for item in items for row in _track_rows(item)]
+        events = [event for item in items for event in item.events]
         with self._database as database:
             database.executemany(tables.INSERT_FRAME, frames)
+            database.executemany(tables.INSERT_TRACK, tracks)
+            database.executemany(tables.INSERT_EVENT, map(_event_row, events))
             for item in items:
-                database.executemany(tables.INSERT_TRACK, _track_rows(item))
-                database.executemany(
-                    tables.INSERT_EVENT, [_event_row(e) for e in item.events]
-                )
                 if item.summary is not None:
                     database.executemany(tables.INSERT_SUMMARY, item.summary.tolist())
-                for event in item.events:
-                    if event.kind == ModelUsed.kind:
-                        self._note_model(event)
+            for event in events:
+                if event.kind == ModelUsed.kind:
+                    self._note_model(event)
             if n_lost:
                 database.execute("UPDATE run SET frames_lost = ?", (n_lost,))
 

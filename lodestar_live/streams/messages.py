@@ -143,16 +143,21 @@ def finite(value: Any) -> Any:
     return value
 
 
+def known(value: float) -> float | None:
+    """Return a number as strict JSON has it: None where it is NaN or infinite."""
+    return value if math.isfinite(value) else None
+
+
 def stage_json(stage_um: StagePosition) -> dict[str, float | None]:
     """Return a stage position as strict JSON: unknown is null."""
-    z, y, x = (v if math.isfinite(v) else None for v in stage_um)
+    z, y, x = map(known, stage_um)
     return {"z": z, "y": y, "x": x}
 
 
 def stage_from_json(value: Mapping[str, float | None] | None) -> StagePosition:
     """Return a stage position from its JSON form; null is NaN."""
-    known = {k: v for k, v in (value or {}).items() if v is not None}
-    return StagePosition(*(float(known.get(axis, math.nan)) for axis in "zyx"))
+    given = {k: v for k, v in (value or {}).items() if v is not None}
+    return StagePosition(*(float(given.get(axis, math.nan)) for axis in "zyx"))
 
 
 def frame_json(frame: Frame) -> dict[str, Any]:
@@ -160,12 +165,12 @@ def frame_json(frame: Frame) -> dict[str, Any]:
     height, width = frame.pixels.shape[:2]
     return {
         "frame": frame.index,
-        "t_exposure_s": frame.t_exposure_s,
+        "t_exposure_s": known(frame.t_exposure_s),
         "t_arrival_s": frame.t_arrival_s,
         "stage_um": stage_json(frame.stage_um),
         "shape_px": [height, width],
-        "exposure_ms": frame.exposure_ms,
-        "pixel_size_um": frame.pixel_size_um,
+        "exposure_ms": known(frame.exposure_ms),
+        "pixel_size_um": known(frame.pixel_size_um),
         "position": frame.position,
         "channel": frame.channel,
         "time_index": frame.time_index,

@@ -36,7 +36,7 @@ from lodestar_live.settings import StreamSettings
 from lodestar_live.streams import messages
 from lodestar_live.streams.commands import Commands, CommandServer
 from lodestar_live.streams.image import ImageEncoder
-from lodestar_live.streams.sockets import Sockets, Subscriptions
+from lodestar_live.streams.sockets import Connections, Sockets, Subscriptions
 from lodestar_live.streams.status import Status
 from lodestar_live.streams.target import Target, target_json
 from lodestar_live.streams.tokens import Token
@@ -44,6 +44,7 @@ from lodestar_live.streams.tokens import Token
 _log = logging.getLogger(__name__)
 
 _OUTBOX_FRAMES = 64
+_OF_EVERY_FRAME = frozenset({"tracks", "detections", "stage"})
 _HEARTBEAT_S = 1.0
 _LOOK_AT_KEYS_S = 0.25  # how soon a client whose key was taken away is cut off
 _GREETING_S = 0.02  # how soon subscriptions are noticed while nothing is published
@@ -132,6 +133,8 @@ class Publisher:
         self._sockets = Sockets(stream, latest, control, keys=keys, clients=clients)
         self.endpoints = self._sockets.endpoints
         self._subscriptions = Subscriptions(self._sockets.stream, messages.TOPICS)
+        latest_socket = self._sockets.latest
+        self._listeners = None if latest_socket is None else Connections(latest_socket)
         self._images = ImageEncoder(self._take_image)
         self._commands: CommandServer | None = None
         self._token: Token | None = None
@@ -192,15 +195,32 @@ class Publisher:
             self._images.offer(frame)
 
     def write(self, update: Update) -> None:
-        """Publish one frame's outcome; returns at once."""
+        """Publish one frame's outcome; returns at once.
+
+        What nobody has asked for is not encoded, and wakes nobody up.
+        """
+        begun_s = time.perf_counter()
         self.show(update.frame)
+        is_wanted = not _OF_EVERY_FRAME.isdisjoint(self.wanted_topics)
+        if not is_wanted and (self._listeners is None or not self._listeners.any):
+            self._newest = None
+            with self._lock:
+                self._seq["update"] += 1
+            self._tell_of(update)
+            publish_ms = (time.perf_counter() - begun_s) * 1e3
+            self._status.note(update, publish_ms=publish_ms)
+            return
         shape = update.frame.pixels.shape[:2]
         if self._hollow.shape != shape:
             self._hollow = np.broadcast_to(np.uint8(0), shape)
         frame = replace(update.frame, pixels=self._hollow)
         update = replace(update, frame=frame)
         self._newest = (self._seq["update"], update)
-        self._put("update", (time.perf_counter(), update))
+        self._put("update", (begun_s, update))
+        self._tell_of(update)
+
+    def _tell_of(self, update: Update) -> None:
+        """Queue what only some frames have."""
         if update.summary is not None:
             self._put("summary", update)
         for event in update.events:
@@ -327,7 +347,8 @@ class Publisher:
             if is_last_round:
                 break
         self._sockets.stream.close(linger=_LAST_WORDS_MS)
-        if self._sockets.latest is not None:
+        if self._sockets.latest is not None and self._listeners is not None:
+            self._listeners.close()
             self._sockets.latest.close(linger=0)
 
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
@@ -341,6 +362,8 @@ class Publisher:
 
     def _take_subscriptions(self) -> None:
         """Note which topics are wanted, and greet late joiners."""
+        if self._listeners is not None:
+            self._listeners.take()
         greeted = self._subscriptions.take()
         for topic in messages.GREETING_TOPICS:
             if topic in greeted and topic in self._cache:
@@ -359,8 +382,10 @@ class Publisher:
         sockets = self._sockets
         sockets.stream = sockets.reopen("stream", sockets.stream)
         self._subscriptions = Subscriptions(sockets.stream, messages.TOPICS)
-        if sockets.latest is not None:
+        if sockets.latest is not None and self._listeners is not None:
+            self._listeners.close()
             sockets.latest = sockets.reopen("latest", sockets.latest)
+            self._listeners = Connections(sockets.latest)
 
     def _send_run(self, seq: int, run: RunInfo) -> None:
         self._cache.pop("status", None)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
 
 from lodestar_live.errors import StreamError
 from lodestar_live.streams.commands import MAX_FRAME_BYTES
@@ -149,6 +150,44 @@ class Sockets:
             socket.close(linger=0)
             raise
         return socket
+
+
+class Connections:
+    """Who is connected to a PUB socket, which does not tell who subscribes.
+
+    Used, and closed before its socket, by the thread that owns that. Attribute `any`:
+    whether anybody may be listening, as of the last `take`.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._peers: set[int] = set()
+        self.any = False
+        address = f"inproc://lodestar-connections-{id(self)}"
+        socket.monitor(address, zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._events = socket.context.socket(zmq.PAIR)
+        # Without a limit libzmq's own thread never waits for us to read.
+        self._events.setsockopt(zmq.RCVHWM, 0)
+        self._events.setsockopt(zmq.LINGER, 0)
+        self._events.connect(address)
+
+    def take(self) -> None:
+        """Note who came and went."""
+        for _ in range(_SUBSCRIPTIONS_AT_ONCE):
+            if not self._events.poll(0):
+                break
+            news = recv_monitor_message(self._events, zmq.NOBLOCK)
+            if news["event"] == zmq.EVENT_ACCEPTED:
+                self._peers.add(news["value"])
+            else:
+                self._peers.discard(news["value"])
+        self.any = bool(self._peers)
+
+    def close(self) -> None:
+        """Stop listening; may be called twice."""
+        if not self._events.closed:
+            self._socket.monitor(None, 0)  # type: ignore[arg-type]
+            self._events.close()
 
 
 class Subscriptions:

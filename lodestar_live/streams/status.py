@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,17 @@ from lodestar_live.data import Counts, Update
 from lodestar_live.health import Health
 
 _WINDOW = 512
+
+
+class _Last(NamedTuple):
+    """What is kept of the last update; not its pixels."""
+
+    frame: int
+    t_exposure_s: float
+    counts: Counts
+    degraded: bool
+    n_tracks: int
+    n_detections: int
 
 
 class Status:
@@ -44,17 +55,25 @@ class Status:
         with self._lock:
             self._timings_ms: deque[dict[str, float]] = deque(maxlen=_WINDOW)
             self._times_s: deque[float] = deque(maxlen=_WINDOW)
-            self._last: Update | None = None
+            self._last: _Last | None = None
 
     def note(self, update: Update, *, publish_ms: float) -> None:
         """Take one published update and the time it took to publish."""
         now_s = self._clock()
         timings_ms = {"publish": publish_ms, **update.timings_ms}
         timings_ms.setdefault("latency", (now_s - update.frame.t_exposure_s) * 1e3)
+        last = _Last(
+            update.frame.index,
+            update.frame.t_exposure_s,
+            update.counts,
+            update.degraded,
+            len(update.tracks),
+            len(update.detections),
+        )
         with self._lock:
             self._timings_ms.append(timings_ms)
             self._times_s.append(now_s)
-            self._last = update
+            self._last = last
 
     def _is_degraded(self) -> bool:
         if self._health is not None:
@@ -70,16 +89,16 @@ class Status:
         if self._ask_counts is not None:
             counts = self._ask_counts()
         return {
-            "frame": last.frame.index if last else -1,
+            "frame": last.frame if last else -1,
             "t_s": self._clock(),
-            "t_last_exposure_s": last.frame.t_exposure_s if last else None,
+            "t_last_exposure_s": last.t_exposure_s if last else None,
             "counts": asdict(counts),
             "dropped": counts.dropped,
             "degraded": self._is_degraded(),
             "health": {} if self._health is None else self._health.as_json(),
             "fps": _rate_hz(times_s, self._clock()),
-            "n_tracks": len(last.tracks) if last else 0,
-            "n_detections": len(last.detections) if last else 0,
+            "n_tracks": last.n_tracks if last else 0,
+            "n_detections": last.n_detections if last else 0,
             "latency_ms": _percentiles(timings_ms),
         }
 

@@ -8,7 +8,15 @@ import zmq
 from lodestar_live.data import Event, RunInfo
 from lodestar_live.errors import StreamError
 from lodestar_live.streams import Publisher, Subscriber
-from tests.streams.samples import RUN, make_update, publisher, receive, subscriber
+from lodestar_live.streams.messages import from_json
+from tests.streams.samples import (
+    RUN,
+    make_update,
+    publisher,
+    receive,
+    subscriber,
+    wait_for,
+)
 
 __all__ = ["publisher"]
 
@@ -96,3 +104,33 @@ def test_raw_message_has_three_parts(publisher: Publisher) -> None:
         socket.subscribe("status")
         assert socket.poll(5000)
         assert len(socket.recv_multipart()) == 3
+
+
+def test_who_joins_after_frames_that_nobody_wanted_gets_the_next(
+    publisher: Publisher,
+) -> None:
+    for index in range(5):
+        publisher.write(make_update(index))
+    assert "update" not in {kind for kind, *_ in publisher._outbox}  # nobody was woken
+    assert publisher.status()["frame"] == 4  # but the heartbeat knows of them
+    with subscriber(publisher, "tracks") as reader:
+        publisher.write(make_update(5))
+        message = receive(reader, "tracks")
+    assert (message.frame, message.seq) == (5, 5)
+
+
+def test_latest_alone_is_enough_to_be_told_of_every_frame(publisher: Publisher) -> None:
+    context = zmq.Context()
+    reader = context.socket(zmq.SUB)
+    reader.subscribe(b"")
+    reader.connect(publisher.endpoints["latest"])
+    try:
+        for index in range(2000):
+            publisher.write(make_update(index))
+            if reader.poll(5):
+                break
+        assert from_json(reader.recv())["frame"] <= index
+    finally:
+        reader.close(linger=0)
+        context.term()
+    wait_for(lambda: not publisher._listeners.any)  # type: ignore[union-attr]
