@@ -186,7 +186,7 @@ class Connections:
     def close(self) -> None:
         """Stop listening; may be called twice."""
         if not self._events.closed:
-            self._socket.monitor(None, 0)  # type: ignore[arg-type]
+            self._socket.monitor(None, 0)
             self._events.close()
 
 
