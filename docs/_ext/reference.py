@@ -45,7 +45,7 @@ SUFFIXES = {
 }
 ROOMS = (
     "training", "detection", "linking", "live", "control", "holography", "streams",
-    "recording", "microscope", "view", "settings", "calibration",
+    "recording", "microscope", "view", "settings", "calibration", "batch",
 )  # fmt: skip
 
 

@@ -50,11 +50,12 @@ class HologramPreparer:
         self.retrieval: Retrieval | None = None
         self._pixel_size_um = math.nan
         self._first: list[Pixels] = []
+        self._n_first = 0
 
     def __call__(self, frame: Frame) -> Frame:
         """Return the same frame with the complex64 field as its pixels."""
         retrieval = self._retrieval_for(frame)
-        if len(self._first) < self.settings.background_frames:
+        if self._n_first < self.settings.background_frames:
             self._collect(retrieval, frame.pixels)
         return replace(
             frame,
@@ -70,7 +71,7 @@ class HologramPreparer:
     @property
     def has_background(self) -> bool:
         """Whether the background asked for has been learnt."""
-        is_learnt = len(self._first) >= self.settings.background_frames
+        is_learnt = self._n_first >= self.settings.background_frames
         return self.retrieval is not None and is_learnt
 
     def field_pixel_size_um(self, pixel_size_um: float) -> float:
@@ -79,6 +80,15 @@ class HologramPreparer:
         if self.settings.mode == "inline" or not math.isfinite(pixel_size_um):
             return pixel_size_um
         return pixel_size_um * sampling_factor(_optics(self.settings, pixel_size_um))
+
+    def fingerprint(self) -> bytes:
+        """Return what later fields depend on, beside a background that follows them."""
+        made = self.retrieval
+        if made is None:
+            return b""
+        facts = (made.shape, self._pixel_size_um, self._n_first)
+        side = (made.carrier, made.is_sure) if isinstance(made, OffAxis) else ()
+        return repr((*facts, *side)).encode()
 
     @property
     def optics(self) -> Optics:
@@ -99,13 +109,15 @@ class HologramPreparer:
                 self.settings, frame.pixels.shape, pixel_size_um=pixel_size_um
             )
             self._pixel_size_um = pixel_size_um
-            self._first = []
+            self._first, self._n_first = [], 0
         return self.retrieval
 
     def _collect(self, retrieval: Retrieval, hologram: Pixels) -> None:
         self._first.append(np.array(hologram))
-        if len(self._first) == self.settings.background_frames:
+        self._n_first += 1
+        if self._n_first == self.settings.background_frames:
             retrieval.learn_background(self._first)
+            self._first = []
 
 
 def make_retrieval(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from lodestar_live.control import load_calibration
-from lodestar_live.data import Frame
+from lodestar_live.data import Frame, Pixels
 from lodestar_live.errors import ModelError
 from lodestar_live.health import RunEnd
 from lodestar_live.live.first_model import train_and_wait
@@ -58,7 +58,7 @@ def replay_movie(
     -------
     The closed tracker.
     """
-    movie = open_movie(movie_path, _completed(choice or Choice(), settings))
+    movie = open_movie(movie_path, completed(choice or Choice(), settings))
     calibration = settings.control.calibration
     source = facts_of(movie)
     settings = _for_replay(settings, out)
@@ -112,12 +112,20 @@ def facts_of(movie: Movie) -> dict[str, Any]:
     }
 
 
-def frame_of(movie: Movie, index: int, t_arrival_s: float) -> Frame:
-    """Return one image of a recording with the time and place it was taken at."""
+def frame_of(
+    movie: Movie, index: int, t_arrival_s: float, *, pixels: Pixels | None = None
+) -> Frame:
+    """Return one image of a recording with the time and place it was taken at.
+
+    Parameters
+    ----------
+    pixels
+        Instead of the image's own; None: read.
+    """
     plane = movie.planes[index]
     return Frame(
         index=-1,
-        pixels=np.asarray(movie[index]),
+        pixels=np.asarray(movie[index]) if pixels is None else pixels,
         t_exposure_s=plane.t_s if movie.time_axis != "none" else math.nan,
         t_arrival_s=t_arrival_s,
         stage_um=plane.stage_um,
@@ -132,7 +140,7 @@ def frame_of(movie: Movie, index: int, t_arrival_s: float) -> Frame:
     )
 
 
-def _completed(choice: Choice, settings: Settings) -> Choice:
+def completed(choice: Choice, settings: Settings) -> Choice:
     """Take the user's own pixel size from the settings where the choice has none."""
     if choice.pixel_size_um is not None or settings.microscope.pixel_size_um is None:
         return choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,20 @@ class SeriesLink(LinkStep):
             rows["track_id"] = self._run_ids(series, rows["track_id"])
             parts.append(rows)
         return np.concatenate(parts)
+
+    @property
+    def n_ids(self) -> int:
+        """Tracks begun so far."""
+        return self._n_ids
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next frame depends on, as `pickle` takes it."""
+        return {"series": self._series, "n_ids": self._n_ids}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on where another object's `state` was taken."""
+        self._series, self._n_ids = state["series"], state["n_ids"]
+        self._current = None
 
     @property
     def _is_alone(self) -> bool:

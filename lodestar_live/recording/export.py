@@ -158,12 +158,15 @@ def _write_csv(columns: Columns, path: Path) -> None:
         writer.writerows(zip(*values, strict=True))
 
 
-def _write_parquet(runs: Trajectories, path: Path) -> None:
+def write_parquet(runs: Trajectories, path: Path) -> None:
+    """Write trajectories as one Parquet file with units as JSON."""
     pyarrow = _load("pyarrow", extra="parquet")
     parquet = _load("pyarrow.parquet", extra="parquet")
     columns, described = trackpy_columns(runs), _described(runs)
     fields = [
-        pyarrow.array(values if values.dtype.kind != "U" else values.tolist())
+        pyarrow.array(values)
+        if values.dtype.kind != "U"
+        else pyarrow.array(values.tolist(), type=pyarrow.string())
         for values in columns.values()
     ]
     table = pyarrow.Table.from_arrays(
@@ -266,7 +269,7 @@ def _write_summary(runs: Trajectories, path: Path) -> None:
 
 FORMATS: Mapping[str, Format] = {
     "csv": Format(lambda r, p: _write_csv(trackpy_columns(r), p), "tracks.csv"),
-    "parquet": Format(_write_parquet, "tracks.parquet"),
+    "parquet": Format(write_parquet, "tracks.parquet"),
     "trackmate": Format(write_trackmate, "tracks_trackmate.xml"),
     "trackmate-csv": Format(
         lambda r, p: _write_csv(trackmate_columns(r), p), "tracks_trackmate.csv"

@@ -106,14 +106,14 @@ def read_trajectories(
         chosen = np.unique(rows["track_id"])
         rows = every[np.isin(every["track_id"], chosen)] if min_frames else every
     frames, info = recording.frames(), recording.info
-    map_um, interval_s = _map_um(frames, info), _interval_s(frames, info)
+    map_um, interval = _map_um(frames, info), interval_s(frames, info)
     path = info.source.get("path")
     return Trajectories(
         rows,
         info,
         length_unit=_length_unit(map_um),
-        time_unit=_time_unit(interval_s),
-        interval_s=interval_s,
+        time_unit=_time_unit(interval),
+        interval_s=interval,
         pixel_size_um=float("nan") if map_um is None else map_um.pixel_size_um,
         origin_um=_origin_um(frames, map_um),
         map_um=map_um,
@@ -127,7 +127,7 @@ def units_of(recording: Recording) -> tuple[str, str]:
     """Return the units of length and time in which a run can be told."""
     frames = recording.frames()
     length = _length_unit(_map_um(frames, recording.info))
-    return length, _time_unit(_interval_s(frames, recording.info))
+    return length, _time_unit(interval_s(frames, recording.info))
 
 
 def _length_unit(map_um: PixelToStage | None) -> str:
@@ -153,7 +153,8 @@ def counts_time_points(info: RunInfo) -> bool:
     return "path" in info.source
 
 
-def _interval_s(frames: Rows, info: RunInfo) -> float:
+def interval_s(frames: Rows, info: RunInfo) -> float:
+    """Return the median time between frames of a run; NaN without a time axis."""
     known = frames[np.isfinite(frames["t_exposure_s"])]
     numbers = known["frame"].astype(float)
     if counts_time_points(info) and np.isfinite(known["time_index"]).all():

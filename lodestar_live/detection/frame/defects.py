@@ -36,13 +36,20 @@ class PixelDefects:
     All pixels of the first frame are asked, of later ones every sixteenth row in turn;
     if that finds a new defect, all. What is known is interpolated in a frame only where
     that frame shows it: what is remembered never harms another image.
+
+    Attributes
+    ----------
+    n_seen
+        Frames shown so far; says which rows are asked next.
+    n_corrected
+        Pixels interpolated in the last frame.
     """
 
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = ()
         self._known: Indices = np.empty(0, np.intp)
         self._noise = 0.0
-        self._n_seen = 0
+        self.n_seen = 0
         self.n_corrected = 0
 
     def correct(self, pixels: Pixels) -> Pixels:
@@ -56,15 +63,18 @@ class PixelDefects:
             corrected, self.n_corrected = _interpolated(pixels, known)
         return corrected
 
+    def fingerprint(self) -> bytes:
+        """Return what the correction of later frames depends on."""
+        facts = f"{self.n_seen} {self._shape} {self._noise!r} ".encode()
+        return facts + self._known.tobytes()
+
     def _learn(self, pixels: Pixels) -> Indices:
         """Return the defects known in frames of this shape, with new ones of it."""
         is_new = pixels.shape != self._shape
         known = np.empty(0, np.intp) if is_new else self._known
-        self._n_seen += 1
+        self.n_seen += 1
         if not is_new:
-            some = _find(
-                pixels, self._noise, slice(self._n_seen % _EVERY, None, _EVERY)
-            )
+            some = _find(pixels, self._noise, slice(self.n_seen % _EVERY, None, _EVERY))
             if np.isin(some, known).all():
                 return known
         before = len(known)
