@@ -129,6 +129,8 @@ class OnnxRuntimeCpu:
     ) -> list[list[Array]]:
         """Return `outputs` of every part."""
         calls = [self._call(outputs, part, n_threads=1) for part in parts]
+        if len(calls) == 1:
+            return [calls[0]()]
         results: list[list[Array]] = [[]] * len(parts)
         waiting = deque(range(len(parts)))
 

@@ -28,6 +28,7 @@ _SAMPLES = 16384
 _DIFFERENCE_TO_SIGMA = 1.4826 / 2**0.5  # of its median absolute value
 _EVERY = 16  # rows, of frames after the first: one is asked
 _LEAST_SIDE_PX = 3
+_STEPS = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x])
 
 
 class PixelDefects:
@@ -58,9 +59,14 @@ class PixelDefects:
             return pixels
         if min(pixels.shape) < _LEAST_SIDE_PX:
             return pixels
+        if pixels.dtype.kind != "f":
+            return self._correct(pixels)
         with np.errstate(all="ignore"):  # not a number, or too large for float32
-            known = self._learn(pixels)
-            corrected, self.n_corrected = _interpolated(pixels, known)
+            return self._correct(pixels)
+
+    def _correct(self, pixels: Pixels) -> Pixels:
+        known = self._learn(pixels)
+        corrected, self.n_corrected = _interpolated(pixels, known)
         return corrected
 
     def fingerprint(self) -> bytes:
@@ -75,7 +81,7 @@ class PixelDefects:
         self.n_seen += 1
         if not is_new:
             some = _find(pixels, self._noise, slice(self.n_seen % _EVERY, None, _EVERY))
-            if np.isin(some, known).all():
+            if not len(some) or np.isin(some, known).all():
                 return known
         before = len(known)
         self._noise = _noise(pixels)
@@ -106,7 +112,7 @@ def find_defects(pixels: Pixels) -> Indices:
 def _find(pixels: Pixels, noise: float, rows: slice | None = None) -> Indices:
     """Find the defects of all rows; of some only those beyond both sides' pixels."""
     candidates = _candidates(pixels, _CANDIDATE * noise, rows)
-    if len(candidates) > 10 * _MOST * pixels.size:
+    if not len(candidates) or len(candidates) > 10 * _MOST * pixels.size:
         return candidates[:0]
     around = np.sort(_neighbours(pixels, candidates), axis=1)
     middle = (around[:, 3] + around[:, 4]) / 2
@@ -168,7 +174,7 @@ def _beyond_both_sides(plane: Pixels, least: float) -> npt.NDArray[np.bool_]:
     image = plane.astype(np.float32)
     step = image[:, 1:] - image[:, :-1]
     up, down = step > least, step < -least
-    beyond = np.zeros(plane.shape, bool)
+    beyond = np.zeros(plane.shape, np.bool_)
     inner = np.logical_and(up[:, :-1], down[:, 1:], out=beyond[:, 1:-1])
     inner |= down[:, :-1] & up[:, 1:]
     return beyond
@@ -177,8 +183,7 @@ def _beyond_both_sides(plane: Pixels, least: float) -> npt.NDArray[np.bool_]:
 def _neighbours(pixels: Pixels, indices: Indices) -> npt.NDArray[np.float32]:
     """Return the eight pixels around each, (n, 8), mirrored at the frame's edge."""
     rows, columns = np.divmod(indices, pixels.shape[1])
-    steps = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x])
-    y, x = rows[:, None] + steps[:, 0], columns[:, None] + steps[:, 1]
+    y, x = rows[:, None] + _STEPS[:, 0], columns[:, None] + _STEPS[:, 1]
     last_y, last_x = np.subtract(pixels.shape, 1)
     y, x = last_y - np.abs(last_y - np.abs(y)), last_x - np.abs(last_x - np.abs(x))
     return np.asarray(pixels[y, x], np.float32)

@@ -181,14 +181,24 @@ def estimate(pixels: Pixels) -> Normalisation:
     thin = [(0, max(0, 2 - side)) for side in pixels.shape]
     image = np.pad(pixels, thin, mode="edge") if min(pixels.shape) < 2 else pixels
     height, width = image.shape
-    here, down, aside, across = (
-        image[y : height - 1 + y : step, x : width - 1 + x : step].astype(np.float32)
-        for y, x in ((0, 0), (1, 0), (0, 1), (1, 1))
-    )
+    if step == 1:
+        image = image.astype(np.float32)
+        here, down = image[:-1, :-1], image[:-1] - image[1:]
+        mixed = down[:, :-1] - down[:, 1:]
+    else:
+        here, below, aside, across = (
+            image[y : height - 1 + y : step, x : width - 1 + x : step].astype(
+                np.float32
+            )
+            for y, x in ((0, 0), (1, 0), (0, 1), (1, 1))
+        )
+        mixed = (here - below) - (aside - across)
     # Sorting takes a fifth of the time of np.median or of partitioning by four ranks.
-    difference = np.sort(np.abs((here - down) - (aside - across)), axis=None)
+    difference = np.abs(mixed, out=mixed).ravel()
+    difference.sort()
     noise = _MAD_TO_SIGMA * _middle(difference) / 2
-    ordered = np.sort(here, axis=None)
+    ordered = here.flatten()
+    ordered.sort()
     n_outside = len(ordered) // 1000  # 0.1 % at either end are left out
     low, high = float(ordered[n_outside]), float(ordered[-1 - n_outside])
     background = _middle(ordered)
@@ -207,8 +217,8 @@ def _middle(ordered: npt.NDArray[np.float32]) -> float:
     n = len(ordered)
     value = ordered[n // 2]
     same = _ROUNDING * max(abs(ordered[0]), abs(ordered[-1]))  # differences of floats
-    first = int(np.searchsorted(ordered, value - same, "left"))
-    end = int(np.searchsorted(ordered, value + same, "right"))
+    first = int(ordered.searchsorted(value - same, "left"))
+    end = int(ordered.searchsorted(value + same, "right"))
     if end - first > _MOST * n:
         return float(value)
     below, above = ordered[max(first - 1, 0)], ordered[min(end, n - 1)]

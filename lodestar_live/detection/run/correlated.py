@@ -8,6 +8,8 @@ crowds without room between the particles, are left alone.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -21,6 +23,7 @@ STANDS_OUT = 6.0  # deviations: a million pixels of any Gaussian noise reach 5 t
 _LEAST_SIDE_PX = 64
 _CELL_PX = 4
 _PATCHES, _PATCH_PX, _LAG_PX = (8, 8), 16, 3
+_ALL_OF_IT_PX = _PATCHES[0] * (_PATCH_PX + _LAG_PX)  # up to here patches overlap
 _QUIETEST = 8  # one in so many patches holds hardly more than noise
 _MEAN_TO_SIGMA = 1.2533
 _CORRELATED = 1.15  # ratio of differences; white noise, its quietest patches: 0.95
@@ -78,18 +81,47 @@ def _is_correlated(image: npt.NDArray[np.generic]) -> bool:
     White noise differs by as much at any distance, and a particle, a wall or haze is
     not everywhere: the quietest patches tell.
     """
-    span = _PATCH_PX + _LAG_PX
-    rows, columns = (
-        (np.linspace(0, side - span, n).astype(int)[:, None] + np.arange(span)).ravel()
-        for side, n in zip(image.shape, _PATCHES, strict=True)
-    )
-    n_down, n_aside = _PATCHES
-    sample = image[rows][:, columns].astype(np.float32)
-    patches = sample.reshape(n_down, span, n_aside, span)
-    beside, apart = (_difference(patches, lag) for lag in (1, _LAG_PX))
-    quiet = np.argsort(apart)[: len(apart) // _QUIETEST]
-    least = _ROUNDED * float(np.abs(sample).max())
+    if max(image.shape) <= _ALL_OF_IT_PX:
+        sample = image.astype(np.float32)
+        beside, apart = (_difference_of_all(sample, lag) for lag in (1, _LAG_PX))
+    else:
+        span = _PATCH_PX + _LAG_PX
+        rows, columns = (
+            (starts[:, None] + np.arange(span)).ravel()
+            for starts in map(_starts, image.shape, _PATCHES)
+        )
+        n_down, n_aside = _PATCHES
+        sample = image[rows][:, columns].astype(np.float32)
+        patches = sample.reshape(n_down, span, n_aside, span)
+        beside, apart = (_difference(patches, lag) for lag in (1, _LAG_PX))
+    quiet = apart.argsort()[: len(apart) // _QUIETEST]
+    least = _ROUNDED * float(max(sample.max(), -sample.min()))
     return bool(apart[quiet].sum() > _CORRELATED * beside[quiet].sum() + least)
+
+
+@lru_cache(maxsize=32)
+def _starts(side: int, n: int) -> npt.NDArray[np.int64]:
+    """Return where `n` patches begin along a side."""
+    return np.linspace(0, side - _PATCH_PX - _LAG_PX, n).astype(np.int64)
+
+
+@lru_cache(maxsize=64)
+def _patch_sums(side: int, n: int, lag: int) -> Plane:
+    """Return the matrix, (n, side - lag), that sums over each patch along a side."""
+    at = np.arange(side - lag) - _starts(side, n)[:, None]
+    return ((at >= 0) & (at < _PATCH_PX)).astype(np.float32)
+
+
+def _difference_of_all(image: Plane, lag: int) -> Plane:
+    """Return what `_difference` does, where patches overlap: each pixel once."""
+    mixed = image[:-lag] - image[lag:]
+    mixed = mixed[:, :-lag] - mixed[:, lag:]
+    np.abs(mixed, out=mixed)
+    (height, width), (n_down, n_aside) = image.shape, _PATCHES
+    down = _patch_sums(height, n_down, lag)
+    aside = _patch_sums(width, n_aside, lag)
+    total: Plane = (down @ mixed @ aside.T).ravel()
+    return total * np.float32(_MEAN_TO_SIGMA / 2 / _PATCH_PX**2)
 
 
 def _difference(patches: Plane, lag: int) -> Plane:

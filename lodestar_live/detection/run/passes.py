@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from lodestar_live.detection.model.nodes import LEVEL
 from lodestar_live.detection.run import postprocess as rows
 
 NO_THRESHOLD = -1e30  # every score passes
+_SMALL_PX = 256 * 256  # a smaller frame is computed sooner by one thread than by two
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
 
@@ -68,10 +71,24 @@ class Passes:
     def everywhere(self, intake: Intake, threshold: float) -> rows.Found:
         """Return the rows of the whole frame, computed as is fastest here."""
         layout, max_px = self.layout, self.max_tile_px
+        is_small = math.prod(intake.shape) < _SMALL_PX
         if layout.can_open:
-            tiles = layout.parts(intake.shape, max_px, self.engine.n_strips)
+            n_strips = 1 if is_small else self.engine.n_strips
+            tiles = layout.parts(intake.shape, max_px, n_strips)
         else:
             tiles = layout.whole(intake.shape, max_px)
+        if len(tiles) == 1 and is_small:
+            # On the calling thread: several would wait for each other longer than
+            # they compute.
+            part = Part(
+                {
+                    "pixels": np.ascontiguousarray(intake.image)[None],
+                    **self._numbers(intake, threshold),
+                },
+                fits=self._fits(intake.shape),
+            )
+            ((found,),) = self.engine.run_parts(["detections"], [part])
+            return found
         if len(tiles) == 1:
             (found,) = self.whole(["detections"], intake, threshold)
             return found
@@ -120,9 +137,7 @@ class Passes:
     ) -> Part:
         """Return what is computed of tiles, or of a strip, in one run."""
         layout, first = self.layout, tiles[0]
-        sides = {*first.shape, *first.surround_shape}
-        is_whole = not any(side % layout.grid_px for side in sides)
-        fits = is_whole and min(sides) >= 3 * layout.stride
+        fits = self._fits({*first.shape, *first.surround_shape})
         spans = [(tile.rows.pixels, tile.columns.pixels) for tile in tiles]
         feeds = {"pixels": windows(intake.image, spans), **numbers}
         if is_tiles and layout.contrast_margin_px > 0:  # a strip has it within
@@ -131,21 +146,31 @@ class Passes:
             feeds["places"] = places(layout, tiles)
         return Part(feeds, first.opening, is_tiles, fits)
 
+    def _fits(self, sides: Collection[int]) -> bool:
+        """Tell whether pixels of these sides are whole cells, with nothing to pad."""
+        layout = self.layout
+        is_whole = not any(side % layout.grid_px for side in sides)
+        return is_whole and min(sides) >= 3 * layout.stride
+
     def _numbers(
         self, intake: Intake, threshold: float, quantile: float = 1.0
     ) -> Feeds:
         """Return the frame's levels and the criteria, as the graph takes them."""
         background, scale = map(_level, intake.graph_levels)
-        numbers = {
-            "threshold": threshold,
-            "quantile": quantile,
-            "alpha": self.alpha,
-            "beta": self.beta,
-        }
-        criteria = {name: np.array(n, np.float32) for name, n in numbers.items()}
-        if quantile >= 1:  # models written before it had a name take the two above
-            criteria[LEVEL] = _level(threshold)
+        criteria = _criteria(threshold, quantile, self.alpha, self.beta)
         return {"background": background, "scale": scale, **criteria}
+
+
+@lru_cache(maxsize=16)
+def _criteria(threshold: float, quantile: float, alpha: float, beta: float) -> Feeds:
+    """Return the criteria as the graph takes them; nobody writes into them."""
+    numbers = {
+        "threshold": threshold, "quantile": quantile, "alpha": alpha, "beta": beta
+    }  # fmt: skip
+    criteria: Feeds = {name: np.array(n, np.float32) for name, n in numbers.items()}
+    if quantile >= 1:  # models written before it had a name take the two above
+        criteria[LEVEL] = _level(threshold)
+    return criteria
 
 
 def _level(value: float) -> npt.NDArray[np.float32]:

@@ -27,6 +27,7 @@ from lodestar_live.model_card import LikeLimits, ModelCard, SigmaFactors
 Found = npt.NDArray[np.float64]  # (n, columns) as the graph writes it
 _AT = {name: index for index, name in enumerate(COLUMNS)}
 _APART = 1.8  # times their scatter, votes name two places; see `merge`
+_FEW = 24  # rows that are compared with each other sooner than a tree is built
 _FARTHEST_PX = 24.0  # from a better row; votes that scatter by more mean nothing
 
 
@@ -48,6 +49,8 @@ def places(found: Found) -> FloatArray:
 
 def strongest(found: Found, limit: int) -> Found:
     """Return the `limit` rows of highest score, best first."""
+    if len(found) < 2:
+        return found[:limit]
     order = np.argsort(-found[:, _AT["score"]], kind="stable")
     return found[order[:limit]]
 
@@ -68,6 +71,8 @@ def merge(found: Found, distance_px: float) -> Found:
     where = places(found)
     scatter_px = np.minimum(_APART * found[:, _AT["consistency_px"]], _FARTHEST_PX)
     reach_px = np.maximum(scatter_px, distance_px)
+    if len(found) <= _FEW:
+        return found[_first_of_each(where, reach_px)]
     pairs = cKDTree(where).query_pairs(reach_px.max(), output_type="ndarray")
     better, worse = pairs.T  # the lower index comes first
     apart = where[better] - where[worse]
@@ -83,12 +88,22 @@ def merge(found: Found, distance_px: float) -> Found:
     return found[is_kept]
 
 
+def _first_of_each(where: FloatArray, reach_px: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which places no better one reaches; as `merge`, without a tree."""
+    (y, x), is_kept = where.T, np.ones(len(where), np.bool_)
+    is_one = np.hypot(y[:, None] - y, x[:, None] - x) <= reach_px
+    for better in range(len(where) - 1):
+        if is_kept[better]:  # which is certain by now
+            is_kept[better + 1 :] &= ~is_one[better, better + 1 :]
+    return is_kept
+
+
 def inside(found: Found, shape: tuple[int, ...]) -> Found:
     """Keep finite rows whose positions are on the frame's pixels."""
     y, x = found[:, _AT["y_px"]], found[:, _AT["x_px"]]
     is_kept = _depth(y, x, shape) >= -0.5
-    is_kept &= np.isfinite(found.sum(axis=1))
-    return np.asarray(found[is_kept])
+    is_kept &= np.isfinite(np.add.reduce(found, 1))
+    return found if is_kept.all() else np.asarray(found[is_kept])
 
 
 def usual_contrast(found: Found) -> float:
