@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -32,7 +33,7 @@ class FrameTime:
 
     def elapsed(self, index: int, t_s: float | None) -> float:
         """Return the intervals since the last frame, and remember this one."""
-        if t_s is not None and not np.isfinite(t_s):
+        if t_s is not None and not math.isfinite(t_s):
             t_s = None
         frames = 1.0 if self._index is None else float(index - self._index)
         passed = frames
@@ -45,7 +46,7 @@ class FrameTime:
 
     def _in_intervals(self, seconds: float, frames: float) -> float:
         if self._interval_s is not None:
-            return float(np.clip(seconds / self._interval_s, SHORTEST, LONGEST))
+            return min(max(seconds / self._interval_s, SHORTEST), LONGEST)
         self._seconds.append(seconds / frames)
         if len(self._seconds) == ENOUGH:
             self._interval_s = float(np.median(self._seconds))

@@ -12,6 +12,7 @@ so four numbers follow from the measured C_k by least squares.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,15 +76,15 @@ class Population:
         self._dt = 1.0
         self._step_dt: float | None = None
         self._step: tuple[FloatArray, FloatArray]
-        self._unfitted = 0.0
+        self.unfitted = 0.0
         self._other_dt = 0
         k = len(self.kinds)
         # Sums over displacements, in the columns of `observe`.
-        self._sums = np.zeros((k, 2 * LAGS + n_axes))
+        self.sums = np.zeros((k, 2 * LAGS + n_axes))
         self._noise_sum, self._noise_weight = 0.0, 0.0
-        self._share = PRIOR_SHARE[list(self.kinds)] * PRIOR_TRACKS
-        self._share_prior = self._share.copy()
-        self._prior_weight = PRIOR_WEIGHT
+        self.share_sums = PRIOR_SHARE[list(self.kinds)] * PRIOR_TRACKS
+        self.share_prior = self.share_sums.copy()
+        self.prior_weight = PRIOR_WEIGHT
         self.guess(displacement_variance, slow_variance)
 
     def guess(
@@ -99,19 +100,19 @@ class Population:
         still[1] = -0.45 * still[0]
         start = np.stack([still, free, persistent])[list(self.kinds)]
         self._guess = start
-        self._fit()
+        self.fit()
 
     @property
     def share(self) -> FloatArray:
         """Share of tracks that follow each law, shape (laws,)."""
-        return np.asarray(self._share / np.add.reduce(self._share))
+        return np.asarray(self.share_sums / np.add.reduce(self.share_sums))
 
     def named(self, weight: FloatArray) -> FloatArray:
         """Return the probability of each of `LAW_NAMES`, (laws, n), from the laws'.
 
         A velocity forgotten at once is Brownian motion by another name.
         """
-        if not self._is_forgetful:
+        if not self.is_forgetful:
             return weight
         weight = weight.copy()
         weight[FREE] += weight[DIRECTED]
@@ -138,7 +139,7 @@ class Population:
         return self._step
 
     def _make_step(self, dt: float) -> tuple[FloatArray, FloatArray]:
-        law, a = transition(self.motion, dt), self._sums.shape[1] - 2 * LAGS
+        law, a = transition(self.motion, dt), self.sums.shape[1] - 2 * LAGS
         k, velocities = len(self.kinds), slice(a + 2, 2 * a + 2)
         forget, reach = law.forget[:, None], law.reach[:, None]
         matrix, offset = np.zeros((k, 2 * a + 4, 2 * a + 4)), np.zeros((k, 2 * a + 4))
@@ -179,41 +180,50 @@ class Population:
         dt
             Frames since the frame before.
         """
-        if not self._accepts(dt):
+        if not self.accepts(dt):
             return
         keep = float(np.exp(-dt / MEMORY_FRAMES))
-        self._prior_weight = max(self._prior_weight * keep, LEAST_PRIOR_WEIGHT)
+        self.prior_weight = max(self.prior_weight * keep, LEAST_PRIOR_WEIGHT)
         new = summed(belief, moments)
-        self._sums *= keep
-        self._sums += new
+        self.sums *= keep
+        self.sums += new
         counts = new[:, LAGS]
-        prior = self._share_prior
-        self._share = prior + (self._share - prior) * keep + counts
+        prior = self.share_prior
+        self.share_sums = prior + (self.share_sums - prior) * keep + counts
         if noise_variance is not None:
             known = noise_variance[np.isfinite(noise_variance)]
             if n := len(known):  # the median: one hopeless particle must not widen all
-                self._noise_sum = self._noise_sum * keep + float(np.median(known)) * n
-                self._noise_weight = self._noise_weight * keep + n
-        self._unfitted += float(np.add.reduce(counts))
-        if self._unfitted > NEWS * float(np.add.reduce(self._sums[:, LAGS])):
-            self._fit()
+                self.learn_noise(float(np.median(known)), n, keep)
+        self.unfitted += float(np.add.reduce(counts))
+        if self.unfitted > NEWS * float(np.add.reduce(self.sums[:, LAGS])):
+            self.fit()
 
-    def _accepts(self, dt: float) -> bool:
+    def is_usual(self, dt: float) -> bool:
+        """Tell whether `dt` is the interval that is learnt at."""
+        return abs(dt - self._dt) < SAME_INTERVAL * self._dt
+
+    def learn_noise(self, variance: float, n: int, keep: float) -> None:
+        """Take the median variance of `n` measured positions of one frame."""
+        self._noise_sum = self._noise_sum * keep + variance * n
+        self._noise_weight = self._noise_weight * keep + n
+
+    def accepts(self, dt: float) -> bool:
         """Learn at one frame interval only; move to another that has come to stay."""
-        is_usual = abs(dt - self._dt) < SAME_INTERVAL * self._dt
+        is_usual = self.is_usual(dt)
         self._other_dt = 0 if is_usual else self._other_dt + 1
         if self._other_dt > 2 * LAGS:
-            self._sums[:, :LAGS] *= dt / self._dt
-            self._sums[:, 2 * LAGS :] *= dt / self._dt
+            self.sums[:, :LAGS] *= dt / self._dt
+            self.sums[:, 2 * LAGS :] *= dt / self._dt
             self._dt, self._other_dt, is_usual = dt, 0, True
         return is_usual
 
-    def _fit(self) -> None:
+    def fit(self) -> None:
+        """Fit the laws to what was observed and guessed."""
         dt = self._dt
-        self._unfitted = 0.0
-        weight = self._sums[:, LAGS : 2 * LAGS] + self._prior_weight
-        drift = self._sums[:, 2 * LAGS :] / (weight[:, :1] * dt)
-        c = (self._sums[:, :LAGS] + self._guess * (self._prior_weight * dt)) / weight
+        self.unfitted = 0.0
+        weight = self.sums[:, LAGS : 2 * LAGS] + self.prior_weight
+        drift = self.sums[:, 2 * LAGS :] / (weight[:, :1] * dt)
+        c = (self.sums[:, :LAGS] + self._guess * (self.prior_weight * dt)) / weight
         c -= (dt**2 * np.square(drift).mean(axis=1))[:, None]
         given = self._noise_sum / self._noise_weight if self._noise_weight else None
         laws = [
@@ -228,7 +238,7 @@ class Population:
         self.noise_variance: FloatArray = noise[:, None]
         self.motion = Motion(diffusion, np.sqrt(spread), tau, drift)
         self.drift, self.spread = drift[:, :, None], spread[:, None]
-        self._is_forgetful = laws[-1][2] < 2 * dt
+        self.is_forgetful = laws[-1][2] < 2 * dt
         self._step_dt = None
 
 
@@ -308,6 +318,11 @@ def _noise_and_power(
     return np.clip(noise, 0.0, max(float(c[0]), 0.0) / 2), power
 
 
+def _phi(deviations: float) -> float:
+    """Return the share of a normal distribution below so many deviations."""
+    return 0.5 * math.erfc(-deviations / math.sqrt(2))
+
+
 class Newcomers:
     """Learn where and how often detections appear that belong to no track."""
 
@@ -343,7 +358,7 @@ class Newcomers:
         """
         return [
             (low, max(high, low), max(high - low, 0.0) / max(self._n - 1, 1e-9))
-            if np.isfinite(low)
+            if math.isfinite(low)
             else (0.0, 0.0, 0.0)
             for low, high in zip(self._low[:2], self._high[:2], strict=True)
         ]
@@ -361,6 +376,15 @@ class Newcomers:
         within -= ndtr((low - beyond - position) / sd)
         return np.asarray(np.maximum(within[0] * within[1], 1e-3))
 
+    def inside_of(self, y_px: float, x_px: float, variance: float) -> float | None:
+        """Return what `inside` does, for one particle."""
+        if self._n < FEW:
+            return None
+        sd, within = math.sqrt(variance), 1.0
+        for at, (low, high, beyond) in zip((y_px, x_px), self._sides(), strict=True):
+            within *= _phi((high + beyond - at) / sd) - _phi((low - beyond - at) / sd)
+        return max(within, 1e-3)
+
     @property
     def depth_um(self) -> float:
         """Range of z in which detections have been found so far."""
@@ -374,6 +398,10 @@ class Newcomers:
         if z_um is not None:
             low.append(float(np.nanmin(z_um)))
             high.append(float(np.nanmax(z_um)))
+        self.widen(low, high)
+
+    def widen(self, low: list[float], high: list[float]) -> None:
+        """Note that there are detections from `low` to `high`, y, x and perhaps z."""
         for axis, (least, most) in enumerate(zip(low, high, strict=True)):
             self._low[axis] = min(self._low[axis], least)
             self._high[axis] = max(self._high[axis], most)

@@ -26,7 +26,7 @@ from lodestar_live.linking.events import changes_of_motion, news, suspected_swap
 from lodestar_live.linking.frame_time import FrameTime
 from lodestar_live.linking.gate import BoolArray, IntArray
 from lodestar_live.linking.learning import LAGS
-from lodestar_live.linking.model import MotionModel
+from lodestar_live.linking.model import REACH_SD, MotionModel
 from lodestar_live.linking.nearest import NearestModel
 from lodestar_live.linking.physics import estimate, fill
 from lodestar_live.linking.states import (
@@ -37,6 +37,7 @@ from lodestar_live.linking.states import (
     track_rows,
     usable,
 )
+from lodestar_live.linking.steady import Steady
 
 KEPT_EVENTS = 1000  # if nobody takes them
 
@@ -127,6 +128,7 @@ class Linker:
             now=0.0,
             next_id=0,
         )
+        self._steady: Steady | None = None
         self._time = FrameTime()
         self._next_id = 0
         self._frame: int | None = None
@@ -136,7 +138,7 @@ class Linker:
 
     def end_all(self) -> None:
         """End every track; ids go on (another shape or place on the sensor)."""
-        self._states = self._states.keep(np.zeros(0, np.int64))
+        self._states = self._settle().keep(np.zeros(0, np.int64))
 
     def __call__(
         self, detections: Detections, frame_index: int, t_s: float | None = None
@@ -159,12 +161,44 @@ class Linker:
         if self._frame is not None and frame_index <= self._frame:
             self._refuse(frame_index)
             return self._tracks
-        found = usable(detections)
-        self._link(found, frame_index, self._time.elapsed(frame_index, t_s))
+        dt = self._time.elapsed(frame_index, t_s)
+        rows = self._link_steadily(detections, frame_index, dt)
+        if rows is None:
+            found = usable(detections)
+            self._link(found, frame_index, dt)
+            self._count(refused=len(detections) - len(found))
+            rows = track_rows(self._states, frame_index)
         self._frame = frame_index
-        self._count(frames=1, refused=len(detections) - len(found))
-        self._tracks = Tracks(track_rows(self._states, frame_index))
+        self._count(frames=1)
+        self._tracks = Tracks(rows)
         return self._tracks
+
+    def _link_steadily(
+        self, detections: Detections, frame_index: int, dt: float
+    ) -> Rows | None:
+        """Link a frame in which nothing has to be decided; None if it is no such one.
+
+        Called with the states of the frame before, and leaves them so if it fails.
+        """
+        if self._steady is None:
+            model = self._model
+            if not isinstance(model, MotionModel):
+                return None
+            if not Steady.begins(self._states, model, len(detections)):
+                return None
+            self._steady = Steady(self._states, model, self.search_radius_px)
+        rows = self._steady.link(detections, frame_index, dt, self._time.now)
+        if rows is None:
+            self._settle()
+        elif self._steady.has_new_law():
+            self._notice_laws(self._settle(), frame_index, self._clock())
+        return rows
+
+    def _settle(self) -> States:
+        """Return the states as of the last frame, whoever has them."""
+        if self._steady is not None:
+            self._states, self._steady = self._steady.hand_back(), None
+        return self._states
 
     def _refuse(self, frame_index: int) -> None:
         is_late = frame_index != self._frame
@@ -179,7 +213,7 @@ class Linker:
         Rows of `SUMMARY_DTYPE`: diffusion, exponent, drift, localisation and
         state; lengths in px (z in µm), times in frames.
         """
-        states = self._states
+        states = self._settle()
         rows = blank_rows(SUMMARY_DTYPE, len(states))
         rows["track_id"], rows["first_frame"] = states.track_id, states.born
         rows["last_frame"], rows["n_seen"] = states.seen, states.n_seen
@@ -215,13 +249,17 @@ class Linker:
         InputError
             No live track has this id.
         """
-        where = np.flatnonzero(self._states.track_id == track_id)
+        live = self._states if self._steady is None else self._steady
+        where = np.flatnonzero(live.track_id == track_id)
         if not len(where):
             raise InputError(
                 f"track_id = {track_id}: no live track; expected one of the last "
                 "frame's tracks."
             )
         position, variance = [np.nan] * 3, [np.nan] * 3
+        if self._steady is not None:
+            y_px, x_px, each = self._steady.ahead(ahead_frames)[int(where[0])]
+            return Prediction(np.nan, y_px, x_px, np.diag([np.nan, each, each]))
         for unit, axes in (("px", (1, 2)), ("um", (0,))):
             if unit not in self._states.filtered:
                 continue
@@ -242,11 +280,16 @@ class Linker:
         nothing is known of how they move. Where the user limits the step
         (`search_radius_px`), no farther than that.
         """
-        states = self._states
         elapsed = max(frame_index - (self._frame or 0), 0)
-        positions, reach = self._model.expect(states, elapsed)
+        seen_at: FloatArray | float = self._time.now
+        if self._steady is not None:
+            ahead = np.array(self._steady.ahead(elapsed))
+            positions, reach = ahead[:, :2], REACH_SD * np.sqrt(ahead[:, 2])
+        else:
+            seen_at = self._states.seen_at
+            positions, reach = self._model.expect(self._states, elapsed)
         if self.search_radius_px is not None:
-            limit = self.search_radius_px * (self._time.now + elapsed - states.seen_at)
+            limit = self.search_radius_px * (self._time.now + elapsed - seen_at)
             reach = np.fmin(reach, limit)
         return positions, reach
 
@@ -321,6 +364,9 @@ class Linker:
             if mask.any():
                 told = news(kind, states, mask, frame=frame_index, t_s=t_s)
                 self._events.extend(told)
+        self._notice_laws(states, frame_index, t_s)
+
+    def _notice_laws(self, states: States, frame_index: int, t_s: float) -> None:
         weight = self._model.laws(states)
         changes = changes_of_motion(states, weight, frame=frame_index, t_s=t_s)
         self._events.extend(changes)

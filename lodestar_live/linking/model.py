@@ -51,6 +51,11 @@ class MotionModel:
         self._fit: mixture.Fit | None = None  # of this frame's pairs
         self._density = np.zeros(0)  # their log densities, depth included
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the law of motion is learnt from linked particles alone."""
+        return self._opening.is_settled and "px" in self.motion
+
     def laws(self, states: States) -> FloatArray:
         """Return the probability of each of `LAW_NAMES`, (laws, n)."""
         weight = states.filtered["px"].weight

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -319,7 +320,9 @@ def usable(detections: Detections) -> Found:
     return Found.of(rows.take(finite[order]), finite[order])
 
 
-_BLANK = blank_rows(TRACK_DTYPE, 1).view(np.uint8)  # columns of later rooms
+_BLANK = (
+    blank_rows(TRACK_DTYPE, 1).view(np.uint8).reshape(1, -1)
+)  # columns of later rooms
 # Neighbouring columns are written as one; `_LIFE` and `_KNOWN` name them in order.
 _KNOWN = (
     "z_filtered_um",
@@ -350,7 +353,7 @@ def track_rows(states: States, frame_index: int) -> Rows:
     """Return the tracks as the world sees them: measured when seen, else predicted."""
     n = len(states)
     as_bytes = np.empty((n, TRACK_DTYPE.itemsize), np.uint8)
-    as_bytes[:, N_MEASURED_BYTES:] = _BLANK[N_MEASURED_BYTES:]
+    as_bytes[:, N_MEASURED_BYTES:] = _BLANK[0, N_MEASURED_BYTES:]
     measured = np.ascontiguousarray(states.measured).view(np.uint8)
     as_bytes[:, :N_MEASURED_BYTES] = measured.reshape(n, N_MEASURED_BYTES)
     out = as_bytes.reshape(-1).view(TRACK_DTYPE)
@@ -375,4 +378,29 @@ def track_rows(states: States, frame_index: int) -> Rows:
     life[1] = frame_index - states.seen
     life[2] = states.detection_index
     out["existence"] = 1 - states.visibility[visibility.GONE]
+    return out
+
+
+def steady_rows(
+    measured: Rows,
+    known: Sequence[Sequence[float]],
+    track_id: IntArray,
+    age_frames: IntArray,
+    detection_index: Sequence[int],
+    existence: Sequence[float],
+) -> Rows:
+    """Return what `track_rows` does for few tracks in the plane, all of them seen.
+
+    `known`: filtered y, x, sigma, vy, vx of each.
+    """
+    n = len(known)
+    as_bytes = _BLANK.repeat(n, axis=0) if n > 1 else _BLANK.copy()
+    as_bytes[:, :N_MEASURED_BYTES] = measured.view(np.uint8).reshape(n, -1)
+    out = as_bytes.reshape(-1).view(TRACK_DTYPE)
+    for row, (y, x, sigma, vy, vx) in zip(out.view(_BLOCKS_DTYPE), known, strict=True):
+        row["known"] = math.nan, y, x, math.nan, sigma, math.nan, vy, vx
+    out["track_id"] = track_id
+    out["age_frames"] = age_frames
+    out["detection_index"] = detection_index
+    out["existence"] = existence
     return out

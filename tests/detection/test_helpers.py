@@ -17,7 +17,7 @@ from lodestar_live.priority import is_lowered, lower_this_thread
 from tests.detection import networks
 
 SPOTS = np.array([[20.0, 30.0], [60.25, 44.5], [190.5, 100.75]])
-FRAME = np.random.default_rng(0).poisson(networks.spots(SPOTS, (240, 136)))
+FRAME = np.random.default_rng(0).poisson(networks.spots(SPOTS, (280, 240)))
 FRAME = FRAME.astype(np.uint16)
 
 
