@@ -221,23 +221,29 @@ class Population:
         """Fit the laws to what was observed and guessed."""
         dt = self._dt
         self.unfitted = 0.0
-        weight = self.sums[:, LAGS : 2 * LAGS] + self.prior_weight
-        drift = self.sums[:, 2 * LAGS :] / (weight[:, :1] * dt)
-        c = (self.sums[:, :LAGS] + self._guess * (self.prior_weight * dt)) / weight
-        c -= (dt**2 * np.square(drift).mean(axis=1))[:, None]
+        prior = self.prior_weight
         given = self._noise_sum / self._noise_weight if self._noise_weight else None
-        laws = [
-            _directed(c[k], weight[k], given, dt)
-            if kind == DIRECTED
-            else _brownian(
-                float(c[k, 0]), float(c[k, 1]), given, dt, still=kind == STILL
-            )
-            for k, kind in enumerate(self.kinds)
-        ]
+        laws, drifts = [], []
+        # So few numbers that Python's own are quicker than arrays.
+        rows = zip(self.kinds, self.sums.tolist(), self._guess.tolist(), strict=True)
+        for kind, sums, guess in rows:
+            weight = [count + prior for count in sums[LAGS : 2 * LAGS]]
+            drift = [total / (weight[0] * dt) for total in sums[2 * LAGS :]]
+            square = dt**2 * sum(d * d for d in drift) / len(drift)
+            c = [
+                (s + g * (prior * dt)) / w - square
+                for s, g, w in zip(sums[:LAGS], guess, weight, strict=True)
+            ]
+            drifts.append(drift)
+            if kind == DIRECTED:
+                laws.append(_directed(np.array(c), np.array(weight), given, dt))
+            else:
+                laws.append(_brownian(c[0], c[1], given, dt, still=kind == STILL))
         diffusion, spread, tau, noise = np.array(laws).T
+        by_law = np.array(drifts)
         self.noise_variance: FloatArray = noise[:, None]
-        self.motion = Motion(diffusion, np.sqrt(spread), tau, drift)
-        self.drift, self.spread = drift[:, :, None], spread[:, None]
+        self.motion = Motion(diffusion, np.sqrt(spread), tau, by_law)
+        self.drift, self.spread = by_law[:, :, None], spread[:, None]
         self.is_forgetful = laws[-1][2] < 2 * dt
         self._step_dt = None
 

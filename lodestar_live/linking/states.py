@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -278,6 +278,7 @@ def whereabouts(part: Filtered) -> tuple[FloatArray, FloatArray]:
     return centre, mean[n_axes] + between(belief, centre)
 
 
+NAN = float("nan")
 _COLUMNS = tuple(name for name in States.__slots__ if name != "filtered")
 
 
@@ -381,26 +382,37 @@ def track_rows(states: States, frame_index: int) -> Rows:
     return out
 
 
+_BLANK_BYTES = _BLANK.tobytes()
+_AT = {name: int(place[1]) for name, place in _PLACES.items()}
+_PACK_KNOWN, _PACK_LIFE = Struct(f"={len(_KNOWN)}d"), Struct(f"={len(_LIFE)}q")
+_PACK_ID, _PACK_EXISTENCE = Struct("=q"), Struct("=d")
+
+
 def steady_rows(
     measured: Rows,
     known: Sequence[Sequence[float]],
-    track_id: IntArray,
-    age_frames: IntArray,
-    detection_index: Sequence[int],
+    life: Sequence[Sequence[int]],
     existence: Sequence[float],
 ) -> Rows:
     """Return what `track_rows` does for few tracks in the plane, all of them seen.
 
-    `known`: filtered y, x, sigma, vy, vx of each.
+    Parameters
+    ----------
+    known
+        Filtered y, x, sigma, vy, vx of each.
+    life
+        Id, age in frames and index of the detection of each.
     """
-    n = len(known)
-    as_bytes = _BLANK.repeat(n, axis=0) if n > 1 else _BLANK.copy()
-    as_bytes[:, :N_MEASURED_BYTES] = measured.view(np.uint8).reshape(n, -1)
-    out = as_bytes.reshape(-1).view(TRACK_DTYPE)
-    for row, (y, x, sigma, vy, vx) in zip(out.view(_BLOCKS_DTYPE), known, strict=True):
-        row["known"] = math.nan, y, x, math.nan, sigma, math.nan, vy, vx
-    out["track_id"] = track_id
-    out["age_frames"] = age_frames
-    out["detection_index"] = detection_index
-    out["existence"] = existence
-    return out
+    size = TRACK_DTYPE.itemsize
+    data, seen = bytearray(_BLANK_BYTES * len(known)), measured.tobytes()
+    each = zip(known, life, existence, strict=True)
+    for k, ((y, x, sigma, vy, vx), (track_id, age, index), exists) in enumerate(each):
+        row, begin = k * size, k * N_MEASURED_BYTES
+        data[row : row + N_MEASURED_BYTES] = seen[begin : begin + N_MEASURED_BYTES]
+        _PACK_KNOWN.pack_into(
+            data, row + _AT[_KNOWN[0]], NAN, y, x, NAN, sigma, NAN, vy, vx
+        )
+        _PACK_LIFE.pack_into(data, row + _AT[_LIFE[0]], age, 0, index)
+        _PACK_ID.pack_into(data, row + _AT["track_id"], track_id)
+        _PACK_EXISTENCE.pack_into(data, row + _AT["existence"], exists)
+    return np.frombuffer(data, TRACK_DTYPE)

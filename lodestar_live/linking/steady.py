@@ -41,7 +41,7 @@ from lodestar_live.linking.model import (
 )
 from lodestar_live.linking.states import States, steady_rows
 
-MOST_TRACKS = 8  # more are faster all at once
+MOST_TRACKS = 6  # more are faster all at once
 _TWO_PI = 2 * math.pi
 _LOG_JUMP = math.log(JUMP_SHARE)
 _WIDER = JUMP_WIDTH**2
@@ -82,7 +82,8 @@ class Steady:
         ).tolist()
         self._sums: list[list[float]] = part.sums.T.tolist()
         self._visibility: list[list[float]] = states.visibility.T.tolist()
-        self._track_id, self._born = states.track_id, states.born
+        self._ids: list[int] = states.track_id.tolist()
+        self._born: list[int] = states.born.tolist()
         self._laws: list[int] = states.law.tolist()
         self._rows: Rows = states.measured
         self._index: list[int] = states.detection_index.tolist()
@@ -313,10 +314,14 @@ class Steady:
                 vx += b[3] * b[5]
             known.append((cy, cx, math.sqrt(variance), vy, vx))
         exists = [1 - v[visibility.GONE] for v in self._visibility]
-        return steady_rows(
-            self._rows, known, self._track_id, frame_index + 1 - self._born,
-            self._index, exists,
-        )  # fmt: skip
+        end = frame_index + 1
+        life = [
+            (track_id, end - born, index)
+            for track_id, born, index in zip(
+                self._ids, self._born, self._index, strict=True
+            )
+        ]
+        return steady_rows(self._rows, known, life, exists)
 
     def has_new_law(self) -> bool:
         """Tell whether a track has come to follow another law than it was known to."""
@@ -338,7 +343,7 @@ class Steady:
     @property
     def track_id(self) -> IntArray:
         """The tracks' ids, in order."""
-        return self._track_id
+        return self._states.track_id
 
     def hand_back(self) -> States:
         """Return the states as of the last frame; this object is done with then."""
