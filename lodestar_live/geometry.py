@@ -133,8 +133,7 @@ def sample_positions_um(
     if stage_um is not None:
         at_px = at_px - (np.asarray(shape_px, dtype=float) - 1.0) / 2.0
     if map_um is None:
-        size_um = np.broadcast_to(np.asarray(pixel_size_um, dtype=float), len(at_px))
-        at_um = at_px * size_um[:, None]
+        at_um = at_px * np.asarray(pixel_size_um, dtype=float).reshape(-1, 1)
     else:
         at_um = at_px @ map_um.matrix_um_per_px.T
     return np.asarray(at_um if stage_um is None else at_um + np.asarray(stage_um))

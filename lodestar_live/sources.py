@@ -63,8 +63,10 @@ class Reception:
     Parameters
     ----------
     take
-        Takes one frame; returns within microseconds and never raises. `Frame.index`
-        is given by the run, whatever the source put there. `Frame.source_number`, if
+        Takes one frame and never raises. Returns within microseconds; to a source that
+        offers `Offer.WAITS`, in mode ``every``, when the frame has been processed. Its
+        pixels stay as they are for good. `Frame.index` is given by the run, whatever
+        the source put there. `Frame.source_number`, if
         the source has numbers, counts up by one per image that the camera took: the
         same number again is a duplicate, a lower one came late, a jump was lost.
     refuse

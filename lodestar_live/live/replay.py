@@ -23,7 +23,6 @@ from lodestar_live.recording.movies import Choice, Movie, open_movie
 from lodestar_live.settings import ControlSettings, Settings
 
 logger = logging.getLogger(__name__)
-_SLACK_FRAMES = 8
 
 
 def replay_movie(
@@ -81,13 +80,12 @@ def replay_movie(
         source=source,
     )
     with tracker:
-        reception = tracker.reception(threading.Event())
+        reception = tracker.reception(threading.Event(), waits=True)
         frames = range(len(movie))
         shown = frames if show is None else track(frames, "tracking", console=show)
         try:
             for index in shown:
                 reception.take(frame_of(movie, index, reception.clock()))
-                tracker.wait_for_room(_SLACK_FRAMES)
         except KeyboardInterrupt:
             tracker.close(RunEnd("stopped", "Ctrl-C"))
             raise

@@ -18,7 +18,14 @@ import numpy as np
 
 from lodestar_live import events
 from lodestar_live.commands import Handler, NoArgs, RetrainArgs, serve
-from lodestar_live.data import Event, Frame, RunInfo, StagePosition, Update
+from lodestar_live.data import (
+    UNKNOWN_POSITION,
+    Event,
+    Frame,
+    RunInfo,
+    StagePosition,
+    Update,
+)
 from lodestar_live.detection import Detector
 from lodestar_live.errors import InputError
 from lodestar_live.health import Health, RunEnd
@@ -86,6 +93,7 @@ class Run:
         self._mailbox: Mailbox[Frame] = Mailbox(live.mode, live.queue_frames)
         self._pool = FramePool(is_last_reader=not live.hand_on_frames)
         self._upstream = Upstream()
+        self._turn = threading.Lock()  # of the thread that processes a frame
         self._losses: deque[Loss] = deque(maxlen=_LOSSES_KEPT)
         self._kinds_logged: set[str] = set()
         self._models: Models | None = None
@@ -137,8 +145,11 @@ class Run:
         self._mailbox.close()
         if self._worker.ident is not None:
             self._worker.join(_CLOSE_WITHIN_S)
-        if self._worker.is_alive():
+        # Nobody is in a frame any more, whichever thread it was.
+        if self._worker.is_alive() or not self._turn.acquire(timeout=_CLOSE_WITHIN_S):
             logger.error("the worker is stuck in a frame; it is left behind")
+        else:
+            self._turn.release()
         if self.parts.engines is not None:
             self.parts.engines.join(_CHOICE_WITHIN_S)
         self._leave_live_process()
@@ -212,6 +223,37 @@ class Run:
 
     def take(self, frame: Frame) -> None:
         """Take one frame from its source: number, keep, queue, count. Microseconds."""
+        arrival = self._receive(frame)
+        if arrival is None:
+            return
+        try:
+            pixels = self._pool.keep(arrival.pixels)
+        except Exception as error:  # of an odd array, out of memory
+            self._fail(arrival.index, frame.t_arrival_s, error)
+            return
+        lost = self._mailbox.put(replace(arrival, pixels=pixels))
+        if lost is not None:
+            outcome = "waiting" if self.pipeline is None else "dropped"
+            self.accounts.settle(outcome)
+            self._losses.append(Loss(outcome, lost.index, lost.t_arrival_s))
+
+    def process(self, frame: Frame) -> None:
+        """Take one frame from a source that waits, and process it on its thread.
+
+        Nothing is copied, queued or handed to another thread: that takes longer than to
+        detect one particle in a small frame. Frames are processed one by one.
+        """
+        arrival = self._receive(frame)
+        if arrival is None:
+            return
+        with self._turn:
+            if self._drain_until_s < float("inf"):
+                self._lose(arrival, "dropped", "the run was closed")
+            else:
+                self._handle(arrival)
+
+    def _receive(self, frame: Frame) -> Frame | None:
+        """Return a frame, numbered and counted; None if it came before or too late."""
         verdict = self._upstream.judge(frame)
         index = self.accounts.receive(verdict.n_lost)
         if verdict.n_lost:
@@ -222,17 +264,8 @@ class Run:
             self.accounts.settle("dropped")
             why = f"{verdict.fault}: number {frame.source_number} of its camera"
             self._losses.append(Loss("dropped", index, frame.t_arrival_s, why))
-            return
-        try:
-            pixels = self._pool.keep(frame.pixels)
-        except Exception as error:  # of an odd array, out of memory
-            self._fail(index, frame.t_arrival_s, error)
-            return
-        lost = self._mailbox.put(replace(frame, index=index, pixels=pixels))
-        if lost is not None:
-            outcome = "waiting" if self.pipeline is None else "dropped"
-            self.accounts.settle(outcome)
-            self._losses.append(Loss(outcome, lost.index, lost.t_arrival_s))
+            return None
+        return replace(frame, index=index)
 
     def refuse(self, error: BaseException, t_arrival_s: float) -> None:
         """Count an image that cannot become a frame."""
@@ -249,7 +282,8 @@ class Run:
                 if self.clock() > self._drain_until_s:
                     self._lose(frame, "dropped", "the run was closed")
                 else:
-                    self._handle(frame)
+                    with self._turn:
+                        self._handle(frame)
             elif self._drain_until_s < float("inf"):
                 return
 
@@ -301,13 +335,13 @@ class Run:
         stage_um = frame.stage_um
         if any(math.isnan(axis) for axis in stage_um):
             read_um = self.parts.stage_at(frame.t_exposure_s)
-            both = zip(stage_um, read_um, strict=True)
-            stage_um = StagePosition(*(b if math.isnan(a) else a for a, b in both))
-        return replace(
-            frame,
-            stage_um=stage_um,
-            pixel_size_um=self.settings.microscope.pixel_size_um or frame.pixel_size_um,
-        )
+            if read_um is not UNKNOWN_POSITION:
+                both = zip(stage_um, read_um, strict=True)
+                stage_um = StagePosition(*(b if math.isnan(a) else a for a, b in both))
+        size_um = self.settings.microscope.pixel_size_um or frame.pixel_size_um
+        if stage_um is frame.stage_um and size_um is frame.pixel_size_um:
+            return frame
+        return replace(frame, stage_um=stage_um, pixel_size_um=size_um)
 
     def _refuse_planned_positions(self, axes: str) -> None:
         controller = self.parts.controller

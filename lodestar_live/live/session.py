@@ -64,7 +64,8 @@ def run_session(
         if on_start is not None:
             on_start(tracker)
         try:
-            source.deliver(tracker.reception(stop))
+            waits = settings.live.mode == "every" and Offer.WAITS in source.offers
+            source.deliver(tracker.reception(stop, waits=waits))
         except KeyboardInterrupt:
             stop.set()
             tracker.close(RunEnd("stopped", "Ctrl-C"))

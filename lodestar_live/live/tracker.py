@@ -112,11 +112,21 @@ class LiveTracker:
         else:
             run.take(frame)
 
-    def reception(self, stop: threading.Event) -> Reception:
-        """Return where a `FrameSource` delivers to; valid until `close`."""
+    def reception(self, stop: threading.Event, *, waits: bool = False) -> Reception:
+        """Return where a `FrameSource` delivers to; valid until `close`.
+
+        Parameters
+        ----------
+        stop
+            Ends the delivery.
+        waits
+            The source can wait (`Offer.WAITS`) and no frame is to be left out: each is
+            processed on the source's own thread before the next is asked for. That
+            saves a copy and two changes of thread per frame.
+        """
         run = self._current()
         return Reception(
-            take=run.take,
+            take=run.process if waits else run.take,
             refuse=run.refuse,
             clock=run.clock,
             stop=stop,

@@ -145,4 +145,6 @@ class _Series:
                 self._count = max(frame.index, self._count + 1)
             else:
                 self._count += 1
+        if self._count == frame.index:
+            return frame
         return replace(frame, index=self._count)
