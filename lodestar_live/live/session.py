@@ -10,7 +10,12 @@ from lodestar_live.data import Detections, Pixels, Update
 from lodestar_live.errors import SettingsError
 from lodestar_live.health import RunEnd
 from lodestar_live.live.tracker import LiveTracker
-from lodestar_live.microscope import AcquisitionSource, Microscope, WatchSource
+from lodestar_live.microscope import (
+    AcquisitionSource,
+    BufferSource,
+    Microscope,
+    WatchSource,
+)
 from lodestar_live.settings import Settings
 from lodestar_live.sources import FrameSource, Offer, lacks
 
@@ -76,12 +81,23 @@ def run_session(
 
 def _source_of(settings: Settings, microscope: Microscope) -> FrameSource:
     """Return the source that the settings name; refuse what it does not offer."""
-    if settings.acquisition.source == "acquire":
-        return AcquisitionSource(microscope, settings.acquisition)
-    source = WatchSource(microscope)
+    acquisition = settings.acquisition
+    if acquisition.source == "acquire":
+        return AcquisitionSource(microscope, acquisition)
+    source: FrameSource
+    if acquisition.source == "watch":
+        source = WatchSource(microscope)
+    else:
+        source = BufferSource(microscope, acquisition)
+        if acquisition.save_folder is not None:
+            raise SettingsError(
+                f"acquisition.save_folder = {acquisition.save_folder!r}: source = "
+                '"buffer" stores no frames. Leave it out, or use source = "acquire".'
+            )
     if settings.control.move_by == "events":
         raise SettingsError(
-            f'acquisition.source = "watch": {lacks(source, Offer.EVENT_HOOK)}. '
+            f'acquisition.source = "{acquisition.source}": '
+            f"{lacks(source, Offer.EVENT_HOOK)}. "
             'Expected control.move_by = "stage".'
         )
     return source

@@ -6,6 +6,7 @@ from lodestar_live.microscope.acquire import (
     acquire_sequence,
 )
 from lodestar_live.microscope.bridge import make_patient
+from lodestar_live.microscope.buffer import BufferSource
 from lodestar_live.microscope.core import (
     Microscope,
     MicroscopeError,
@@ -26,6 +27,7 @@ from lodestar_live.microscope.watch import WatchSource
 __all__ = [
     "Access",
     "AcquisitionSource",
+    "BufferSource",
     "CoreStage",
     "FrameReader",
     "ImageFacts",

@@ -56,7 +56,7 @@ def read_facts(metadata: Mapping[str, Any]) -> ImageFacts:
     """Normalise one metadata dictionary."""
     axes = _axes(metadata)
     pixel_size_um = _number(metadata, "PixelSize_um", "PixelSizeUm")
-    received_wall_s = _wall_s(metadata.get("TimeReceivedByCore"))
+    received_wall_s = read_wall_s(metadata.get("TimeReceivedByCore"))
     planned_um = StagePosition(
         *(_number(metadata, f"{axis}Position_um_Intended") for axis in "ZYX")
     )
@@ -144,8 +144,8 @@ def _origin(metadata: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 0
 
 
-def _wall_s(text: Any) -> float | None:
-    """Read MMCore's local time, which has microseconds and no zone."""
+def read_wall_s(text: Any) -> float | None:
+    """Read MMCore's local time, which has microseconds and no zone; POSIX seconds."""
     try:
         return datetime.datetime.fromisoformat(str(text)).timestamp()
     except (ValueError, OverflowError):

@@ -34,7 +34,9 @@ class SnakeCore:
 
     def __getattr__(self, name: str) -> Any:
         head, *rest = name.split("_")
-        words = (re.sub("^(api|roi|slm|xy)$", lambda m: m[0].upper(), w) for w in rest)
+        words = (
+            re.sub("^(api|md|roi|slm|xy)$", lambda m: m[0].upper(), w) for w in rest
+        )
         camel = head + "".join(word[:1].upper() + word[1:] for word in words)
         return getattr(self._core, camel)
 

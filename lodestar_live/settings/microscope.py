@@ -42,10 +42,13 @@ class MicroscopeSettings(Section):
 class AcquisitionSettings(Section):
     """What pycro-manager is asked to acquire, or what is watched."""
 
-    source: Literal["acquire", "watch"] = Field(
+    source: Literal["acquire", "watch", "buffer"] = Field(
         "acquire",
-        description="acquire: take frames ourselves; watch: track what the user does "
-        "in Micro-Manager (Live, Snap, MDA), nothing is acquired by us.",
+        description="acquire: take frames ourselves, through pycro-manager; watch: "
+        "track what the user does in Micro-Manager (Live, Snap, MDA), nothing is "
+        "acquired by us; buffer: one continuous sequence straight from MMCore's buffer, "
+        'for a thousand frames per second and more (backends "headless" and "demo"; '
+        'with live.mode = "every" a frame is processed before the next is taken).',
     )
     n_frames: PositiveInt | None = Field(
         None, description="Frames to take. None: until stopped."
