@@ -13,7 +13,7 @@ from lodestar_live.bench.report import BenchReport
 from lodestar_live.errors import InputError
 
 _HELPERS = {"report"}
-WITH_MODEL = frozenset({"hook", "live", "soak"})
+WITH_MODEL = frozenset({"hook", "khz", "live", "soak"})
 
 
 def names() -> list[str]:

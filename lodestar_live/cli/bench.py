@@ -25,7 +25,9 @@ def run_bench(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(help="For live, hook and soak: of the DemoCamera's beads."),
+        typer.Option(
+            help="For live, hook and soak: of the DemoCamera's beads; khz: any."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

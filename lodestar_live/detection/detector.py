@@ -207,6 +207,11 @@ class Detector:
         return {**self.card.to_json(), **file}
 
     @property
+    def threshold(self) -> float:
+        """Least log score of a detection."""
+        return self._threshold
+
+    @property
     def engine(self) -> Engine:
         """What computes the graph."""
         return self.passes.engine
