@@ -98,7 +98,7 @@ def _rates(model: Path, *, quick: bool, seed: int) -> Table:
 
 def _in_process(job: dict[str, Any], root: Path) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(root)}
-    result = subprocess.run(
+    result = subprocess.run(  # noqa: S603 - our own file
         [sys.executable, str(Path(child.__file__)), json.dumps(job)],
         capture_output=True,
         text=True,
@@ -111,7 +111,7 @@ def _in_process(job: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _trace(model: Path, *, quick: bool, seed: int) -> Table:
-    """Track many frames in one run: is anything lost, does memory grow?"""
+    """Track many frames in one run; return what was lost and how memory grew."""
     n_frames = 2000 if quick else 200_000
     job = {
         "model": str(model), "side_px": 64, "n": 1, "n_frames": n_frames,
@@ -138,7 +138,7 @@ def _trace(model: Path, *, quick: bool, seed: int) -> Table:
 
 
 def _profile(model: Path, *, quick: bool, seed: int) -> Table:
-    """Say where the time of a frame goes, step by step, at several sizes."""
+    """Return where the time of a frame goes, step by step, at several sizes."""
     table = Table(
         "Where a frame's time goes, us (median; each step alone, one after the other)",
         [
@@ -214,10 +214,9 @@ def _median_us(call: Callable[[], object], runs: int) -> float:
 
 
 _NOTES = [
-    "Frames come from memory: no camera, no stage and no control are in the loop. Every "
-    "run is a process of its own; checkouts take turns within each round.",
-    "Latency: from the frame's arrival to its publication. `subscribed`: one subscriber "
-    "to `tracks` in the same process.",
-    "`graph alone`: the session's run with everything prepared, the floor of detection "
-    "here.",
+    "Frames come from memory: no camera, no stage and no control are in the loop. "
+    "Every run is a process of its own; checkouts take turns within each round.",
+    "Latency: from the frame's arrival to its publication. `subscribed`: one "
+    "subscriber to `tracks` in the same process.",
+    "`graph alone`: the session's run with all prepared, the floor of detection here.",
 ]

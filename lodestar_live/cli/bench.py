@@ -25,9 +25,7 @@ def run_bench(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(
-            help="For live, hook and soak: of the DemoCamera's beads; khz: any."
-        ),
+        typer.Option(help="For live, hook, soak: of the DemoCamera's beads; or khz."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from lodestar_live.data import Detections, Event, FloatArray, Frame, Rows, Tracks
 from lodestar_live.geometry import PixelToStage, sample_positions_um
 from lodestar_live.linking import Linker
 
+_NO_SHIFT = np.zeros(2)
+_NO_SHIFT.flags.writeable = False
 SHARE_OF_INTERVAL = 0.1  # more uncertain than that, times say less than frame numbers
 
 
@@ -57,15 +61,15 @@ class LinkStep:
         """Link the detections of `frame`; positions stay in the camera's frame."""
         self._meet(frame)
         shift_px = self._stage_shift_px(frame)
-        tracks = self.linker(
-            Detections(_shifted(detections.rows, shift_px)),
-            frame.index,
-            self._instant_s(frame),
-        )
-        rows = _shifted(tracks.rows, -shift_px).copy()
+        if shift_px is not _NO_SHIFT:
+            detections = Detections(_shifted(detections.rows, shift_px))
+        tracks = self.linker(detections, frame.index, self._instant_s(frame))
+        back_px = shift_px if shift_px is _NO_SHIFT else -shift_px
+        rows = _shifted(tracks.rows, back_px)
+        rows = rows.copy() if rows is tracks.rows else rows
         rows["model_version"] = self.model_version
         at_um = self._sample_um(rows, frame)
-        rows["y_um"], rows["x_um"] = at_um[:, 0], at_um[:, 1]
+        rows["y_um"], rows["x_um"] = at_um.T
         return Tracks(rows)
 
     def expect(self, frame: Frame) -> tuple[FloatArray, FloatArray]:
@@ -91,7 +95,7 @@ class LinkStep:
         """Return where tracks are in the sample, stage and calibration taken out."""
         size_um = frame.pixel_size_um
         return sample_positions_um(
-            np.column_stack([rows["y_px"], rows["x_px"]]),
+            np.array([rows["y_px"], rows["x_px"]]).T,
             map_um=self.stage_map,
             pixel_size_um=size_um if np.isfinite(size_um) else self.pixel_size_um,
             stage_um=frame.stage_um[1:] if self.knows_stage else None,
@@ -118,9 +122,10 @@ class LinkStep:
 
     def _stage_shift_px(self, frame: Frame) -> FloatArray:
         """Return how far the stage has carried the frame since the first one, px."""
-        stage_um = np.array(frame.stage_um[1:])
-        if self.stage_map is None or not np.all(np.isfinite(stage_um)):
-            return np.zeros(2)
+        _, y_um, x_um = frame.stage_um
+        if self.stage_map is None or not math.isfinite(y_um + x_um):
+            return _NO_SHIFT
+        stage_um = np.array([y_um, x_um])
         if self._stage_start_um is None:
             self._stage_start_um = stage_um
         moved_um = stage_um - self._stage_start_um
@@ -129,7 +134,7 @@ class LinkStep:
 
 
 def _shifted(rows: Rows, shift_px: FloatArray) -> Rows:
-    if not shift_px.any():
+    if shift_px is _NO_SHIFT or not shift_px.any():
         return rows
     rows = rows.copy()
     for axis, shift in zip("yx", shift_px, strict=True):

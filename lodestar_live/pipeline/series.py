@@ -47,9 +47,13 @@ class SeriesLink(LinkStep):
         """Link the detections of `frame` with those of its own series."""
         series = self._series_of(frame)
         tracks = series.step(detections, series.timed(frame, is_alone=self._is_alone))
-        rows = tracks.rows.copy()
-        rows["track_id"] = self._run_ids(series, rows["track_id"])
         self._current = series
+        own = tracks.rows["track_id"]
+        ids = self._run_ids(series, own)
+        if (ids == own).all():  # as in a run of one series
+            return tracks
+        rows = tracks.rows.copy()
+        rows["track_id"] = ids
         return Tracks(rows)
 
     def expect(self, frame: Frame) -> tuple[FloatArray, FloatArray]:
