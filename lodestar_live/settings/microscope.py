@@ -47,7 +47,7 @@ class AcquisitionSettings(Section):
         description="acquire: take frames ourselves, through pycro-manager; watch: "
         "track what the user does in Micro-Manager (Live, Snap, MDA), nothing is "
         "acquired by us; buffer: one continuous sequence straight from MMCore's "
-        'buffer, for a thousand frames per second (backends "headless" and "demo"; with '
+        'buffer, a thousand frames per second (backends "headless" and "demo"; with '
         'live.mode = "every" a frame is processed before the next is taken).',
     )
     n_frames: PositiveInt | None = Field(
