@@ -1,11 +1,27 @@
 """Rows of the graph that name one particle, or none."""
 
-import numpy as np
+from functools import cache
 
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lodestar_live.data import DETECTION_DTYPE
+from lodestar_live.detection import Detector
+from lodestar_live.detection.frame.prepare import take_in
 from lodestar_live.detection.model.nodes import COLUMNS
 from lodestar_live.detection.run import postprocess as rows
+from lodestar_live.model_card import ModelCard, SigmaFactors
+from tests.detection import networks
 
 MERGE_PX = 2.0
+SIGMA = SigmaFactors(floor_px=0.02, spread=0.1, noise_px=0.5, faint_px=0.3)
+
+
+@cache
+def spot_card() -> ModelCard:
+    return Detector(networks.model(networks.spot_finder())).card
 
 
 def found(*, y_px, consistency_px=0.1, contrast=10.0) -> rows.Found:
@@ -47,3 +63,35 @@ def test_halos_that_outnumber_particles_do_not_pass_for_usual() -> None:
 
 def test_a_frame_without_rows_has_no_contrast() -> None:
     assert rows.usual_contrast(found(y_px=[])) == 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(0, 6), calibrated=st.booleans())
+def test_a_handful_of_rows_becomes_what_many_rows_become(seed, n, calibrated) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.normal(0, 1, (n, len(COLUMNS)))
+    table[:, 3:5] = rng.uniform(-2, 66, (n, 2))
+    table[:, 7] = rng.gamma(1.0, 1.0, n)
+    table[:, 8] = rng.normal(0, 30, n)
+    table[rng.random(n) < 0.1, 2] = np.nan
+    card = spot_card().model_copy(update={"sigma": SIGMA if calibrated else None})
+    intake = take_in(rng.poisson(20, (64, 64)).astype(np.uint16))
+    limits = (
+        np.sort(rng.gamma(2.0, 5.0, 5)),
+        rng.gamma(1.0, 1.0, 5),
+        rng.normal(0, 1, 5),
+    )
+    likeness = rows.Likeness(*limits)
+
+    def finished() -> np.ndarray:
+        kept = rows.merge(rows.inside(table, (64, 64)), MERGE_PX)
+        context = rows.Context((64, 64), intake, None, likeness)
+        return rows.to_detections(kept, card, context).rows
+
+    few = finished()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_HANDFUL", -1)
+        patch.setattr(rows, "_FEW", -1)
+        many = finished()
+    for name in DETECTION_DTYPE.names or ():
+        np.testing.assert_allclose(few[name], many[name], rtol=1e-12, err_msg=name)
