@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -101,6 +103,7 @@ def run(
     pick: Pick = False,
     browser: Browser = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    until_input_ends: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Track live on your microscope, as CONFIG.toml says. Ctrl-C ends the run well."""
     _end_on_sigterm()
@@ -111,8 +114,24 @@ def run(
     with ExitStack() as stack:
         show = _page(stack, view=view, browser=browser, quiet=as_json)
         with open_microscope(settings.microscope) as microscope:
-            tracker = run_session(settings, microscope, on_start=show)
+            stop = _stop_with_input() if until_input_ends else None
+            tracker = run_session(settings, microscope, on_start=show, stop=stop)
     _finish(tracker, as_json)
+
+
+def _stop_with_input() -> threading.Event:
+    """Return what is set when the program that started this one closes our input.
+
+    Or is gone: its pipe breaks. A signal would do only where there are signals.
+    """
+    stop = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=wait, name="lodestar-input", daemon=True).start()
+    return stop
 
 
 def replay(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable
@@ -78,6 +79,7 @@ def train_model(
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
+    progress_lines: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Train a detector on one particle, or on several that differ.
 
@@ -114,6 +116,8 @@ def train_model(
     )
     if pick:
         model = _learn_by_click(pixels, learn, console, browser=browser)
+    elif progress_lines:
+        model = learn(at=places, size=size, progress=_print_step)
     else:
         model = _learn(learn, console, at=places, size=size)
     model.export(output)
@@ -152,6 +156,12 @@ def _learn(
             )
 
         return learn(at=at, size=size, progress=show)
+
+
+def _print_step(step: TrainingStep) -> None:
+    """Print a step as one JSON line, for the program that started this one."""
+    told = {**dataclasses.asdict(step), "left_s": step.left_s}
+    typer.echo(json.dumps(told))
 
 
 def _learn_by_click(

@@ -6,12 +6,14 @@ thread keeps its interpreter to itself, and a stop can end the training at once.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import tifffile
@@ -42,6 +44,16 @@ class TrainingProcess:
     show
         Let the training draw its progress bar on this terminal. It always may when the
         user is to click the particle: it tells the page's address there.
+    on_progress
+        Called on this object's thread with what `TrainingStep` holds, by name, and
+        `left_s`: step by step.
+    gives_way
+        It runs beside an acquisition, at a lower priority. One that is shown does not.
+
+    Attributes
+    ----------
+    command
+        What is run, as words after ``lodestar-live``.
     """
 
     def __init__(
@@ -54,16 +66,22 @@ class TrainingProcess:
         on_ready: Callable[[Path], None],
         on_failure: Callable[[ModelError], None],
         show: bool = False,
+        on_progress: Callable[[Mapping[str, float]], None] | None = None,
+        gives_way: bool = True,
     ) -> None:
         self.model_path = folder / "model.onnx"
         self._log_path = folder / "training.log"
         image_path = folder / "snapshot.tif"
         tifffile.imwrite(image_path, snapshot, photometric="minisblack")
         self._on_ready, self._on_failure = on_ready, on_failure
+        self._on_progress = on_progress
         self._cancelled = False
         command = _command(image_path, self.model_path, settings, detection)
+        self.command = command[3:]
+        if on_progress is not None:
+            command += ["--progress-lines"]
         self._process = self._start(
-            command, on_terminal=show or settings.pick, is_alone=show
+            command, on_terminal=show or settings.pick, is_alone=show or not gives_way
         )
         self._thread = threading.Thread(
             target=self._wait, name="lodestar-training", daemon=True
@@ -99,7 +117,10 @@ class TrainingProcess:
         log = None if on_terminal else self._log_path.open("wb")
         try:
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                command, stdout=log, stderr=log, env=environment
+                command,
+                stdout=log if self._on_progress is None else subprocess.PIPE,
+                stderr=log,
+                env=environment,
             )
         finally:
             if log is not None:
@@ -109,6 +130,8 @@ class TrainingProcess:
         return process
 
     def _wait(self) -> None:
+        if self._process.stdout is not None:
+            self._hear(self._process.stdout)
         status = self._process.wait()
         if self._cancelled:
             return
@@ -116,6 +139,13 @@ class TrainingProcess:
             self._on_ready(self.model_path)
         else:
             self._on_failure(ModelError(self._reason(status)))
+
+    def _hear(self, lines: IO[bytes]) -> None:
+        """Pass on what the training says of each step, until it ends."""
+        with lines:
+            for line in lines:
+                if self._on_progress is not None and line.startswith(b"{"):
+                    self._on_progress(json.loads(line))
 
     def _reason(self, status: int) -> str:
         log = (
@@ -176,11 +206,9 @@ def _command(
     if settings.pick:
         command += ["--pick"]
     elif settings.at_px is not None:
-        for y, x in np.reshape(settings.at_px, (-1, 2)):
-            command += ["--at", f"{y},{x}"]
+        command += _positions("--at", settings.at_px)
     if settings.not_at_px is not None:
-        for y, x in np.reshape(settings.not_at_px, (-1, 2)):
-            command += ["--not-at", f"{y},{x}"]
+        command += _positions("--not-at", settings.not_at_px)
     if settings.size_px is not None and not settings.pick:
         command += ["--size", str(settings.size_px)]
     if settings.downsample is not None:
@@ -196,3 +224,8 @@ def _command(
     if detection is not None and detection.region_px is not None:
         command += ["--region", ",".join(str(v) for v in detection.region_px)]
     return command
+
+
+def _positions(option: str, at_px: Any) -> list[str]:
+    pairs = np.reshape(at_px, (-1, 2))
+    return [word for y, x in pairs for word in (option, f"{y},{x}")]

@@ -218,7 +218,7 @@ class Retrainer:
             self._n_trainings += 1
             folder = self._folder / f"retrain_{self._n_trainings}"
             folder.mkdir(parents=True)
-            where = {"at_px": at_px, "size_px": size_px}
+            where = {"at_px": at_px, "size_px": size_px, "not_at_px": None}
             started = events.RetrainStarted(at_px=at_px, size_px=size_px)
             self._tell(started.at(self._clock()))
             self._training = TrainingProcess(

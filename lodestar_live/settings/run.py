@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from lodestar_live.errors import SettingsError, shown
@@ -40,6 +41,14 @@ class Settings(Section):
     streams: StreamSettings = StreamSettings()
     recording: RecordingSettings = RecordingSettings()
     holography: HolographySettings | None = None
+
+    def to_toml(self) -> str:
+        """Return a file's text that `load_settings` reads back to equal settings.
+
+        Defaults are left out, so that the file shows what was chosen.
+        """
+        chosen = self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        return tomli_w.dumps(chosen)
 
 
 def load_settings(path: str | Path) -> Settings:

@@ -47,9 +47,11 @@ def block_px(shape: tuple[int, ...], longest_side_px: int) -> int:
     return max(1, -(-max(shape) // longest_side_px))
 
 
-def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
+def encode_image(
+    pixels: Pixels, longest_side_px: int = LONGEST_SIDE_PX
+) -> tuple[dict[str, Any], bytes]:
     """Return header keys and JPEG of a frame, stretched between two percentiles."""
-    small = shrink(pixels)
+    small = shrink(pixels, longest_side_px)
     step = max(1, max(small.shape) // _CONTRAST_SAMPLES)
     black, white = (float(v) for v in np.percentile(small[::step, ::step], (0.5, 99.9)))
     span = max(white - black, 1e-12)
@@ -59,7 +61,7 @@ def encode_image(pixels: Pixels) -> tuple[dict[str, Any], bytes]:
     header = {
         "encoding": "jpeg",
         "shape_px": list(pixels.shape[:2]),
-        "scale": block_px(pixels.shape, LONGEST_SIDE_PX),
+        "scale": block_px(pixels.shape, longest_side_px),
         "low": black,
         "high": white,
     }

@@ -210,7 +210,9 @@ class LiveFeed:
         host, port = self.stream.rsplit(":", 1)[0], found.rsplit(":", 1)[1]
         return f"{host}:{port}"  # the run may know itself as 0.0.0.0
 
-    def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    def command(
+        self, verb: str, args: Mapping[str, Any], page: str = ""
+    ) -> dict[str, Any]:
         """Send a command to the tracker and return its result.
 
         Raises

@@ -106,7 +106,7 @@ class PickFeed:
     """The snapshot, the try-out's progress and what it found, for the picking page."""
 
     def __init__(self, image: Pixels, *, try_out: TryOut | None = None) -> None:
-        self._image, self._try_out = _image_part(image), try_out
+        self._image, self._try_out = image_part(image), try_out
         self._shape = image.shape
         self._lock = threading.Lock()
         self._state: dict[str, Any] = {"busy": False, "fraction": 0.0, "text": ""}
@@ -156,7 +156,9 @@ class PickFeed:
                 parts.append(rows_part("detections", {}, rows, DETECTION_COLUMNS))
             return parts
 
-    def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    def command(
+        self, verb: str, args: Mapping[str, Any], page: str = ""
+    ) -> dict[str, Any]:
         """Carry out ``try``, ``use`` or ``cancel``.
 
         Raises
@@ -227,7 +229,8 @@ class PickFeed:
         self._tell_pages()
 
 
-def _image_part(image: Pixels) -> Part:
+def image_part(image: Pixels) -> Part:
+    """Return a snapshot for a page: every pixel of it, stretched, as PNG."""
     pixels = np.abs(image) if np.iscomplexobj(image) else np.asarray(image)
     if pixels.ndim != 2:
         raise InputError(f"pick: image of shape {pixels.shape}; expected (y, x).")

@@ -78,7 +78,9 @@ class RecordedFeed:
         """Return 0: a recorded run is never silent."""
         return 0.0
 
-    def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    def command(
+        self, verb: str, args: Mapping[str, Any], page: str = ""
+    ) -> dict[str, Any]:
         """Refuse: nothing moves in a recorded run."""
         raise StreamError(f"{verb}: a recorded run takes no commands.")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import threading
 from collections.abc import Mapping
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +36,7 @@ _log = logging.getLogger(__name__)
 PAGE = Path(__file__).resolve().parent / "page"
 _HOST = "127.0.0.1"
 _MAX_REQUEST_BYTES = 16_384
+_MAX_NAME = 64
 _NOTHING_NEW_S = 1.0  # after so long a page hears that there is no news
 _GUARDS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -62,8 +65,10 @@ class Feed(Protocol):
     def silent_s(self) -> float | None:
         """Return for how long nothing was heard; None: nothing ever was."""
 
-    def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Carry out one command of the user."""
+    def command(
+        self, verb: str, args: Mapping[str, Any], page: str = ""
+    ) -> dict[str, Any]:
+        """Carry out one command of the user; `page` says in which page it was given."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -117,6 +122,9 @@ class ViewServer:
         0 picks a free one.
     page
         File the address opens.
+    token
+        What a page must show to be talked to; it is part of `url`. None: any page of
+        this server will do, where nothing but a run's own gate can be reached.
 
     Raises
     ------
@@ -124,12 +132,22 @@ class ViewServer:
         The port is in use.
     """
 
-    def __init__(self, feed: Feed, *, port: int = 0, page: str = "index.html") -> None:
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        port: int = 0,
+        page: str = "index.html",
+        token: str | None = None,
+    ) -> None:
         self._feed, self._news = feed, asyncio.Event()
+        self._token = token
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket = _bind(port)
         port = self._socket.getsockname()[1]
         self.url = f"http://{_HOST}:{port}/" + (page if page != "index.html" else "")
+        if token is not None:  # after the #: never sent to a server, in no log
+            self.url += f"#{token}"
         routes: list[BaseRoute] = [
             WebSocketRoute("/feed", self._talk),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
@@ -177,6 +195,12 @@ class ViewServer:
 
     async def _talk(self, websocket: WebSocket) -> None:
         self._loop = asyncio.get_running_loop()
+        shown = websocket.query_params.get("token", "")
+        if self._token is not None and not compare_digest(
+            shown.encode(), self._token.encode()
+        ):
+            await websocket.close(1008)
+            return
         await websocket.accept()
         cursor = await run_in_threadpool(self._feed.enter)
         wishes = _NewestWish()
@@ -208,7 +232,10 @@ class ViewServer:
         answer = {"type": "reply", "id": wish.get("id"), "verb": wish.get("verb")}
         try:
             verb, args = str(wish.get("verb")), wish.get("args", {})
-            result = self._feed.command(verb, args if isinstance(args, dict) else {})
+            page = str(wish.get("page", ""))[:_MAX_NAME]
+            result = self._feed.command(
+                verb, args if isinstance(args, dict) else {}, page
+            )
         except LodestarError as error:
             return answer | {"ok": False, "error": str(error)}
         return answer | {"ok": True, "result": result}
@@ -267,7 +294,8 @@ class _NewestWish:
 
 def _bind(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # on Windows it would share a port that is in use
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((_HOST, port))
         listener.listen()  # a page may be opened at once, before the server runs

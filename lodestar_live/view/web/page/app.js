@@ -8,6 +8,7 @@ import { describe, showColours, showCounters, showScaleBar } from "./panel.js";
 import { Player } from "./player.js";
 import { watchPointer } from "./pointer.js";
 import { decode, Scene } from "./scene.js";
+import { Job } from "./start.js";
 
 const $ = (name) => document.getElementById(name);
 const NUMBERS_MS = 200;
@@ -55,8 +56,12 @@ const HANDLERS = {
     showNumbersSoon();
   },
   end: () => setState("ended", "run ended"),
+  candidates: (part) => job.takeRows(part),
+  found: (part) => job.takeRows(part),
+  nothing_found: () => job.forgetFound(),
+  report: (part) => job.takeReport(part),
   silence: (part) => {
-    if (run.kind === "recorded") return;
+    if (run.kind !== "live") return;
     if (part.silent_s === null) setState("waiting", "waiting for a run");
     else if (part.silent_s > SILENT_S && !isEnded()) setState("lost", `no news for ${part.silent_s.toFixed(0)} s`);
   },
@@ -67,8 +72,10 @@ const HANDLERS = {
  * pause comes before or after both, and never leaves circles on another frame's image.
  */
 async function takeParts(parts) {
+  const start = parts.find((part) => part.topic === "start"); // only of `start`
+  if (start) await job.take(start);
   const image = parts.find((part) => part.topic === "image");
-  if (parts.some((part) => part.kind === "recorded")) isPaused = false; // its player can
+  if (parts.some((part) => part.kind && part.kind !== "live")) isPaused = false; // nothing to pause
   if (image && !isPaused) image.bitmap = await decode(image);
   for (const part of parts) {
     if (!isPaused || !PICTURED.has(part.topic)) HANDLERS[part.topic]?.(part);
@@ -90,9 +97,11 @@ function takeRun(part) {
   $("events").replaceChildren();
   shownFrame = imageFrame = -1;
   $("source").textContent = [run.settings?.name, run.run?.slice(0, 8), run.source].filter(Boolean).join(" · ");
+  $("pause").hidden = run.kind === "recorded"; // the player below has its own
+  if (run.kind !== "recorded") player.close();
+  if (run.kind === "live") showControl(undefined);
   if (run.kind === "recorded") {
     setState("recorded", "recording");
-    $("pause").hidden = true; // the player below has its own
     charts.setHistory(run.history);
     player.open(run);
     showCounters({ counts: run.counts, fps: run.fps });
@@ -294,13 +303,20 @@ watchPointer(scene, {
     }
     scene.requestDraw();
   },
+  onDrag: (pointer, x, y) => job.isPreparing && job.drag(pointer, x, y),
+  onDrop: () => job.drop(),
   onClick(x, y) {
     const [y_px, x_px] = scene.toFrame(x, y);
     const [height, width] = scene.shape ?? [0, 0];
     const isInside = y_px >= 0 && x_px >= 0 && y_px < height && x_px < width;
+    if (job.isPreparing) {
+      if (isInside) job.click(y_px, x_px);
+      return;
+    }
     select(scene.find(x, y), isInside ? { y_px, x_px, frame: Math.max(shownFrame, imageFrame, 0) } : null);
   },
   onDoubleClick: (x, y) => {
+    if (job.isPreparing) return;
     select(scene.find(x, y));
     follow();
   },
@@ -349,7 +365,13 @@ const KEYS = {
 document.addEventListener("keydown", (event) => {
   const isControl = event.target.closest("input, select, dialog");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (event.ctrlKey || event.metaKey || event.altKey || !KEYS[key]) return;
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const isPress = event.target.closest("button, summary") && (key === " " || key === "Enter");
+  if (!isControl && !isPress && !event.target.closest("textarea") && job.key(key, event)) {
+    event.preventDefault();
+    return;
+  }
+  if (!KEYS[key] || event.target.closest("textarea, summary")) return;
   if (event.target.closest("button") && (key === " " || key === "Enter")) return; // presses it
   if (isControl && key !== "s" && !(event.target.type === "checkbox" && key.length === 1 && key !== " ")) return;
   event.preventDefault();
@@ -361,12 +383,18 @@ document.addEventListener("keydown", (event) => {
 scene.onColours = (range) => showColours(scene, range);
 scene.onView = () => showScaleBar(scene, stageMap);
 
+/** The whole job on this page; only where `lodestar-live start` serves it. */
+const job = new Job(scene, (verb, args = {}) => {
+  if (!connection.command(verb, args)) job.refuse(`${verb}: not connected`);
+});
+
 const connection = new Connection({
   onParts: takeParts,
   onReply(reply) {
+    if (!reply.ok) job.refuse(reply.error);
     if (!reply.ok) showReply(reply.error, "bad");
     else if (reply.verb === "retrain") showReply("training a new model…", ""); // its outcome is an event
-    else showReply(`${reply.verb}: done`, "good");
+    else if ((run.verbs ?? []).includes(reply.verb)) showReply(`${reply.verb}: done`, "good");
   },
   onState(state) {
     if (state === "lost") {
@@ -380,6 +408,7 @@ $("empty-text").textContent = "Start a run, for example with “lodestar-live de
 
 /** What tests and benches read. */
 window.lodestar = {
+  job,
   get nUpdates() { return nUpdates; },
   get updatesPerSecond() { return updateTimes.length / 2; },
   get frame() { return shownFrame; },

@@ -2,6 +2,20 @@
 
 const RETRY_MS = [250, 500, 1000, 2000];
 
+/** The key of the session stands after the # of the address, where it has one. */
+const FEED = `ws://${location.host}/feed${location.hash ? `?token=${encodeURIComponent(location.hash.slice(1))}` : ""}`;
+
+/** This page's own random name: kept through a reload, another one in each tab. */
+function ownName() {
+  try {
+    const name = sessionStorage.getItem("page") ?? crypto.randomUUID();
+    sessionStorage.setItem("page", name);
+    return name;
+  } catch { // storage is blocked: a new name after each reload
+    return crypto.randomUUID();
+  }
+}
+
 /** Split one binary message into parts: {topic, ...facts, bytes | columns}. */
 export function unpack(buffer) {
   const headSize = new DataView(buffer).getUint32(0, true);
@@ -30,12 +44,13 @@ export class Connection {
     Object.assign(this, { onParts, onReply, onState, wish });
     this.tries = 0;
     this.commandId = 0;
+    this.page = ownName();
     this.connect();
     document.addEventListener("visibilitychange", () => this.followVisibility());
   }
 
   connect() {
-    this.socket = new WebSocket(`ws://${location.host}/feed`);
+    this.socket = new WebSocket(FEED);
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => {
       this.tries = 0;
@@ -48,7 +63,7 @@ export class Connection {
 
   ask() {
     if (this.socket.readyState === WebSocket.OPEN) {
-      this.socket.send(JSON.stringify({ type: "next", ...this.wish() }));
+      this.socket.send(JSON.stringify({ type: "next", page: this.page, ...this.wish() }));
     }
   }
 
@@ -94,7 +109,7 @@ export class Connection {
   /** Send a command; the reply arrives at onReply. False: not connected. */
   command(verb, args = {}) {
     if (this.socket.readyState !== WebSocket.OPEN) return false;
-    this.socket.send(JSON.stringify({ type: "command", id: ++this.commandId, verb, args }));
+    this.socket.send(JSON.stringify({ type: "command", id: ++this.commandId, page: this.page, verb, args }));
     return true;
   }
 }

@@ -24,6 +24,11 @@ export class Player {
     this.goTo(0);
   }
 
+  close() {
+    this.pause();
+    this.root.hidden = true;
+  }
+
   get frame() {
     return this.frames[this.index] ?? 0;
   }

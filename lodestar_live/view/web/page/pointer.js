@@ -2,7 +2,7 @@
 
 const CLICK_PX = 5; // a press that moves less is a click
 
-export function watchPointer(scene, { onHover, onClick, onDoubleClick, onDrag }) {
+export function watchPointer(scene, { onHover, onClick, onDoubleClick, onDrag, onDrop }) {
   const { overlay } = scene;
   const held = new Map(); // pointerId -> {x, y, x0, y0}
   let moved = false;
@@ -41,6 +41,7 @@ export function watchPointer(scene, { onHover, onClick, onDoubleClick, onDrag })
   const release = (event) => {
     const pointer = held.get(event.pointerId);
     held.delete(event.pointerId);
+    if (moved) onDrop?.();
     if (pointer && !moved && event.type === "pointerup") onClick?.(pointer.x0, pointer.y0, event);
   };
   overlay.addEventListener("pointerup", release);
