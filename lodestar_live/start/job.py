@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from lodestar_live.start.command import Command, as_typed
 from lodestar_live.start.recorded import RecordedRun, list_runs
 from lodestar_live.start.run import RunningRun
 
+_LEVELS_EVERY_S = 0.25
 _USUAL_CONTROL = "tcp://127.0.0.1:5558"
 
 
@@ -80,6 +82,7 @@ class Job:
         self._said: dict[str, str] = {"text": "", "kind": ""}
         self._commands: list[str] = []
         self._saved = ""
+        self._told_s = 0.0
         self._do: Mapping[str, Callable[[Any], None]] = {
             name: getattr(self, f"_{name}") for name in verbs.START_VERBS
             if name != "take_wheel"
@@ -233,7 +236,12 @@ class Job:
                 self.snapshot = pixels
                 self._forget_model()
                 self.clicks = []
-        self.changed()
+            is_due = time.monotonic() - self._told_s > _LEVELS_EVERY_S
+        if is_snapshot or is_due:  # the state is long; a live image comes often
+            self._told_s = time.monotonic()
+            self.changed()
+        else:
+            self._on_change()
 
     def _fail(self, why: str) -> None:
         with self._lock:

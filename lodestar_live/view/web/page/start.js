@@ -107,7 +107,7 @@ export class Job {
       button.addEventListener("click", () => this.show(button.closest(".step").dataset.step));
     }
     const clicks = {
-      connect: () => this.connect(), "look-around": () => this.send("look_around"),
+      connect: () => this.connect(), "look-around": () => this.send("look_around"), disconnect: () => this.send("disconnect"),
       watch: () => this.watch(), snap: () => this.send("snap"),
       unclick: () => this.send("unclick"), "clear-clicks": () => this.send("clear_clicks"),
       train: () => this.train(), "own-threshold": () => this.send("threshold", {}),
@@ -151,7 +151,7 @@ export class Job {
     this.refreshHeader(state);
     const idle = !state.busy && state.phase === "prepare";
     const may = {
-      connect: idle, snap: idle && state.microscope, watch: idle && state.microscope, exposure: idle && state.microscope,
+      connect: idle, disconnect: idle && state.microscope, snap: idle && state.microscope, watch: idle && state.microscope, exposure: idle && state.microscope,
       train: idle && state.has_snapshot && !state.is_live, unclick: idle && state.clicks.length, "clear-clicks": idle && state.clicks.length,
       calibrate: idle && state.microscope, "box-set": idle, "box-draw": idle && state.calibration && !state.calibration.refused,
       "box-view": idle && state.calibration && !state.calibration.refused, "follow-on": idle, "arm-stage": idle,

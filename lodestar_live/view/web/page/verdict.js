@@ -8,7 +8,8 @@ export function verdictOf(facts) {
   const lead = Object.assign(document.createElement("b"), {
     className: facts.refused ? "bad" : "good", textContent: facts.refused ? "Refused. " : "Good. ",
   });
-  const turn = `${facts.rotation_deg.toFixed(1)}°${facts.is_mirrored ? ", mirrored" : ""}`;
+  const angle = Math.abs(facts.rotation_deg) < 0.05 ? 0 : facts.rotation_deg; // no -0.0
+  const turn = `${angle.toFixed(1)}°${facts.is_mirrored ? ", mirrored" : ""}`;
   text.append(lead, facts.refused ?? `1 px is ${facts.scale_um_per_px.toPrecision(4)} µm; the camera is turned by ${turn}; places repeat to ${facts.residual_px.toFixed(3)} px (${ACCEPTED_PX} accepted).`);
   return [picture(facts), text];
 }
