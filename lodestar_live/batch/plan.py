@@ -170,6 +170,10 @@ def _for_workers(plan: BatchPlan, out: Path) -> tuple[Settings, dict[str, object
             "full_every": 1,
         }
     )
+    mask_sha256 = ""
+    if detection.mask is not None:
+        copy, mask_sha256 = _copied(Path(detection.mask), out / "inputs")
+        detection = detection.model_copy(update={"mask": str(copy)})
     control, calibration_sha256 = ControlSettings(), ""
     if given.control.calibration is not None:
         copy, calibration_sha256 = _copied(
@@ -188,16 +192,19 @@ def _for_workers(plan: BatchPlan, out: Path) -> tuple[Settings, dict[str, object
         linking=given.linking,
         control=control,
         holography=holography,
+        modulation=given.modulation,
     )
     return settings, {
         "model": model_sha256,
+        "mask": mask_sha256,
         "calibration": calibration_sha256,
         "background": background_sha256,
         "pixel_size_um": given.microscope.pixel_size_um,
-        "detection": detection.model_dump(mode="json", exclude={"model"}),
+        "detection": detection.model_dump(mode="json", exclude={"model", "mask"}),
         "linking": given.linking.model_dump(mode="json"),
         "holography": holography
         and holography.model_dump(mode="json", exclude={"background_file"}),
+        "modulation": given.modulation and given.modulation.model_dump(mode="json"),
         "version": version("lodestar-live"),
     }
 

@@ -39,6 +39,7 @@ from lodestar_live.holography import HologramPreparer, ParticleRefiner
 from lodestar_live.live.assemble import Parts, assemble, open_detector
 from lodestar_live.live.clock import RunClock
 from lodestar_live.live.replay import completed, facts_of, frame_of
+from lodestar_live.pipeline.modulation import ModulatedBackground
 from lodestar_live.pipeline.series import SeriesLink
 from lodestar_live.recording.movies import Movie, open_movie
 from lodestar_live.recording.tables import OF_THE_FRAME, TRACE_DTYPE
@@ -55,6 +56,7 @@ class Memory:
 
     defects: PixelDefects | None
     prepare: HologramPreparer | None
+    modulation: ModulatedBackground | None
 
     def at(self, index: int) -> Memory:
         """Return a copy as it would be before frame `index`, had nothing new come."""
@@ -112,8 +114,9 @@ class Steps:
         self._detector = _detector_of(job.settings)
         holography = settings.holography
         # A background that follows the frames depends on all of them.
-        self.is_chained = holography is not None and holography.background_rate > 0
-        self._first_frames = 0 if holography is None else holography.background_frames
+        self.is_chained = settings.modulation is not None or (
+            holography is not None and holography.background_rate > 0
+        )
         self._parts = self._assembled()
         self.n_tracks = 0
 
@@ -127,6 +130,7 @@ class Steps:
         return Memory(
             PixelDefects() if self._detector.defects is not None else None,
             fresh.prepare,
+            fresh.modulation,
         )
 
     def detect(self, number: int, memory: Memory) -> Chunk:
@@ -145,6 +149,8 @@ class Steps:
                 frame = replace(frame, index=index)
                 if memory.prepare is not None:
                     frame = memory.prepare(frame)
+                if memory.modulation is not None:
+                    frame = memory.modulation(frame)
                 found = step(frame)
             except Exception:  # one bad frame never ends a run
                 nothing = blank_rows(DETECTION_DTYPE, 0)

@@ -35,6 +35,15 @@ Region = Annotated[
     str | None,
     typer.Option("--region", help="Y0,X0,Y1,X1 px: the part of the frame that counts."),
 ]
+SubtractMoved = Annotated[
+    float | None,
+    typer.Option(
+        "--subtract-moved",
+        metavar="UM",
+        help="Take out what does not move with the stage, by the median of frames at "
+        "least so far apart (see [modulation]).",
+    ),
+]
 Axes = Annotated[
     str | None,
     typer.Option("--axes", help="Order of an array's axes, out of tczyx, e.g. yxt."),

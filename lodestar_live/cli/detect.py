@@ -20,6 +20,7 @@ from lodestar_live.cli._choice import (
     Position,
     Region,
     Slice,
+    SubtractMoved,
     parse_region,
 )
 from lodestar_live.cli._console import make_console
@@ -27,7 +28,6 @@ from lodestar_live.errors import InputError
 
 if TYPE_CHECKING:
     from lodestar_live.data import Detections, Pixels
-    from lodestar_live.recording.movies import Movie
 
 COLUMNS = (
     "frame", "y_px", "x_px", "z_um", "polarizability_um3", "score", "sigma_px",
@@ -81,6 +81,7 @@ def detect(
     z: Slice = None,
     frames: Frames = None,
     axes: Axes = None,
+    subtract_moved: SubtractMoved = None,
     as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON.")] = False,
 ) -> None:
     """Find the particles of a recording; one CSV row each, `nan` if not measured."""
@@ -107,7 +108,12 @@ def detect(
     start = time.perf_counter()
     with _replaced(output) as file:
         file.write(",".join(COLUMNS) + "\n")
-        for index, pixels in _progress(movie, is_shown=not as_json):
+        images: Iterable[Pixels] = movie
+        if subtract_moved is not None:
+            from lodestar_live.live.replay import subtracted
+
+            images = subtracted(movie, subtract_moved)
+        for index, pixels in _progress(images, len(movie), is_shown=not as_json):
             found = detector(pixels)
             file.writelines(_lines(index, found))
             summary["detections"] += len(found)
@@ -142,11 +148,13 @@ def _parse_threshold(text: str) -> float | None:
         ) from None
 
 
-def _progress(movie: Movie, *, is_shown: bool) -> Iterable[tuple[int, Pixels]]:
+def _progress(
+    images: Iterable[Pixels], n_images: int, *, is_shown: bool
+) -> Iterable[tuple[int, Pixels]]:
     return track(
-        enumerate(movie),
+        enumerate(images),
         description="Detecting",
-        total=len(movie),
+        total=n_images,
         disable=not is_shown,
         transient=True,
         console=make_console(stderr=True),

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lodestar_live.cli._choice import Mask, Region, parse_region
+from lodestar_live.cli._choice import Mask, Region, SubtractMoved, parse_region
 from lodestar_live.cli._console import make_console
 from lodestar_live.cli._paths import require_folder_of
 from lodestar_live.errors import InputError
@@ -78,6 +79,7 @@ def train_model(
     ] = True,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
     frame: Annotated[int, typer.Option(help="Frame of a movie.")] = 0,
+    subtract_moved: SubtractMoved = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card.")] = False,
     progress_lines: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
@@ -93,7 +95,10 @@ def train_model(
     if pick and (at or size is not None):
         raise InputError("--pick chooses place and size; leave out --at and --size.")
     places = _parse_positions(at)
-    pixels = read_image(image, frame)
+    if subtract_moved is None:
+        pixels = read_image(image, frame)
+    else:
+        pixels = _without_background(image, frame, subtract_moved)
     # torch takes seconds to import; what is wrong with the paths is said before
     from lodestar_live.training import train
     from lodestar_live.training.picture import write_picture
@@ -193,6 +198,23 @@ def _learn_by_click(
         at, size = chosen
         return _learn(learn, console, at=at, size=size)
     return tried[chosen]
+
+
+def _without_background(path: Path, frame: int, least_offset_um: float) -> Pixels:
+    """Return a frame of a recording whose stage moved, its background taken out."""
+    from lodestar_live.live.replay import subtracted
+    from lodestar_live.recording.movies import open_movie
+
+    movie = open_movie(path)
+    movie.require_one()
+    chosen = islice(subtracted(movie, least_offset_um), frame, frame + 1)
+    pixels = next(chosen, None)
+    if pixels is None or not pixels.any():
+        raise InputError(
+            f"{path}: frame {frame} of {len(movie)} has no frames before it at stage "
+            f"positions {least_offset_um} um away; choose a later one with --frame."
+        )
+    return pixels
 
 
 def _parse_positions(texts: list[str] | None) -> Places | None:

@@ -27,7 +27,14 @@ from lodestar_live.control.calibration import Calibration, usable_calibration
 from lodestar_live.control.driver import DeviceDriver, KnowsOptics, StageDriver
 from lodestar_live.control.focus import FocusLock
 from lodestar_live.control.gate import SafetyGate
-from lodestar_live.control.groups import Centroid, Followed, Nobody, Place, Visit
+from lodestar_live.control.groups import (
+    Centroid,
+    Followed,
+    Nobody,
+    Oscillate,
+    Place,
+    Visit,
+)
 from lodestar_live.control.moves import MoveLog, StageResponse
 from lodestar_live.control.optics import OpticsGuard
 from lodestar_live.control.rules import Rules
@@ -268,6 +275,8 @@ class Controller:
         self.followed = self._group(track_ids)
 
     def _first_target(self) -> Followed:
+        if self.settings.mode == "oscillate":
+            return Oscillate(self.settings)
         if self.settings.mode != "one":
             return self._group(None)
         return Target(self.settings.target, self.settings, self._tell)
@@ -316,6 +325,11 @@ class Controller:
             ]
             raise SettingsError(f"set: {'; '.join(problems)}.") from error
         has_new_mode = settings.mode != self.settings.mode
+        if has_new_mode and "oscillate" in (settings.mode, self.settings.mode):
+            raise SettingsError(
+                f"set: mode = {settings.mode!r}: oscillation is begun with a run and "
+                "ends with it; set control.mode in the settings."
+            )
         self.settings = settings
         self.steering.use(settings)
         followed = self.followed

@@ -76,6 +76,36 @@ class Place:
         return Estimate(self._goal_um, np.zeros(2), np.zeros(2))
 
 
+class Oscillate:
+    """Two places in turn about where the stage stands first, along x.
+
+    For `pipeline.modulation`, which needs frames of offset positions.
+    """
+
+    track_id: int | None = None
+    place_um: FloatArray | None = None
+
+    def __init__(self, settings: ControlSettings) -> None:
+        self.state = "oscillating"
+        self._settings = settings
+        self._start: tuple[float, FloatArray] | None = None
+
+    def observe(self, sight: Sight) -> None:
+        """Note where and when the first frame was taken."""
+        if self._start is None:
+            self._start = sight.t_s, sight.stage_um
+
+    def aim(self, t_s: float) -> Estimate | None:
+        """Return the end at which the stage shall be."""
+        if self._start is None:
+            return None
+        begun_s, centre_um = self._start
+        is_second_half = ((t_s - begun_s) / self._settings.swing_s) % 1.0 >= 0.5
+        half_um = self._settings.swing_um / 2
+        swing_um = np.array([0.0, half_um if is_second_half else -half_um])
+        return Estimate(centre_um + swing_um, np.zeros(2), np.zeros(2))
+
+
 class Centroid:
     """The middle of a set stays in view; members out of sight keep their last place.
 

@@ -35,6 +35,8 @@ from lodestar_live.microscope import (
 )
 from lodestar_live.pipeline import DetectStep, LinkStep
 from lodestar_live.pipeline.detect import PixelDetector
+from lodestar_live.pipeline.modulation import ModulatedBackground
+from lodestar_live.pipeline.pipeline import Prepare
 from lodestar_live.pipeline.series import SeriesLink
 from lodestar_live.recording import Recorder, RegionRecorder
 from lodestar_live.resources import find
@@ -64,6 +66,14 @@ class Parts:
     prepare: HologramPreparer | None = None
     refine: ParticleRefiner | None = None
     engines: EngineChoice | None = None
+    modulation: ModulatedBackground | None = None
+
+    def prepare_step(self) -> Prepare | None:
+        """Return what frames go through before detection; None: nothing."""
+        prepare, modulation = self.prepare, self.modulation
+        if modulation is None or prepare is None:
+            return modulation or prepare
+        return lambda frame: modulation(prepare(frame))
 
     @property
     def sinks(self) -> list[Sink]:
@@ -142,6 +152,9 @@ def assemble(
             _require_camera_pixels(settings)
         parts.prepare = HologramPreparer(settings.holography)
         parts.link.pixel_factor = parts.prepare.factor
+    if settings.modulation is not None:
+        _require_offsets(settings, detect, source)
+        parts.modulation = ModulatedBackground(settings.modulation)
     if detect is None and settings.detection.model is not None:
         parts.load_detector(find("models", settings.detection.model))
     # A recording's frames bring their own facts: no microscope is asked.
@@ -242,6 +255,30 @@ def _require_field_model(settings: Settings, detect: PixelDetector | None) -> No
             "detection.model is not set: off-axis holograms need a model of fields, "
             "trained beforehand; name one, such as the shipped one in "
             "config/offaxis_hologram.toml."
+        )
+
+
+def _require_offsets(
+    settings: Settings, detect: PixelDetector | None, source: Mapping[str, Any] | None
+) -> None:
+    """Refuse a modulation without positions, or without a model for what is left."""
+    modulation, control = settings.modulation, settings.control
+    if settings.detection.model is None and detect is None:
+        raise SettingsError(
+            "detection.model is not set: with [modulation] a model is wanted that was "
+            "trained on a frame without its background; make one with "
+            "`lodestar-live train RECORDING --subtract-moved UM`."
+        )
+    if source and not source.get("knows_stage"):
+        raise SettingsError(
+            f"[modulation]: {source.get('path')} does not say where the stage stood; "
+            "expected stage positions in its metadata."
+        )
+    is_swinging = not source and control.mode == "oscillate"
+    if modulation and is_swinging and control.swing_um < modulation.least_offset_um:
+        raise SettingsError(
+            f"modulation.least_offset_um = {modulation.least_offset_um}: the stage "
+            f"swings by control.swing_um = {control.swing_um}; expected less than that."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from rich.progress import track
 
 from lodestar_live.control import load_calibration
 from lodestar_live.data import Frame, Pixels
-from lodestar_live.errors import ModelError
+from lodestar_live.errors import InputError, ModelError
 from lodestar_live.health import RunEnd
 from lodestar_live.live.first_model import train_and_wait
 from lodestar_live.live.tracker import LiveTracker
+from lodestar_live.pipeline.modulation import ModulatedBackground
 from lodestar_live.recording.movies import Choice, Movie, open_movie
-from lodestar_live.settings import ControlSettings, Settings
+from lodestar_live.settings import ControlSettings, ModulationSettings, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +138,24 @@ def frame_of(
         axes={"time": plane.time_index},
         is_recorded=True,
     )
+
+
+def subtracted(movie: Movie, least_offset_um: float) -> Iterator[Pixels]:
+    """Give the frames of a recording without what does not move with the stage.
+
+    Raises
+    ------
+    InputError
+        It does not say where the stage stood.
+    """
+    if not movie.knows_stage:
+        raise InputError(
+            f"{movie.path}: does not say where the stage stood; frames of offset "
+            "positions cannot be paired."
+        )
+    without = ModulatedBackground(ModulationSettings(least_offset_um=least_offset_um))
+    for index in range(len(movie)):
+        yield without(frame_of(movie, index, 0.0)).pixels
 
 
 def completed(choice: Choice, settings: Settings) -> Choice:

@@ -187,7 +187,7 @@ class Run:
         self.pipeline = Pipeline(
             self.parts.detect_step(detect),
             link,
-            prepare=self.parts.prepare,
+            prepare=self.parts.prepare_step(),
             sinks=self.sinks,
             take_events=link.take_events,
             summarise=link.summary,

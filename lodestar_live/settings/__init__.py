@@ -7,6 +7,7 @@ from lodestar_live.settings.microscope import (
     LiveSettings,
     MicroscopeSettings,
 )
+from lodestar_live.settings.modulation import ModulationSettings
 from lodestar_live.settings.outputs import RecordingSettings, StreamSettings
 from lodestar_live.settings.run import Settings, load_settings, parse_settings
 from lodestar_live.settings.tracking import (
@@ -24,6 +25,7 @@ __all__ = [
     "LinkingSettings",
     "LiveSettings",
     "MicroscopeSettings",
+    "ModulationSettings",
     "RecordingSettings",
     "Settings",
     "StreamSettings",

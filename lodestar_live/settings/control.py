@@ -38,13 +38,20 @@ class ControlSettings(Section):
     target: Choice = Field(
         "nearest", description="Which track is chosen when none is named."
     )
-    mode: Literal["one", "centroid", "visit"] = Field(
+    mode: Literal["one", "centroid", "visit", "oscillate"] = Field(
         "one",
         description="one: a single target; centroid: the middle of a set stays in "
-        "view; visit: the members of a set in turn.",
+        "view; visit: the members of a set in turn; oscillate: the stage goes to and "
+        "fro about where it stands, for [modulation].",
     )
     dwell_s: PositiveFloat = Field(
         2.0, le=86_400, description="Time per target of `visit`."
+    )
+    swing_um: PositiveFloat = Field(
+        1.1, le=1000, description="Way between the two ends of `oscillate`, along x."
+    )
+    swing_s: PositiveFloat = Field(
+        4.0, le=3600, description="Time to and fro of `oscillate`."
     )
     lost: Literal["search", "hold", "stop"] = Field(
         "search",

@@ -18,6 +18,7 @@ from lodestar_live.settings.microscope import (
     LiveSettings,
     MicroscopeSettings,
 )
+from lodestar_live.settings.modulation import ModulationSettings
 from lodestar_live.settings.outputs import RecordingSettings, StreamSettings
 from lodestar_live.settings.section import Section
 from lodestar_live.settings.tracking import (
@@ -41,6 +42,7 @@ class Settings(Section):
     streams: StreamSettings = StreamSettings()
     recording: RecordingSettings = RecordingSettings()
     holography: HolographySettings | None = None
+    modulation: ModulationSettings | None = None
 
     def to_toml(self) -> str:
         """Return a file's text that `load_settings` reads back to equal settings.
