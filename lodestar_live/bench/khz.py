@@ -30,7 +30,7 @@ from lodestar_live.linking import Linker
 from lodestar_live.pipeline.series import SeriesLink
 
 _BASELINE = "LODESTAR_BASELINE"
-_SCENES = ((64, 1), (128, 1), (64, 4), (256, 5), (128, 26), (512, 30))
+_SCENES = ((64, 1), (128, 1), (128, 26), (256, 5), (512, 30))
 _PROFILED = ((64, 1), (128, 1), (256, 5), (512, 30), (1024, 30), (2048, 30))
 
 
@@ -57,7 +57,7 @@ def _rates(model: Path, *, quick: bool, seed: int) -> Table:
     checkouts = {"this": here}
     if os.environ.get(_BASELINE):
         checkouts = {"baseline": Path(os.environ[_BASELINE]), "this": here}
-    scenes, rounds = (_SCENES[:1], 1) if quick else (_SCENES, 5)
+    scenes, rounds = (_SCENES[:1], 1) if quick else (_SCENES, 3)
     table = Table(
         f"The whole loop, recorded and streamed; median (best) of {rounds} runs",
         [
@@ -112,7 +112,7 @@ def _in_process(job: dict[str, Any], root: Path) -> dict[str, Any]:
 
 def _trace(model: Path, *, quick: bool, seed: int) -> Table:
     """Track many frames in one run; return what was lost and how memory grew."""
-    n_frames = 2000 if quick else 200_000
+    n_frames = 2000 if quick else 110_000
     job = {
         "model": str(model), "side_px": 64, "n": 1, "n_frames": n_frames,
         "seed": seed, "subscribed": False,
