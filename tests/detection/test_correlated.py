@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from lodestar_live.detection.frame.prepare import take_in
+from lodestar_live.detection.run import correlated
 from lodestar_live.detection.run.correlated import deviation, stands_out
 from tests.simulation.fields import Scene, simulate_field
 from tests.simulation.noises import NOISES, noise_frame
@@ -69,3 +70,26 @@ def test_a_particle_stands_out_and_the_noise_beside_it_does_not():
     places = np.concatenate([[[200.4, 299.8]], noise])
     seen = stands_out(intake, places, RADIUS_PX, sigma)
     assert seen.tolist() == [True] + 300 * [False]
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 152), (101, 77)])
+@pytest.mark.parametrize("blur_px", [0.0, 1.5])
+def test_a_small_frame_is_judged_by_the_same_patches(shape, blur_px: float) -> None:
+    rng = np.random.default_rng(3)
+    image = gaussian_filter(rng.normal(100, 5, shape), blur_px)
+    image = image.astype(np.float32)
+    for lag in (1, correlated._LAG_PX):
+        expected = [
+            np.abs(
+                patch[:-lag, :-lag]
+                - patch[lag:, :-lag]
+                - patch[:-lag, lag:]
+                + patch[lag:, lag:]
+            ).mean()
+            for top in np.linspace(0, shape[0] - 19, 8).astype(int)
+            for left in np.linspace(0, shape[1] - 19, 8).astype(int)
+            for patch in [image[top : top + 16 + lag, left : left + 16 + lag]]
+        ]
+        found = correlated._difference_of_all(image, lag)
+        np.testing.assert_allclose(found, 1.2533 / 2 * np.array(expected), rtol=1e-5)
+    assert correlated._is_correlated(image) is (blur_px > 0)
