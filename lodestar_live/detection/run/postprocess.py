@@ -83,6 +83,9 @@ def merge(found: Found, distance_px: float) -> Found:
     """
     if len(found) < 2:
         return found
+    if len(found) <= _HANDFUL:
+        kept = _first_of_few(found.tolist(), distance_px)
+        return found if len(kept) == len(found) else found[kept]
     where = places(found)
     scatter_px = np.minimum(_APART * found[:, _AT["consistency_px"]], _FARTHEST_PX)
     reach_px = np.maximum(scatter_px, distance_px)
@@ -101,6 +104,20 @@ def merge(found: Found, distance_px: float) -> Found:
         if is_kept[better[start]]:  # which is certain by now
             is_kept[worse[start:end]] = False
     return found[is_kept]
+
+
+def _first_of_few(found: list[list[float]], distance_px: float) -> list[int]:
+    """Do as `_first_of_each` for rows of numbers."""
+    kept: list[int] = []
+    for k, row in enumerate(found):
+        reach_px = max(min(_APART * row[_SPREAD], _FARTHEST_PX), distance_px)
+        y, x = row[_Y], row[_X]
+        if all(
+            math.hypot(found[other][_Y] - y, found[other][_X] - x) > reach_px
+            for other in kept
+        ):
+            kept.append(k)
+    return kept
 
 
 def _first_of_each(where: FloatArray, reach_px: FloatArray) -> npt.NDArray[np.bool_]:
