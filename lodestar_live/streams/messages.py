@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ TOPICS = (
 GREETING_TOPICS = ("run", "status")  # resent to late joiners
 STAGE_DTYPE = np.dtype([("z_um", "f8"), ("y_um", "f8"), ("x_um", "f8")])
 _UNITS = {**UNITS, **SUMMARY_UNITS, "y_um": "um", "x_um": "um"}
+_FEW = 12  # rows
 _MAX_HEADER_BYTES = 1_000_000
 _MAX_ROWS = 1_000_000
 _DEEPEST = 32  # nesting of JSON that anything here needs, and much more
@@ -188,19 +190,36 @@ def encode(topic: str, header: dict[str, Any], rows: Rows | None = None) -> list
     rows
         Structured array of numbers; None: no matrix.
     """
-    names: Sequence[str] = () if rows is None else (rows.dtype.names or ())
-    matrix = np.empty((len(names), 0 if rows is None else len(rows)), "<f8")
-    for column, name in zip(matrix, names, strict=True):
-        column[:] = rows[name]  # type: ignore[index]
-    header |= {
-        "n": matrix.shape[1],
-        "shape": [matrix.shape[1], matrix.shape[0]],
+    names: tuple[str, ...] = () if rows is None else (rows.dtype.names or ())
+    n = 0 if rows is None else len(rows)
+    header = {**header, "n": n, "shape": [n, len(names)]}
+    # What all messages of a kind end in is written once.
+    text = to_json(header)[:-1] + _columns_json(names)
+    body = b"" if rows is None else _matrix(rows, names)
+    return [topic.encode(), text, body]
+
+
+@cache
+def _columns_json(names: tuple[str, ...]) -> bytes:
+    """Return the end of a header, which describes the matrix."""
+    facts = {
         "dtype": "<f8",
         "order": "columns",
         "columns": names,
         "units": [_UNITS.get(name, "1") for name in names],
     }
-    return [topic.encode(), to_json(header), matrix.tobytes()]
+    return b"," + to_json(facts)[1:]
+
+
+def _matrix(rows: Rows, names: Sequence[str]) -> bytes:
+    """Return the rows, column after column."""
+    if len(rows) <= _FEW:  # quicker than to ask for each column
+        values = np.array(rows.tolist(), "<f8").reshape(len(rows), len(names))
+        return values.T.tobytes()
+    matrix = np.empty((len(names), len(rows)), "<f8")
+    for column, name in zip(matrix, names, strict=True):
+        column[:] = rows[name]
+    return matrix.tobytes()
 
 
 def decode(parts: Sequence[bytes]) -> Message:
