@@ -24,6 +24,21 @@ def test_the_hook_bench_compares_with_and_without(bead_model) -> None:
     assert [(row[0], row[4]) for row in calls.rows] == [(way, 120) for way in ways]
 
 
+def test_the_khz_bench_tracks_every_frame_and_says_where_the_time_goes(
+    bead_model,
+) -> None:
+    report = bench.run("khz", quick=True, model=bead_model)
+    rates, profile, trace = (
+        [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        for table in report.tables
+    )
+    assert [row["subscribed"] for row in rates] == ["no", "yes"]
+    assert all(row["not processed"] == 0 and row["frames/s"] > 10 for row in rates)
+    assert profile[0]["graph alone"] < profile[0]["detect, called"]
+    assert trace[0]["frames"] == 2000
+    assert trace[0]["not recorded"] == 0
+
+
 def test_a_bench_without_a_training_refuses_a_model(bead_model) -> None:
     with pytest.raises(InputError, match=r"takes no model; .*'soak'"):
         bench.run("detect", quick=True, model=bead_model)
