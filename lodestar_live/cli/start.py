@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +61,25 @@ def start(
         server = ViewServer(feed, token=token)
         console.print(f"port {_USUAL_PORT} is in use; a free one is taken.")
     console.print(f"{server.url} is the page; Ctrl-C ends it.", soft_wrap=True)
-    if browser:
-        webbrowser.open(server.url)
+    with contextlib.ExitStack() as stack:
+        if browser:
+            webbrowser.open(stack.enter_context(_private_way_to(server.url)))
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            server.close()
+
+
+@contextlib.contextmanager
+def _private_way_to(url: str) -> Iterator[str]:
+    """Give the address of a file, the user's alone, that leads to `url`.
+
+    Every user of this machine sees what a browser is started with, and the key with it.
+    """
+    handle, name = tempfile.mkstemp(suffix=".html")
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(f'<meta http-equiv="refresh" content="0; url={url}">')
     try:
-        server.wait()
-    except KeyboardInterrupt:
-        server.close()
+        yield Path(name).as_uri()
+    finally:
+        Path(name).unlink(missing_ok=True)

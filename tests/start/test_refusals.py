@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from lodestar_live.cli.start import _private_way_to
 from lodestar_live.errors import LodestarError
 from lodestar_live.settings import load_settings, parse_settings
 from lodestar_live.start import StartFeed
@@ -165,3 +170,14 @@ def test_a_page_that_is_gone_lets_the_wheel_go() -> None:
     now_s[0] = 7.0
     wheel.require("b", "snap")
     assert wheel.as_json("b")["is_mine"]
+
+
+def test_the_key_is_in_no_list_of_processes() -> None:
+    url = "http://127.0.0.1:1/#secret"
+    with _private_way_to(url) as way:
+        file = Path(url2pathname(urlparse(way).path))
+        assert "secret" not in way
+        assert f"url={url}" in file.read_text(encoding="utf-8")
+        if os.name == "posix":
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not file.exists()

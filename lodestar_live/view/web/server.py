@@ -37,6 +37,7 @@ PAGE = Path(__file__).resolve().parent / "page"
 _HOST = "127.0.0.1"
 _MAX_REQUEST_BYTES = 16_384
 _MAX_NAME = 64
+_CLOSE_WITHIN_S = 15.0  # a second, unless the machine is very busy
 _NOTHING_NEW_S = 1.0  # after so long a page hears that there is no news
 _GUARDS = {
     "content-security-policy": "default-src 'self'; img-src 'self' blob: data:; "
@@ -170,7 +171,7 @@ class ViewServer:
     def close(self) -> None:
         """Stop serving and close the feed."""
         self._server.should_exit = True
-        self._thread.join(timeout=5.0)
+        self._thread.join(_CLOSE_WITHIN_S)
         self._socket.close()
         self._feed.close()
 
