@@ -15,6 +15,7 @@ from lodestar_live.data import Pixels
 from lodestar_live.errors import InputError, LodestarError
 from lodestar_live.recording.planes import NAN, Plane, Planes
 from lodestar_live.recording.read_arrays import planes_of, read_array
+from lodestar_live.recording.read_czi import read_czi
 from lodestar_live.recording.read_datasets import (
     read_ndtiff,
     read_ome_zarr,
@@ -23,10 +24,14 @@ from lodestar_live.recording.read_datasets import (
 from lodestar_live.recording.read_tiff import read_tiff
 
 _TIFF = {".tif", ".tiff"}
+_NOT_READ = {
+    ".nd2": "save it as OME-TIFF in NIS-Elements, or convert it with bioformats2raw",
+    ".lif": "export it as OME-TIFF in LAS X, or convert it with bioformats2raw",
+}
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".pgm"}
 _ARRAYS = {".npy", ".npz"}
 _VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".webm", ".m4v"}
-_READ = "TIFF, NDTiff, OME-Zarr, AVI, MP4, PNG, JPEG, BMP or a numpy array"
+_READ = "TIFF, NDTiff, OME-Zarr, CZI, AVI, MP4, PNG, JPEG, BMP or a numpy array"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,8 @@ class Movie:
     Parameters
     ----------
     path
-        TIFF (Micro-Manager, OME, ImageJ, plain), NDTiff or OME-Zarr folder, AVI or MP4,
-        an image, a .npy or .npz array, or a folder of images (sorted by name).
+        TIFF (Micro-Manager, OME, ImageJ, plain), NDTiff or OME-Zarr folder, CZI, AVI or
+        MP4, an image, a .npy or .npz array, or a folder of images (sorted by name).
     choice
         See `Choice`; None: everything, by the recording's own metadata.
 
@@ -213,6 +218,10 @@ def _reader(path: Path) -> Callable[[Path, str | None], Planes]:
         return lambda p, axes: read_tiff([p], axes=axes)
     if suffix in _ARRAYS:
         return lambda p, axes: planes_of(read_array(p), p, axes=axes)
+    if suffix == ".czi":
+        return lambda p, _axes: read_czi(p)
+    if suffix in _NOT_READ:
+        raise InputError(f"{path}: {suffix} is not read; {_NOT_READ[suffix]}.")
     if suffix in _VIDEOS:
         return lambda p, _axes: read_video(p)
     return lambda p, axes: planes_of(np.asarray(imageio.imread(p)), p, axes=axes)

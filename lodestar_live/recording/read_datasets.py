@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,24 +75,72 @@ def _when(plane: Plane, number: int) -> tuple[float, int]:
 
 
 def read_ome_zarr(path: Path) -> Planes:
-    """Return the planes of an OME-Zarr image (versions 0.4 and 0.5), full resolution.
+    """Return the planes of OME-Zarr (versions 0.4 and 0.5) at full resolution.
+
+    A single image; a plate, whose fields are positions "row/column/field"; or the
+    numbered images of one folder, as bioformats2raw and Micro-Manager write them.
 
     Raises
     ------
     InputError
-        It is no image, or an axis is not understood.
+        It holds no image, or an axis is not understood.
     """
     zarr = _load("zarr", "zarr")
     group = zarr.open_group(str(path), mode="r")
+    planes: list[Plane] = []
+    reads: list[tuple[Any, tuple[int, ...]]] = []
+    for position, image in _zarr_images(group, path):
+        found, array, indices = _zarr_image(image, path)
+        planes += [replace(plane, position=position) for plane in found]
+        reads += [(array, index) for index in indices]
+    order = sorted(range(len(planes)), key=lambda n: _when(planes[n], n))
+
+    def read(number: int) -> Pixels:
+        array, index = reads[order[number]]
+        return np.asarray(array[index])
+
+    return Planes([planes[n] for n in order], read, "OME-Zarr")
+
+
+def _ome(group: Any) -> Mapping[str, Any]:
     attributes = dict(group.attrs)
-    ome: Mapping[str, Any] = attributes.get("ome", attributes)
-    scales = ome.get("multiscales")
-    if not scales:
+    found: Mapping[str, Any] = attributes.get("ome", attributes)
+    return found
+
+
+def _zarr_images(group: Any, path: Path) -> list[tuple[str, Any]]:
+    """Return the images of a hierarchy with the names of their positions."""
+    ome = _ome(group)
+    if ome.get("multiscales"):
+        return [("", group)]
+    if "plate" in ome:
+        found = []
+        for well in (str(well["path"]) for well in ome["plate"]["wells"]):
+            fields = _ome(group[well]).get("well", {}).get("images", ())
+            names = [f"{well}/{field['path']}" for field in fields]
+            found += [(name, group[name]) for name in names]
+        return found
+    if "well" in ome:
+        names = [str(field["path"]) for field in ome["well"]["images"]]
+        return [(name, group[name]) for name in names]
+    members = dict(group.groups())
+    names = ome.get("series") or sorted(
+        (name for name in members if name != "OME"), key=lambda n: (len(n), n)
+    )
+    found = [(n, members[n]) for n in names if _ome(members[n]).get("multiscales")]
+    if not found:
         raise InputError(
-            f"{path}: a zarr folder without 'multiscales'; expected an OME-Zarr image "
-            "(of a plate, open one field: PLATE/row/column/field)."
+            f"{path}: a zarr folder without 'multiscales' or 'plate'; expected an "
+            "OME-Zarr image, a plate, or a folder of images."
         )
-    image = scales[0]
+    return found if len(found) > 1 else [("", found[0][1])]
+
+
+def _zarr_image(
+    group: Any, path: Path
+) -> tuple[list[Plane], Any, list[tuple[int, ...]]]:
+    ome = _ome(group)
+    image = ome["multiscales"][0]
     axes = [_axis(axis, path) for axis in image["axes"]]
     names = "".join(name for name, _ in axes)
     dataset = image["datasets"][0]
@@ -107,15 +156,14 @@ def read_ome_zarr(path: Path) -> Planes:
         raise InputError(f"{path}: pixels of {pixel_um} µm; expected square ones.")
     interval_s = sizes.get("t", NAN) * _S.get(units.get("t", ""), NAN)
     channels = [c.get("label") for c in (ome.get("omero") or {}).get("channels", [])]
-    lead = array.shape[:-2]
-    indices = list(np.ndindex(*lead))
+    indices = list(np.ndindex(*array.shape[:-2]))
     planes = [
         _zarr_plane(
             dict(zip(names, index, strict=False)), channels, interval_s, pixel_um[1]
         )
         for index in indices
     ]
-    return Planes(planes, lambda n: np.asarray(array[indices[n]]), "OME-Zarr")
+    return planes, array, indices
 
 
 def _axis(axis: Any, path: Path) -> tuple[str, str]:

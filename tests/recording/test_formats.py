@@ -252,3 +252,132 @@ def test_choices_that_do_not_exist_are_named(tmp_path: Path) -> None:
         Choice(fps=0.0)
     with pytest.raises(InputError, match="nothing is left"):
         open_movie(path, Choice(frames="9:"))
+
+
+def write_zarr_image(group, stack: np.ndarray, axes: str = "tcyx") -> None:
+    """Write one OME-Zarr 0.4 image, 25 frames per second, 0.13 µm."""
+    kinds = {
+        "t": {"type": "time", "unit": "second"},
+        "c": {"type": "channel"},
+        "y": {"type": "space", "unit": "micrometer"},
+        "x": {"type": "space", "unit": "micrometer"},
+    }
+    size = {"t": 0.04, "c": 1.0, "y": 0.13, "x": 0.13}
+    scale = [{"type": "scale", "scale": [size[a] for a in axes]}]
+    group.create_array("0", data=stack, chunks=(1,) * (stack.ndim - 2) + (16, 20))
+    group.attrs["multiscales"] = [
+        {
+            "version": "0.4",
+            "axes": [{"name": a, **kinds[a]} for a in axes],
+            "datasets": [{"path": "0", "coordinateTransformations": scale}],
+        }
+    ]
+
+
+def test_ome_zarr_plate_has_its_fields_as_positions(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    plate = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=2)
+    plate.attrs["plate"] = {"wells": [{"path": "A/1"}, {"path": "B/2"}]}
+    for number, well in enumerate(("A/1", "B/2")):
+        group = plate.require_group(well)
+        group.attrs["well"] = {"images": [{"path": "0"}, {"path": "1"}]}
+        for image in range(2):
+            field = group.require_group(str(image))
+            write_zarr_image(field, STACK[:, 0] + 10 * number + image, "tyx")
+    movie = open_movie(tmp_path / "p.zarr")
+    assert (len(movie), movie.positions) == (20, ["A/1/0", "A/1/1", "B/2/0", "B/2/1"])
+    assert movie.time_axis == "metadata"
+    one = open_movie(tmp_path / "p.zarr", Choice(position="B/2/1"))
+    expect(one, n=5, interval_s=0.04, pixel_size_um=0.13)
+    np.testing.assert_array_equal(np.stack(list(one)), STACK[:, 0] + 11)
+    well = open_movie(tmp_path / "p.zarr" / "A" / "1", Choice(position="1"))
+    np.testing.assert_array_equal(np.stack(list(well)), STACK[:, 0] + 1)
+    with pytest.raises(InputError, match="no position 'C/1/0'; it has 'A/1/0'"):
+        open_movie(tmp_path / "p.zarr", Choice(position="C/1/0"))
+
+
+def test_numbered_images_of_one_ome_zarr_are_positions(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    root = zarr.open_group(tmp_path / "m.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    root.require_group("OME")
+    for image in range(11):
+        write_zarr_image(root.require_group(str(image)), STACK + image)
+    movie = open_movie(tmp_path / "m.zarr", Choice(position="10", channel="1"))
+    expect(movie, n=5, interval_s=0.04, pixel_size_um=0.13)
+    np.testing.assert_array_equal(np.stack(list(movie)), STACK[:, 1] + 10)
+    empty = zarr.open_group(tmp_path / "e.zarr", mode="w", zarr_format=2)
+    empty.require_group("a")
+    with pytest.raises(InputError, match="without 'multiscales' or 'plate'"):
+        open_movie(tmp_path / "e.zarr")
+
+
+def write_czi(path: Path, *, n_scenes: int = 1) -> None:
+    """Write STACK as Zeiss's package does."""
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    with czi.create_czi(str(path)) as document:
+        for scene, t, c in np.ndindex(n_scenes, 5, 2):
+            document.write(
+                (STACK[t, c] + scene)[..., None],
+                plane={"T": t, "C": c},
+                scene=scene,
+                location=(100 * scene, 0),
+            )
+        document.write_metadata(
+            "test", channel_names={0: "DAPI", 1: "GFP"}, scale_x=1.2e-7, scale_y=1.2e-7
+        )
+
+
+def test_czi_of_zeiss(tmp_path: Path) -> None:
+    write_czi(tmp_path / "a.czi")
+    movie = open_movie(tmp_path / "a.czi", Choice(channel="GFP"))
+    # what Zeiss's package writes has no time axis: it stays unknown
+    expect(movie, n=5, interval_s=math.nan, pixel_size_um=0.12)
+    np.testing.assert_array_equal(np.stack(list(movie)), STACK[:, 1])
+    timed = open_movie(tmp_path / "a.czi", Choice(fps=10.0))
+    assert (len(timed), timed.channels) == (10, ["DAPI", "GFP"])
+    movie.close()
+    timed.close()
+
+
+def test_scenes_of_a_czi_are_positions(tmp_path: Path) -> None:
+    write_czi(tmp_path / "a.czi", n_scenes=2)
+    movie = open_movie(tmp_path / "a.czi", Choice(position="1", channel="DAPI"))
+    expect(movie, n=5, interval_s=math.nan, pixel_size_um=0.12)
+    np.testing.assert_array_equal(np.stack(list(movie)), STACK[:, 0] + 1)
+    movie.close()
+
+
+def test_time_between_czi_frames_is_read_where_zen_wrote_it() -> None:
+    from lodestar_live.recording.read_czi import interval_of
+
+    positions = {"Interval": {"Start": "0", "Increment": "0.25"}}
+    assert interval_of({"Dimensions": {"T": {"Positions": positions}}}) == 0.25
+    assert math.isnan(interval_of({}))
+
+
+def test_formats_that_are_not_read_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.nd2").write_bytes(b"\0")
+    with pytest.raises(InputError, match=r"nd2 is not read; save it as OME-TIFF"):
+        open_movie(tmp_path / "a.nd2")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_recordings_larger_than_memory_are_not_loaded(
+    tmp_path: Path, suffix: str
+) -> None:
+    """4 GiB that lie on the disk as a hole: only what is looked at takes memory."""
+    psutil = pytest.importorskip("psutil")
+    path, shape = tmp_path / f"large{suffix}", (8192, 512, 512)
+    if suffix == ".npy":
+        stack = np.lib.format.open_memmap(path, "w+", np.uint16, shape)
+    else:
+        stack = tifffile.memmap(path, shape=shape, dtype=np.uint16, bigtiff=True)
+    stack[5000] = 7
+    del stack
+    before = psutil.Process().memory_info().rss
+    movie = open_movie(path)
+    assert len(movie) == 8192
+    assert (movie[5000] == 7).all()
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
+    movie.close()
