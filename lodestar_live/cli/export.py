@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError
+
+if TYPE_CHECKING:
+    from lodestar_live.data import FloatArray, Pixels
+    from lodestar_live.view.figures.overlay_movie import ScoreMap
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +46,10 @@ def export_run(
             help="Images: drawn on for mp4 and gif, named in trackmate's file."
         ),
     ] = None,
+    score_map: Annotated[
+        Path | None,
+        typer.Option(help="Model whose weights are drawn beside (mp4, gif)."),
+    ] = None,
     predictions: Annotated[
         bool,
         typer.Option(
@@ -56,7 +64,7 @@ def export_run(
     knows them.
     """
     if to in ("mp4", "gif"):
-        _export_movie(run, movie, out or Path(f"overlay.{to}"))
+        _export_movie(run, movie, out or Path(f"overlay.{to}"), score_map)
         return
     from lodestar_live.recording import Recording
     from lodestar_live.recording.export import default_name, export
@@ -82,7 +90,7 @@ def export_run(
     )
 
 
-def _export_movie(run: Path, movie: Path | None, out: Path) -> None:
+def _export_movie(run: Path, movie: Path | None, out: Path, model: Path | None) -> None:
     from rich.progress import Progress
 
     from lodestar_live.recording import Recording
@@ -100,6 +108,26 @@ def _export_movie(run: Path, movie: Path | None, out: Path) -> None:
             recording,
             open_movie(movie),
             out,
+            score_map=None if model is None else _score_map(model),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     typer.echo(f"{out}: {n} frames")
+
+
+def _score_map(model: Path) -> ScoreMap:
+    """Return what draws the weights that a model gives each place of a frame."""
+    import numpy as np
+
+    from lodestar_live.detection import Detector
+
+    detector = Detector(model)
+
+    def draw(pixels: Pixels) -> FloatArray:
+        weight = np.asarray(detector.maps(pixels).weight)
+        cell = detector.layout.stride * detector.scale.factor  # camera pixels
+        # Cells end at the last whole one: what is left over at the edges is unseen.
+        y = np.minimum(np.arange(pixels.shape[0]) // cell, weight.shape[0] - 1)
+        x = np.minimum(np.arange(pixels.shape[1]) // cell, weight.shape[1] - 1)
+        return weight[np.ix_(y, x)]
+
+    return draw

@@ -8,6 +8,7 @@ from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from lodestar_live.data import FloatArray, Pixels, Rows
@@ -20,6 +21,9 @@ FORMATS = ("mp4", "gif")
 _TAIL_FRAMES = 30
 _SHORTEST_SIDE_PX = 480  # smaller frames are enlarged, so that ids can be read
 _LONGEST_SIDE_PX = 1080  # larger ones are reduced
+_FASTEST_FPS = 60.0  # that players show; faster recordings are slowed to it
+#: Pixels of a frame -> what the model sees there, 0 to 1, over the same field of view.
+ScoreMap = Callable[[Pixels], FloatArray]
 
 
 def write_overlay_movie(
@@ -28,6 +32,7 @@ def write_overlay_movie(
     path: str | Path,
     *,
     frames_per_s: float | None = None,
+    score_map: ScoreMap | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Draw the tracks into the images they were found in; return how many frames.
@@ -41,7 +46,9 @@ def write_overlay_movie(
     path
         ``.mp4`` (needs ``pip install lodestar-live[movie]``) or ``.gif``.
     frames_per_s
-        None: as recorded, at most 30.
+        None: as recorded, at most 60.
+    score_map
+        Drawn beside each frame. None: nothing is.
     progress
         Told frames done and frames in all.
 
@@ -57,15 +64,18 @@ def write_overlay_movie(
         raise InputError(f"{path}: there are no images to draw on; give the movie.")
     recording = run_data.loaded(recording)
     if frames_per_s is None:
-        frames_per_s = min(30.0, 1.0 / run_data.frame_interval_s(recording))
+        frames_per_s = min(_FASTEST_FPS, 1.0 / run_data.frame_interval_s(recording))
     with _writer(path, frames_per_s) as writer:
-        for done, picture in enumerate(_pictures(recording, movie), start=1):
+        pictures = _pictures(recording, movie, score_map)
+        for done, picture in enumerate(pictures, start=1):
             writer.append_data(picture)
             progress(done, len(movie))
     return len(movie)
 
 
-def _pictures(source: RunSource, movie: Images) -> Iterator[np.ndarray]:
+def _pictures(
+    source: RunSource, movie: Images, score_map: ScoreMap | None
+) -> Iterator[np.ndarray]:
     """Yield each frame as an RGB picture, tracks drawn in."""
     tracks = source.tracks()
     tracks = tracks[np.argsort(tracks["frame"], kind="stable")]
@@ -77,7 +87,19 @@ def _pictures(source: RunSource, movie: Images) -> Iterator[np.ndarray]:
         low, high = np.searchsorted(tracks["frame"], [first, index + 1])
         picture = _grey(movie[index], range_counts, scale)
         _draw_tracks(picture, tracks[low:high], index, shifts - shifts[index], scale)
+        if score_map is not None:
+            picture = _beside(picture, score_map(movie[index]))
         yield np.asarray(picture)
+
+
+def _beside(picture: Image.Image, score: FloatArray) -> Image.Image:
+    """Return a picture with a map of the same field of view at its right."""
+    colours = colormaps["magma"](np.clip(score, 0, 1), bytes=True)[..., :3]
+    shown = Image.fromarray(colours).resize(picture.size, Image.Resampling.NEAREST)
+    both = Image.new("RGB", (2 * picture.width, picture.height))
+    both.paste(picture, (0, 0))
+    both.paste(shown, (picture.width, 0))
+    return both
 
 
 def _draw_tracks(
@@ -131,7 +153,7 @@ def _grey(
 
 def _scale(shape: tuple[int, ...]) -> float:
     if min(shape) < _SHORTEST_SIDE_PX:
-        return float(-(-_SHORTEST_SIDE_PX // min(shape)))
+        return float(max(1, round(_SHORTEST_SIDE_PX / min(shape))))
     return min(1.0, _LONGEST_SIDE_PX / max(shape))
 
 
@@ -140,7 +162,12 @@ def _writer(path: Path, frames_per_s: float) -> Any:
         return imageio.get_writer(path, duration=1000 / frames_per_s, loop=0)
     try:
         return imageio.get_writer(
-            path, fps=frames_per_s, codec="libx264", quality=7, macro_block_size=2
+            path,
+            fps=frames_per_s,
+            codec="libx264",
+            macro_block_size=2,
+            quality=None,
+            output_params=["-preset", "veryfast", "-crf", "23"],
         )
     except ImportError as error:
         raise InputError(
