@@ -20,6 +20,8 @@ from lodestar_live.microscope.bridge import (
 from lodestar_live.settings import MicroscopeSettings
 from lodestar_live.sources import SourceFacts
 
+_DEMO_BUFFER_MB = 96  # 192 frames of 512 x 512 px; a stalled machine fills no more
+
 
 class MicroscopeError(LodestarError):
     """Micro-Manager cannot be reached or does not answer as expected."""
@@ -162,7 +164,8 @@ def open_demo(size_px: int = 512, exposure_ms: float = 20.0) -> Microscope:
     The DemoCamera draws 1 µm per pixel whatever its objective says; the shipped
     configuration's 10x pixel size of 1 µm is the one that agrees.
     """
-    microscope = start_headless(_adapter_folder(), "MMConfig_demo.cfg")
+    buffer_mb = max(_DEMO_BUFFER_MB, 16 * 2 * size_px**2 // 2**20)  # 16 frames at least
+    microscope = start_headless(_adapter_folder(), "MMConfig_demo.cfg", buffer_mb)
     core = microscope.core
     core.set_config("Objective", "10X")
     core.set_property("Camera", "Mode", "Fluorescent Beads")
