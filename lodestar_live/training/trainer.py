@@ -52,6 +52,7 @@ from lodestar_live.training.plan import (
 from lodestar_live.training.train_field import FieldRecipe, learn_field, learns_field
 
 SCATTERED_PX = 3.0  # good starts stay below 1, bad ones reach 10: try another
+SCATTERED_RADII = 0.2  # or so much of a large particle, whose parts vote apart
 _LOG = logging.getLogger(__name__)
 
 
@@ -212,14 +213,25 @@ class _Attempt:
 def _try(
     plans: Sequence[Plan], seed: int, crops: Crops, progress: Progress | None
 ) -> tuple[_Attempt, int]:
-    """Train by one plan after the other until one succeeds; also return how many."""
+    """Train by one plan after the other until one succeeds; also return how many.
+
+    Where the votes of all scatter, the one whose votes scatter least is returned.
+    """
+    best: _Attempt | None = None
     for attempt, plan in enumerate(plans):
         trained = _train_once(plan, seed + 1000 * attempt, progress)
-        report, is_last = trained.report, attempt == len(plans) - 1
-        if not report.problem and (report.consistency_px < SCATTERED_PX or is_last):
+        report = trained.report
+        limit_px = max(SCATTERED_PX, SCATTERED_RADII * plan.particle.radius_px)
+        if not report.problem and report.consistency_px < limit_px:
             return trained, attempt + 1
         reason = report.problem or f"votes scatter {report.consistency_px:.1f} px"
         _LOG.warning("training attempt %d: %s", attempt + 1, reason)
+        if not report.problem and (
+            best is None or report.consistency_px < best.report.consistency_px
+        ):
+            best = trained
+    if best is not None:
+        return best, len(plans)
     raise ModelError(
         f"training on {', '.join(crops.names())}, {crops.size_px} px: "
         f"{report.problem}, after {len(plans)} attempts. The crop may hold no particle "

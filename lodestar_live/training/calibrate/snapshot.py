@@ -73,6 +73,9 @@ def learn_threshold(
         found = judged.particles[judged.particles > _UNFOUND]
         faintest = float(np.percentile(found, _PASS_PERCENT)) if len(found) else lowest
         least_score = min(lowest, faintest)
+        below = judged.others[judged.others < faintest]
+        if faintest < lowest and len(below):  # nothing of the snapshot lies between
+            least_score = (faintest + float(below.max())) / 2
         wanted = None
         if company is not None and len(company.particles):
             wanted = fewest_errors(company, least_score)

@@ -8,6 +8,7 @@ Used once per snapshot; nothing here knows a network.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -33,6 +34,7 @@ SMALLEST_WHOLE_PX = 14.0
 _COMPACT = 0.65  # share of its circle that a whole fills
 _ASIDE = 0.15  # radii from its middle, from which a single part is none of it all
 PART = 0.6  # of a whole's radius, up to which what lies in it is a part
+_LARGEST_SHARP_PX = 9.0  # scale of what may lie on haze
 _MAX_PEAKS, _MAX_CANDIDATES = 4000, 400
 
 
@@ -84,6 +86,15 @@ class Contrast:
         if np.abs(self.signed).max() <= 1e-9 * np.abs(pixels).max():
             self.signed[:] = 0.0  # rounding of a constant image
         self.shape: tuple[int, int] = pixels.shape
+
+    def flattened(self, extent_px: float) -> Contrast:
+        """Return the snapshot less what varies over more than an extent: haze."""
+        flat = copy(self)
+        flat.__dict__.pop("magnitude", None)
+        window = 2 * max(1, round(extent_px / 2)) + 1
+        flat.signed = self.signed - ndimage.median_filter(self.signed, window)
+        flat.signed -= densest_value(flat.signed)
+        return flat
 
     @cached_property
     def magnitude(self) -> FloatArray:
@@ -260,6 +271,31 @@ def candidate_at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | 
     return None if traced is None else traced[0]
 
 
+def sharpest_at(contrast: Contrast, at_px: tuple[float, float]) -> tuple[float, float]:
+    """Return scale (px) and answer of what is most like a blob under a click.
+
+    Bright or dark against what surrounds it at once, whatever the light there is.
+    """
+    reach = int(np.ceil(6 * _LARGEST_SHARP_PX))
+    window, origin = _window(contrast.shape, (round(at_px[0]), round(at_px[1])), reach)
+    plane = contrast.signed[window]
+    y, x = np.indices(plane.shape)
+    apart = np.hypot(y + origin[0] - at_px[0], x + origin[1] - at_px[1])
+    best = _FINEST_PX, 0.0
+    n_scales = int(np.log(_LARGEST_SHARP_PX / _FINEST_PX) / np.log(_STEP)) + 1
+    for scale in _FINEST_PX * _STEP ** np.arange(n_scales):
+        answer = np.abs(scale**2 * ndimage.gaussian_laplace(plane, scale))
+        here = float(answer[apart <= 1.5 + 0.5 * scale].max(initial=0.0))
+        if here > max(best[1], _MIN_SIGNIFICANCE * _white(contrast, scale)):
+            best = float(scale), here
+    return best
+
+
+def _white(contrast: Contrast, scale_px: float) -> float:
+    """Return the deviation of a scale-normalised Laplacian on white noise."""
+    return contrast.noise / (float(np.sqrt(2 * np.pi)) * scale_px)
+
+
 def _in_order_of_trust(peaks: list[_Peak]) -> list[_Peak]:
     """Sort round objects first, large before small; then the rest by their answer.
 
@@ -376,8 +412,7 @@ def _threshold(contrast: Contrast, answer: FloatArray, scale_px: float) -> float
     are the texture; there white noise and a part of the strongest answer decide.
     """
     texture = 1.4826 * float(np.median(np.abs(answer - np.median(answer))))
-    # std of a scale-normalised Laplacian on white noise: sigma / (sqrt(2 pi) s)
-    white = contrast.noise / (np.sqrt(2 * np.pi) * scale_px)
+    white = _white(contrast, scale_px)
     crowded = max(_MIN_SIGNIFICANCE * white, 0.4 * float(answer.max()))
     least = 1e-6 * float(np.abs(contrast.signed).max()) + 1e-300  # not by rounding
     level = min(_MIN_SIGNIFICANCE * max(texture, white), crowded)

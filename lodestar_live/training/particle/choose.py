@@ -19,6 +19,7 @@ from lodestar_live.training.particle.candidates import (
     candidate_at,
     find_candidates,
     find_wholes,
+    sharpest_at,
 )
 from lodestar_live.training.particle.measure import cut_crop, measure_particle
 from lodestar_live.training.particle.suspects import find_suspects, shrink
@@ -29,6 +30,8 @@ _COMPARED_PX = 14.0  # diameter at which parts of a whole are compared
 _CLUSTER, _FILLED = 4, 0.2  # alike parts, and share they fill, that make a group
 _ROUGH_PARTS, _FAR_MORE = 3, 3.0  # parts of a whole; contrast it has beyond a kind's
 _LIKE, _LIKE_CONTRAST = 0.85, 0.4  # least of both, to count as marked
+# A click on something small on haze: the haze is far larger, and answers no better.
+_FAR_LARGER, _AS_CLEAR, _ROOM_SCALES = 4.0, 0.8, 8.0
 _MARGIN = 2.0  # side of the crop in particle diameters: room for shifted views
 
 
@@ -192,8 +195,7 @@ def _alike_at(image: Pixels, proposal: Proposal) -> FloatArray:
 
 def refine_click(image: Pixels, at_px: tuple[float, float]) -> tuple[float, float]:
     """Return the centre (y, x) of the particle under a click; the click if none is."""
-    contrast = Contrast(image)
-    candidate = _at(contrast, at_px)
+    _, candidate = _at(Contrast(image), at_px)
     return at_px if candidate is None else candidate.at_px
 
 
@@ -205,8 +207,7 @@ def estimate_size(image: Pixels, at_px: tuple[float, float]) -> int:
     InputError
         The place lies outside the image, or nothing stands out there.
     """
-    contrast = Contrast(image)
-    candidate = _at(contrast, at_px)
+    contrast, candidate = _at(Contrast(image), at_px)
     if candidate is None:
         raise InputError(
             f"at = ({at_px[0]:g}, {at_px[1]:g}): nothing stands out of the background "
@@ -228,7 +229,10 @@ def _whole_at(
     return candidate
 
 
-def _at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | None:
+def _at(
+    contrast: Contrast, at_px: tuple[float, float]
+) -> tuple[Contrast, Candidate | None]:
+    """Return the object under a click, and the image it stands out of."""
     height, width = contrast.shape
     if not (0 <= at_px[0] <= height - 1 and 0 <= at_px[1] <= width - 1):
         raise InputError(
@@ -236,7 +240,21 @@ def _at(contrast: Contrast, at_px: tuple[float, float]) -> Candidate | None:
             f"{width} px; expected (y, x) with (0, 0) the centre of the first pixel."
         )
     candidate = candidate_at(contrast, at_px)
-    return None if candidate is None else _whole_at(contrast, candidate, at_px)
+    if candidate is not None:
+        whole = _whole_at(contrast, candidate, at_px)
+        if whole is not candidate:
+            return contrast, whole
+    scale_px, answer = sharpest_at(contrast, at_px)
+    if candidate is not None and (
+        candidate.radius_px <= _FAR_LARGER * scale_px
+        or answer <= _AS_CLEAR * candidate.response
+    ):
+        return contrast, candidate
+    if not answer:
+        return contrast, candidate
+    flat = contrast.flattened(_ROOM_SCALES * scale_px)
+    sharp = candidate_at(flat, at_px)
+    return (contrast, candidate) if sharp is None else (flat, sharp)
 
 
 def _crop_size(contrast: Contrast, candidate: Candidate) -> int:
