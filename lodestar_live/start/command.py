@@ -100,12 +100,18 @@ class Command:
             with self._process.stderr as lines:
                 self._said.extend(line.rstrip() for line in lines)
 
-    def _work(self) -> None:
+    def _hear(self) -> None:
         if self._process.stdout is not None:
             with self._process.stdout as lines:
                 for line in lines:
                     self._on_line(line.rstrip("\n"))
+
+    def _work(self) -> None:
+        # Its own end counts, not that of its pipes: what it forked may hold them.
+        hearing = threading.Thread(target=self._hear, daemon=True)
+        hearing.start()
         status = self._process.wait()
+        hearing.join(1.0)
         self._complaints.join(1.0)
         self._on_end(None if status == 0 else self._reason(status))
 
