@@ -120,7 +120,7 @@ export class Job {
       "show-commands": () => this.showCommands(), "report-picture": () => showPicture(this.picture),
     };
     for (const [id, act] of Object.entries(clicks)) $(id).addEventListener("click", act);
-    $("exposure").addEventListener("change", () => this.send("expose", { exposure_ms: numberIn("exposure") }));
+    $("exposure").addEventListener("change", () => this.send("expose", { exposure_ms: readNumber("exposure") }));
     $("threshold").addEventListener("input", () => this.slide());
     $("threshold").addEventListener("change", () => this.settle());
     $("follow-on").addEventListener("change", (event) => this.send("set_up", { follow: event.target.checked }));
@@ -314,7 +314,7 @@ export class Job {
   connect() {
     const backend = document.querySelector("#backends input:checked")?.value;
     const args = { backend };
-    if (backend === "running") args.port = numberIn("backend-port");
+    if (backend === "running") args.port = readNumber("backend-port");
     if (backend === "headless") Object.assign(args, { app_path: $("backend-app_path").value, config_file: $("backend-config_file").value });
     this.send("connect", args);
   }
@@ -324,7 +324,7 @@ export class Job {
   }
 
   train() {
-    const args = { size_px: numberIn("size"), steps: numberIn("steps"), quality: $("quality").value };
+    const args = { size_px: readNumber("size"), steps: readNumber("steps"), quality: $("quality").value };
     this.send("train", args);
   }
 
@@ -342,7 +342,7 @@ export class Job {
   }
 
   setBox() {
-    const ends = (axis) => [numberIn(`box-${axis}0`), numberIn(`box-${axis}1`)];
+    const ends = (axis) => [readNumber(`box-${axis}0`), readNumber(`box-${axis}1`)];
     this.send("box", { y_um: ends("y"), x_um: ends("x") });
   }
 
@@ -369,7 +369,7 @@ export class Job {
 
   runArgs(id) {
     const values = {
-      "run-name": { name: $("run-name").value || null }, "n-frames": { n_frames: numberIn("n-frames") }, "pixel-size": { pixel_size_um: numberIn("pixel-size") },
+      "run-name": { name: $("run-name").value || null }, "n-frames": { n_frames: readNumber("n-frames") }, "pixel-size": { pixel_size_um: readNumber("pixel-size") },
       lost: { lost: $("lost").value }, focus: { focus: $("focus").value }, rules: { rules: $("rules").value.split("\n").map((line) => line.trim()).filter(Boolean) },
     };
     return values[id];
@@ -380,7 +380,7 @@ export class Job {
   }
 
   export() {
-    const least = numberIn("min-frames");
+    const least = readNumber("min-frames");
     this.send("export", least === null ? { to: $("export-to").value } : { to: $("export-to").value, min_frames: least });
   }
 
@@ -500,7 +500,7 @@ function above(rows, least) {
   return Object.fromEntries(Object.entries(rows).map(([name, values]) => [name, Float64Array.from(kept, (i) => values[i])]));
 }
 
-function numberIn(id) {
+function readNumber(id) {
   const { value } = $(id);
   return value.trim() === "" ? null : Number(value);
 }
