@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -81,6 +84,22 @@ def test_openvino_passes_the_gate_here() -> None:
     assert trial.is_accepted
     # Without bfloat16 in hardware it computes in float32.
     assert trial.p95_shift_px < MAX_SHIFT_PX
+
+
+def test_openvino_sends_no_statistics_and_forks_nobody() -> None:
+    code = (
+        "import sys, numpy as np, psutil\n"
+        "from tests.detection.test_engines import FRAME, spot_detector\n"
+        "assert len(spot_detector(engine='openvino')(FRAME))\n"
+        "assert 'openvino' in sys.modules\n"
+        "assert not [m for m in sys.modules if 'openvino_telemetry' in m]\n"
+        "assert not psutil.Process().children(recursive=True)\n"
+        "print('alone')\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert result.stdout.strip() == "alone", result.stderr
 
 
 def test_openvino_agrees_far_above_zero_and_around_predictions() -> None:

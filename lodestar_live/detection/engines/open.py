@@ -7,7 +7,6 @@ at `features`: the network goes to the accelerator, the rest does not.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -163,7 +162,9 @@ def preload() -> None:
     It holds the interpreter for a tenth of a second.
     """
     if "openvino" in candidates():
-        importlib.import_module("openvino")
+        from lodestar_live.detection.engines.openvino import import_openvino
+
+        import_openvino()
 
 
 def open_engine(name: str, proto: onnx.ModelProto, *, n_threads: int) -> Engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +15,23 @@ from lodestar_live.detection.engines.cpu import Array, set_pixel_type
 from lodestar_live.detection.model.nodes import NET
 
 MAX_KEPT = 8  # shapes of frames
+_STATISTICS = "openvino_telemetry"
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its usage statistics; it has a stub for that.
+
+    They fork a child of the process that may hold a stage, which keeps its pipes open
+    and delays its end by ten seconds, and send what nobody asked to be sent.
+    """
+    is_there = _STATISTICS in sys.modules
+    if not is_there:
+        sys.modules[_STATISTICS] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if not is_there:
+            del sys.modules[_STATISTICS]
 
 
 class OpenVino:
@@ -29,8 +48,7 @@ class OpenVino:
     """
 
     def __init__(self, model: onnx.ModelProto, n_threads: int) -> None:
-        import openvino
-
+        openvino = import_openvino()
         self._core = openvino.Core()
         can_bf16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._options = {
