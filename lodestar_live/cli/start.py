@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import tempfile
 import webbrowser
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from lodestar_live.cli._console import make_console
 from lodestar_live.errors import InputError, StreamError
 
 _USUAL_PORT = 8766
+_ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # those that this system has
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +63,9 @@ def start(
         server = ViewServer(feed, token=token)
         console.print(f"port {_USUAL_PORT} is in use; a free one is taken.")
     console.print(f"{server.url} is the page; Ctrl-C ends it.", soft_wrap=True)
+    for name in _ENDS:  # also where whoever started this let them be ignored
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     with contextlib.ExitStack() as stack:
         if browser:
             webbrowser.open(stack.enter_context(_private_way_to(server.url)))

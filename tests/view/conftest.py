@@ -70,7 +70,7 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 def until() -> Callable[..., Any]:
     """Wait until an expression of the page is true (its CSP forbids eval there)."""
 
-    def wait(page: Page, expression: str, timeout_s: float = 15.0) -> Any:
+    def wait(page: Page, expression: str, timeout_s: float = 45.0) -> Any:
         deadline_s = time.monotonic() + timeout_s
         while not (value := page.evaluate(expression)):
             assert time.monotonic() < deadline_s, f"never true: {expression}"
