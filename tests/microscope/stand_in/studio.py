@@ -80,6 +80,7 @@ class Gui:
                     mmc.waitForConfig("Channel", name)
                     for z in range(slices):
                         mmc.setPosition(float(z))
+                        mmc.waitForDevice(mmc.getFocusDevice())  # as the engine does
                         mmc.snapImage()
                         elapsed_ms = (time.time() - start_s) * 1e3
                         coords = {"t": t, "c": c, "z": z, "p": p}
