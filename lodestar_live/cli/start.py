@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from lodestar_live.cli._console import make_console
-from lodestar_live.errors import InputError, StreamError
+from lodestar_live.errors import InputError, LodestarError
 
 _USUAL_PORT = 8766
 _ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # those that this system has
@@ -56,7 +56,7 @@ def start(
         server = ViewServer(
             feed, port=_USUAL_PORT if port is None else port, token=token
         )
-    except StreamError:
+    except LodestarError:
         if port is not None:
             feed.close()
             raise

@@ -22,6 +22,7 @@ import pytest
 from lodestar_live.control import Calibration
 from lodestar_live.geometry import PixelToStage
 from lodestar_live.recording import Recording
+from tests.view.scripts import FROM_CENTRE, PLACE, elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = "{ y_um = [-300, 300], x_um = [-300, 300] }"
@@ -119,24 +120,6 @@ def live_run(tmp_path: Path, bead_model: Path) -> Iterator[LiveRun]:
     run.close()
 
 
-_ELSEWHERE = """() => {  // a track well away from the centre and from its neighbours
-  const { track_id, y_px, x_px, age_frames } = lodestar.scene.tracks;
-  const apart = (i) => Math.min(...[...y_px].map((y, j) => (j === i ? Infinity
-    : Math.hypot(y - y_px[i], x_px[j] - x_px[i]))));
-  const away = [...track_id.keys()].filter((i) => age_frames[i] > 5 && apart(i) > 25
-    && Math.hypot(y_px[i] - 255.5, x_px[i] - 255.5) > 60
-    && Math.hypot(y_px[i] - 255.5, x_px[i] - 255.5) < 180);
-  return track_id[away[0]];
-}"""
-_FROM_CENTRE = """(() => { const s = lodestar.scene; const i = s.rowOf(s.targetId);
-  return i < 0 ? 999 : Math.hypot(s.tracks.y_px[i] - 255.5, s.tracks.x_px[i] - 255.5);
-})()"""
-_PLACE = """(id) => { const s = lodestar.scene; const i = s.rowOf(id);
-  const box = s.overlay.getBoundingClientRect();
-  const [x, y] = s.toScreen(s.tracks.y_px[i], s.tracks.x_px[i]);
-  return [x + box.left, y + box.top]; }"""
-
-
 def says(selector: str, text: str) -> str:
     return f"document.querySelector('{selector}').innerText.includes('{text}')"
 
@@ -158,15 +141,15 @@ def test_the_page_of_a_real_run_shows_and_steers_it(live_run, open_page, until) 
 
     # click a particle elsewhere: it is followed, and the stage brings it to the centre
     page.click("#pause")
-    track_id = page.evaluate(_ELSEWHERE)
-    page.mouse.click(*page.evaluate(_PLACE, track_id))
+    track_id = page.evaluate(elsewhere(180))
+    page.mouse.click(*page.evaluate(PLACE, track_id))
     page.click("#pause")
     page.click("#follow")
     page.click("#retrain")  # on the particle chosen, wherever it is by now
     until(page, f"lodestar.scene.targetId === {track_id}")
     until(page, says("#events", "retrain.started"))
     assert "training a new model" in page.inner_text("#reply")
-    until(page, f"{_FROM_CENTRE} < 2", timeout_s=20)
+    until(page, f"{FROM_CENTRE} < 2", timeout_s=20)
 
     page.click("#stop")
     until(page, says("#control", "stop"))

@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from lodestar_live.errors import StreamError
+from lodestar_live.errors import InputError, StreamError
 from lodestar_live.view.web.bundle import Part, pack, rows_part
 from lodestar_live.view.web.recorded_feed import RecordedFeed
 from lodestar_live.view.web.server import ViewServer
@@ -26,6 +26,13 @@ def server():
     opened = ViewServer(RecordedFeed(run, source="run"))
     yield opened
     opened.close()
+
+
+@pytest.mark.parametrize("port", [70000, -1])
+def test_a_port_that_is_none_is_refused_in_words(port):
+    run, _ = brownian_run(n_tracks=1, n_frames=2)
+    with pytest.raises(InputError, match=f"port {port}: expected 1 to 65535"):
+        ViewServer(RecordedFeed(run, source="run"), port=port)
 
 
 def get(url, **headers):

@@ -23,6 +23,7 @@ import pytest
 from scipy import ndimage
 
 from lodestar_live.recording import Recording
+from tests.view.scripts import FROM_CENTRE, PLACE, elsewhere
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = os.environ.get("LODESTAR_LIVE_SHOTS")  # a folder: pictures for the tutorial
@@ -97,6 +98,7 @@ def shoot(page, name: str) -> None:
         page.screenshot(path=str(Path(SHOTS) / f"{name}.jpg"), type="jpeg", quality=72)
 
 
+@pytest.mark.real_time
 @pytest.mark.timeout(900)  # trains and calibrates
 def test_from_start_to_a_table_by_mouse_and_keyboard(start, open_page, until) -> None:
     url, process = start
@@ -202,13 +204,13 @@ def test_from_start_to_a_table_by_mouse_and_keyboard(start, open_page, until) ->
         page, f"{state('phase')} === 'running' && lodestar.nUpdates > 20", timeout_s=90
     )
     until(page, "lodestar.scene.rowOf(lodestar.scene.targetId) >= 0")
-    target = page.evaluate(_ELSEWHERE)
+    target = page.evaluate(elsewhere(150))
     page.click("#pause")
-    page.mouse.click(*page.evaluate(_PLACE, target))
+    page.mouse.click(*page.evaluate(PLACE, target))
     page.click("#pause")
     page.click("#follow")
     until(page, f"lodestar.scene.targetId === {target}")
-    until(page, f"{_FROM_CENTRE} < 3", timeout_s=30)
+    until(page, f"{FROM_CENTRE} < 3", timeout_s=30)
     assert page.is_visible("#armed")
     shoot(page, "start-5-run")
     page.keyboard.press("s")
@@ -260,21 +262,3 @@ def modules_of(process: psutil.Process) -> str:
     if not hasattr(process, "memory_maps"):
         return ""
     return " ".join(Path(entry.path).name for entry in process.memory_maps())
-
-
-_ELSEWHERE = """() => {  // a track well away from the centre and from its neighbours
-  const { track_id, y_px, x_px, age_frames } = lodestar.scene.tracks;
-  const apart = (i) => Math.min(...[...y_px].map((y, j) => (j === i ? Infinity
-    : Math.hypot(y - y_px[i], x_px[j] - x_px[i]))));
-  const away = [...track_id.keys()].filter((i) => age_frames[i] > 5 && apart(i) > 25
-    && Math.hypot(y_px[i] - 255.5, x_px[i] - 255.5) > 60
-    && Math.hypot(y_px[i] - 255.5, x_px[i] - 255.5) < 150);
-  return track_id[away[0]];
-}"""
-_FROM_CENTRE = """(() => { const s = lodestar.scene; const i = s.rowOf(s.targetId);
-  return i < 0 ? 999 : Math.hypot(s.tracks.y_px[i] - 255.5, s.tracks.x_px[i] - 255.5);
-})()"""
-_PLACE = """(id) => { const s = lodestar.scene; const i = s.rowOf(id);
-  const box = s.overlay.getBoundingClientRect();
-  const [x, y] = s.toScreen(s.tracks.y_px[i], s.tracks.x_px[i]);
-  return [x + box.left, y + box.top]; }"""

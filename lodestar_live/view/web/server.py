@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from lodestar_live.errors import LodestarError, StreamError
+from lodestar_live.errors import InputError, LodestarError, StreamError
 from lodestar_live.streams.messages import from_json, to_json
 from lodestar_live.view.web.bundle import Part, pack
 
@@ -294,6 +294,8 @@ class _NewestWish:
 
 
 def _bind(port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise InputError(f"port {port}: expected 1 to 65535, or 0 for a free one.")
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     if os.name == "posix":  # on Windows it would share a port that is in use
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
