@@ -141,6 +141,8 @@ class Detector:
         How frames go through the graph; larger ones than its `max_tile_px` in tiles.
     defects
         The camera's hot and dead pixels, as far as they are known; None: left alone.
+    wanted
+        The part of the frame that counts; None: all of it.
     n_cut
         Detections of the last frame beyond `max_detections`.
     """
@@ -173,7 +175,7 @@ class Detector:
         self._usual_counts: float | None = None
         self._correlated_counts = 0.0  # of the last whole frame
         self.defects = PixelDefects() if correct_pixels else None
-        self._wanted = Inclusion.of(mask, region_px)
+        self.wanted = Inclusion.of(mask, region_px)
         self.n_cut = 0
         self.scale = Scale(self.card.downsample)
         self._proto, self._n_threads = file.proto, n_threads or physical_cores()
@@ -293,6 +295,7 @@ class Detector:
         """Return this detector for frames of another size, beside its own."""
         other = copy(self)
         other.defects = PixelDefects() if self.defects else None
+        other.wanted = None  # laid out for frames of this size
         return other
 
     def __call__(self, pixels: Pixels, *, levels: Levels | None = None) -> Detections:
@@ -467,9 +470,9 @@ class Detector:
     ) -> Detections:
         """Merge, limit and flag what was found in tiles, or in the whole frame."""
         found = rows.inside(found, intake.shape)
-        if self._wanted is not None:
+        if self.wanted is not None:
             places_px = self.scale.to_camera(rows.places(found))
-            found = found[self._wanted.keeps(places_px, pixels.shape)]
+            found = found[self.wanted.keeps(places_px, pixels.shape)]
         best = rows.strongest(found, 4 * self.max_detections)
         merged = rows.merge(best, self._apart_px)
         visible = merged

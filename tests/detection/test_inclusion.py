@@ -72,6 +72,17 @@ def test_training_learns_inside_only(field, left) -> None:
     assert trained.card.crop.at_px[1] < 120
 
 
+def test_engines_are_tried_on_a_part_of_a_large_frame_that_has_a_mask(
+    model, field, left
+) -> None:
+    frame, mask = np.tile(field, (8, 6)), np.tile(left, (8, 6))
+    detector = Detector(model, mask=mask, region_px=(0, 0, 400, 1440))
+    before = detector(frame).positions_px
+    assert detector.choose_engine(frame)
+    after = detector(frame).positions_px
+    assert len(after) == len(before) == 2 * 6 * (GRID[:, 1] < 120).sum()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

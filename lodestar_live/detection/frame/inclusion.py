@@ -58,35 +58,47 @@ class Inclusion:
         InputError
             The mask is of another size, or the region lies outside.
         """
+        self._require(shape)
+        wanted = np.ones(shape, bool) if self.mask is None else self.mask.copy()
+        return wanted & self._in_region(*np.ogrid[: shape[0], : shape[1]])
+
+    def keeps(
+        self, positions_px: FloatArray, shape: tuple[int, ...]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell of each position (y, x) in a frame whether it counts, (n,).
+
+        Raises
+        ------
+        InputError
+            As `within`.
+        """
+        self._require(shape)
+        rounded = np.round(positions_px).astype(int).reshape(-1, 2)
+        y, x = np.clip(rounded, 0, np.array(shape) - 1).T
+        kept = self._in_region(y, x)
+        return kept if self.mask is None else np.asarray(kept & self.mask[y, x])
+
+    def _require(self, shape: tuple[int, ...]) -> None:
         if self.mask is not None and self.mask.shape != shape:
             raise InputError(
                 f"mask of {self.mask.shape} pixels on a frame of {shape}: expected the "
                 "same size. Draw it on a frame of this camera region and binning."
             )
-        wanted = np.ones(shape, bool) if self.mask is None else self.mask.copy()
-        if self.region_px is not None:
-            top, left, bottom, right = self.region_px
-            inside = np.zeros(shape, bool)
-            inside[top:bottom, left:right] = True
-            if not inside.any():
-                raise InputError(
-                    f"region_px = {self.region_px} on a frame of {shape} pixels: "
-                    "expected a region that overlaps it."
-                )
-            wanted &= inside
-        return wanted
+        if self.region_px is not None and not (
+            self.region_px[0] < shape[0] and self.region_px[1] < shape[1]
+        ):
+            raise InputError(
+                f"region_px = {self.region_px} on a frame of {shape} pixels: expected "
+                "a region that overlaps it."
+            )
 
-    def keeps(
-        self, positions_px: FloatArray, shape: tuple[int, ...]
+    def _in_region(
+        self, y: npt.NDArray[np.int_], x: npt.NDArray[np.int_]
     ) -> npt.NDArray[np.bool_]:
-        """Tell of each position (y, x) in a frame whether it counts, (n,)."""
-        wanted = self.within(shape)
-        if not len(positions_px):
-            return np.zeros(0, bool)
-        y, x = np.round(positions_px).astype(int).T
-        return np.asarray(
-            wanted[np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)]
-        )
+        if self.region_px is None:
+            return np.ones(np.broadcast_shapes(y.shape, x.shape), bool)
+        top, left, bottom, right = self.region_px
+        return np.asarray((y >= top) & (y < bottom) & (x >= left) & (x < right))
 
 
 def _checked(region_px: Sequence[int]) -> tuple[int, int, int, int]:
