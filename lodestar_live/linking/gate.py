@@ -40,7 +40,9 @@ def pairs_within(
     if n * m <= FEW_PAIRS:
         off = tracks_px[:, :, None] - detections_px[:, None]
         off *= off
-        near = off[0] + off[1] <= (radius_px * np.abs(radius_px))[:, None]
+        # Not -radius**2: the square of a tiny one is 0.
+        reach2 = np.where(radius_px < 0, -1.0, radius_px * radius_px)
+        near = off[0] + off[1] <= reach2[:, None]
         track, detection = near.nonzero()
         return track, detection
     reaching = np.flatnonzero(radius_px >= 0)

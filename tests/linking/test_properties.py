@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lodestar_live import Detections, Linker
@@ -118,6 +118,7 @@ def test_limits_given_by_the_user_are_never_exceeded(movie, method, radius_px, g
     points=st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), max_size=15),
     radius=st.floats(-1, 60),
 )
+@example(tracks=[(0.0, 0.0)], points=[(0.0, 0.0)], radius=-7e-284)
 def test_the_gate_finds_every_pair_within_reach(tracks, points, radius):
     a = np.array(tracks).reshape(-1, 2)
     b = np.array(points).reshape(-1, 2)
